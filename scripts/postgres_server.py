@@ -142,8 +142,8 @@ def _succeeds(command: Sequence[str], identity: Identity | None = None) -> bool:
 class PostgresServer:
     """A Postgres server in a temporary directory, gone with everything it wrote when it is closed.
 
-    It listens on 127.0.0.1, on a free port that it keeps over restarts, and on a unix socket in `directory`, and
-    asks for a password on both. Nothing is forced to disk unless `durable`. It never outlives its creator.
+    It listens on 127.0.0.1, on a free port that it keeps over restarts, and on a unix socket in `directory`,
+    and asks for a password on both. Nothing is forced to disk unless `durable`. It dies with its creator.
     """
 
     def __init__(

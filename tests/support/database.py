@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import secrets
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scripts.postgres_server import PostgresServer
+
+
+class Database:
+    """A database that belongs to one test, and the role that owns it.
+
+    `query`, `execute` and `connect` act as the owner, as the program under test does; what starts with
+    `admin_` acts in the same database as the superuser. Connections are in autocommit unless told otherwise.
+    """
+
+    def __init__(self, server: PostgresServer) -> None:
+        self.server = server
+        suffix = secrets.token_hex(4)
+        self.name = f"db_{suffix}"
+        self.owner = f"owner_{suffix}"
+        # Each of these signs means something in a URI; the random part looks the same however it is written.
+        self._random_part = secrets.token_hex(8)
+        self.password = f"s3cret/@:%#?&+ {self._random_part}"
+        self.dsn = server.dsn(self.name, self.owner, self.password)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no output may hold."""
+        return (self._random_part, self.password, quote(self.password, safe=""), self.dsn)
+
+    def connect(self, **kwargs: Any) -> psycopg.Connection:
+        return psycopg.connect(self.dsn, **{"autocommit": True, **kwargs})
+
+    def query(self, statement: str, *params: object) -> list[tuple[Any, ...]]:
+        with self.connect() as conn:
+            return conn.execute(statement, params or None).fetchall()
+
+    def execute(self, statements: str) -> None:
+        with self.connect() as conn:
+            conn.execute(statements)
+
+    def admin_connect(self, **kwargs: Any) -> psycopg.Connection:
+        return psycopg.connect(self.server.dsn(self.name), **{"autocommit": True, **kwargs})
+
+    def admin_query(self, statement: str, *params: object) -> list[tuple[Any, ...]]:
+        with self.admin_connect() as conn:
+            return conn.execute(statement, params or None).fetchall()
+
+    def admin_execute(self, statements: str) -> None:
+        with self.admin_connect() as conn:
+            conn.execute(statements)
+
+
+@contextmanager
+def fresh_database(server: PostgresServer) -> Iterator[Database]:
+    database = Database(server)
+    name, owner = sql.Identifier(database.name), sql.Identifier(database.owner)
+    _admin(
+        server,
+        sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(owner, sql.Literal(database.password)),
+        sql.SQL("CREATE DATABASE {} OWNER {}").format(name, owner),
+    )
+    try:
+        yield database
+    finally:
+        _admin(
+            server,
+            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name),
+            sql.SQL("DROP ROLE IF EXISTS {}").format(owner),
+        )
+
+
+def _admin(server: PostgresServer, *statements: sql.Composed) -> None:
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        for statement in statements:
+            conn.execute(statement)

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class MigrationsDir:
+    """A directory of migrations that a test fills; passes for a path wherever one is expected."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def write(self, name: str, sql: str | bytes) -> Path:
+        """Write one file and return its path; a str is written as UTF-8, its line endings left alone."""
+        path = self.path / name
+        path.write_bytes(sql.encode() if isinstance(sql, str) else sql)
+        return path
