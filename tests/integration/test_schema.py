@@ -214,9 +214,7 @@ def test_eight_indexes_beside_those_of_keys(migrated: Database) -> None:
 
 def test_an_event_needs_no_session_and_a_session_needs_no_remote_environment(migrated: Database) -> None:
     with migrated.connect(autocommit=False) as conn:
-        conn.execute(
-            "INSERT INTO workspaces (id, canonical_id, display_name) VALUES ('w', 'host/path', 'path')"
-        )
+        conn.execute("INSERT INTO workspaces (id, canonical_id, display_name) VALUES ('w', 'host/path', 'path')")
         conn.execute("INSERT INTO devices (id, name, type) VALUES ('d', 'laptop', 'local')")
         conn.execute(
             "INSERT INTO sessions (id, workspace_id, device_id, remote_env_id, started_at)"

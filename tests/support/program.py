@@ -54,9 +54,7 @@ class Run:
 class Process:
     """The program, running. It writes to files in `directory`, so that it never waits for a reader."""
 
-    def __init__(
-        self, command: list[str], environment: Mapping[str, str], directory: Path, secrets: set[str]
-    ) -> None:
+    def __init__(self, command: list[str], environment: Mapping[str, str], directory: Path, secrets: set[str]) -> None:
         directory.mkdir(parents=True)
         (directory / "home").mkdir()
         self._streams = (directory / "stdout", directory / "stderr")
@@ -169,9 +167,7 @@ class Program:
         self._processes.append(process)
         return process
 
-    def run(
-        self, *args: str, as_json: bool = True, timeout: float = TIMEOUT_S, **variables: str | None
-    ) -> Run:
+    def run(self, *args: str, as_json: bool = True, timeout: float = TIMEOUT_S, **variables: str | None) -> Run:
         """Start the program and wait for its end."""
         return self.start(*args, **variables).finish(timeout, as_json=as_json)
 

@@ -40,9 +40,7 @@ def test_a_printed_secret_fails_the_test(tmp_path: Path, dsn: str, printed: str,
 
 
 def test_a_secret_printed_by_an_unfinished_process_fails_the_test(tmp_path: Path) -> None:
-    leaky = program(
-        tmp_path, "print('{\"event\": \"up\"}', os.environ['DATABASE_URL'], flush=True); time.sleep(9)"
-    )
+    leaky = program(tmp_path, "print('{\"event\": \"up\"}', os.environ['DATABASE_URL'], flush=True); time.sleep(9)")
     process = leaky.start()
     with pytest.raises(ValueError, match="Extra data"):
         process.wait_for("up")
@@ -75,9 +73,7 @@ signal.pause()
     assert [event["number"] for event in run.named("step")] == [0, 1, 2]
 
 
-def test_nothing_of_our_environment_reaches_the_program(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_of_our_environment_reaches_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PGPASSWORD", "MIGRATE_RETRIES", "PYTHONDONTWRITEBYTECODE", "DATABASE_URL_FILE"):
         monkeypatch.setenv(name, "1")
     run = program(tmp_path, "print(json.dumps(dict.fromkeys(os.environ)))").run(DATABASE_URL=None)

@@ -1,0 +1,211 @@
+"""The program: settings, log, files, wait, lock, apply, tell, exit with the truth.
+
+The only file that reads the environment and the command line, handles signals, and turns errors into exit codes.
+Nothing heavy is imported before the signal handlers stand: as PID 1 a process without them ignores SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import FrameType
+
+    from predeploy.migrations import MigrationFiles
+    from predeploy.report import Report
+    from predeploy.settings import Settings
+
+STARTED = time.monotonic()
+_reports: list[Report] = []  # main()'s, once there is one
+LAST_RESORT_S = 5.0  # after a signal: a frozen server answers neither the cancel request nor the rollback
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGINT arrived. As a KeyboardInterrupt it makes psycopg cancel the statement on the server."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum
+
+
+def run() -> NoReturn:
+    """Be the process: handle signals, do what the command line says, leave with the exit code."""
+    exit_code = 70
+    try:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, _terminate)
+        exit_code = main(sys.argv[1:], os.environ)
+    except Terminated as end:  # it came before main() could take it
+        exit_code = _end(end)
+    finally:
+        _leave(exit_code)
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run one command and return the exit code; however it ends, the log's last line tells the same."""
+    from predeploy.errors import StorageError
+    from predeploy.logs import open_log
+    from predeploy.report import Report
+
+    report = Report(STARTED, open_log())
+    _reports.append(report)
+    try:
+        command = _command(arguments)
+        if command is None:
+            return 0
+        settings = _open(report, environ)
+        files = _read_files(settings)
+        COMMANDS[command](settings, files, report)
+    except Terminated as end:
+        report.end(end.exit_code, f"Ended by {end}.")
+    except StorageError as error:
+        report.end(error.exit_code, str(error), code=error.code)
+    except Exception as error:
+        report.crash(error)
+    return report.finish()
+
+
+def _open(report: Report, environ: Mapping[str, str]) -> Settings:
+    """Read the settings, open the log as they want it, and check the connection string before anything waits."""
+    from predeploy import __version__
+    from predeploy.dsn import host_and_port, secrets_of
+    from predeploy.logs import open_log
+    from predeploy.settings import load_settings, termination_log
+
+    report.termination_log = termination_log(environ)
+    settings = load_settings(environ, default_dir=Path(__file__).resolve().parent / "migrations")
+    report.scrubber = open_log(level=settings.log_level, style=settings.log_format)
+    report.scrubber.learn(secrets_of(settings.dsn))
+    host, port = host_and_port(settings.dsn)
+    fields = {"version": __version__, "host": host, "port": port, "migrations_dir": str(settings.migrations_dir)}
+    _log("info", "run.started", f"pg-predeploy {__version__} for Postgres at {host}:{port}", **fields)
+    if settings.unknown:
+        names = ", ".join(settings.unknown)
+        _log("warning", "settings.unknown", f"Ignored, as no settings of ours: {names}", names=list(settings.unknown))
+    return settings
+
+
+def _read_files(settings: Settings) -> MigrationFiles:
+    from predeploy.errors import ConfigurationError
+    from predeploy.migrations import read_migrations
+
+    files = read_migrations(settings.migrations_dir)
+    for name in files.lookalikes:
+        _log("warning", "migration.ignored", f"Ignored: {name} does not end in .sql in small letters", migration=name)
+    if settings.require_files and not files.migrations:
+        raise ConfigurationError("MIGRATE_REQUIRE_FILES is set and there is no .sql file: is the directory mounted?")
+    return files
+
+
+def _migrate(settings: Settings, files: MigrationFiles, report: Report) -> None:
+    from predeploy.migrator import Migrator
+    from predeploy.postgres import Server
+
+    migrator = Migrator(
+        Server(settings.dsn, wait_timeout=settings.wait_timeout),
+        files,
+        lock_wait_timeout=settings.lock_wait_timeout,
+        lock_timeout=settings.lock_timeout,
+        statement_timeout=settings.statement_timeout,
+        retries=settings.retries,
+        stop_on_error=settings.on_error == "stop",
+    )
+    report.result = migrator.result
+    migrator.run()
+    report.end(1 if report.result.errors else 0)
+
+
+def _status(settings: Settings, files: MigrationFiles, report: Report) -> None:
+    from predeploy.postgres import Server
+    from predeploy.status import migration_status
+
+    with Server(settings.dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
+        rows = migration_status(conn, files)
+    counts = dict.fromkeys(("applied", "pending", "changed", "missing"), 0)
+    for row in rows:
+        counts[row.state] += 1
+        applied_at = row.applied_at.isoformat() if row.applied_at else None
+        fields = {"migration": row.name, "state": row.state, "applied_at": applied_at}
+        _log("info", "migration.status", f"{row.state:<7} {row.name}", **fields)
+    report.end(0, ", ".join(f"{count} {state}" for state, count in counts.items()), **counts)
+
+
+def _check(settings: Settings, files: MigrationFiles, report: Report) -> None:
+    from predeploy.postgres import Server
+    from predeploy.status import migration_status
+
+    with Server(settings.dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
+        pending = [row.name for row in migration_status(conn, files) if row.state == "pending"]
+    if pending:
+        report.end(10, f"{len(pending)} pending, the first is {pending[0]}", pending=len(pending))
+    else:
+        report.end(0, "Nothing is pending", pending=0)
+
+
+def _health(settings: Settings, _files: MigrationFiles, report: Report) -> None:
+    from predeploy.health import check_db_health
+    from predeploy.postgres import Server
+
+    health = check_db_health(Server(settings.dsn))
+    fields = {"latency_ms": health.latency_ms}
+    report.end(0 if health.ok else 3, f"Not healthy: {health.error}" if health.error else "Healthy", **fields)
+
+
+COMMANDS = {"migrate": _migrate, "status": _status, "check": _check, "health": _health}
+
+
+def _command(arguments: Sequence[str]) -> str | None:
+    """Return the command's name, or None when --help or --version has said all; argparse only where it is needed."""
+    if not arguments:
+        return "migrate"
+    if len(arguments) == 1 and arguments[0] in COMMANDS:
+        return arguments[0]
+    from predeploy.usage import parse
+
+    return parse(arguments, list(COMMANDS))
+
+
+def _log(level: str, event: str, message: str, **fields: Any) -> None:
+    import logging
+
+    logging.getLogger("predeploy").log(getattr(logging, level.upper()), message, extra={"event": event, **fields})
+
+
+def _terminate(signum: int, _frame: FrameType | None) -> None:
+    """Raise once; what comes after is the way out and must not be cut short by the same signal again."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    end = Terminated(signum)
+    last_resort = threading.Timer(LAST_RESORT_S, lambda: _leave(_end(end)))
+    last_resort.daemon = True
+    last_resort.start()
+    raise end
+
+
+def _end(end: Terminated) -> int:
+    """Tell the ending where main() cannot: before it has begun, or when the way out is blocked."""
+    from predeploy.logs import open_log
+    from predeploy.report import Report
+
+    report = _reports[0] if _reports else Report(STARTED, open_log())
+    report.end(end.exit_code, f"Ended by {end}.")
+    return report.finish()
+
+
+def _leave(exit_code: int) -> NoReturn:
+    """Flush and leave at once: an abandoned login thread must not hold the process, nor its teardown cost time."""
+    try:
+        sys.stdout.flush()
+    finally:
+        os._exit(exit_code)
+
+
+if __name__ == "__main__":
+    run()

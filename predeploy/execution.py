@@ -1,0 +1,189 @@
+"""One file on the server: the messages that carry it, and where in the file an error lies."""
+
+from __future__ import annotations
+
+import re
+import time
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from predeploy.errors import PostgresRefused
+from predeploy.guard import find_objection
+from predeploy.session import is_lost, reset_sql, results, run
+from predeploy.statements import Statement, line_and_column, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from predeploy.migrations import Migration
+    from predeploy.postgres import Connection
+    from predeploy.table import MigrationsTable
+
+_PIECE_CHARS = 1 << 20  # the server parses a message whole: 50 MB in one cost it 462 MiB, in such pieces 13
+_INVALID_INDEXES = """
+    SELECT n.nspname, c.relname
+    FROM pg_catalog.pg_index i
+    JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE NOT i.indisvalid AND c.relkind = 'i'
+"""
+_OWN_HINTS = {
+    "25001": "it cannot run in a transaction: put it into a file of its own that starts with -- migrate:no-transaction",
+}
+
+
+class AlreadyApplied(Exception):
+    """Another runner committed this file between our look and our claim."""
+
+    sqlstate = "23505"
+
+
+class Failure(Exception):
+    """A file could not be applied: an expected outcome on its way to the result.
+
+    `fields` holds what the log says beside the message: sqlstate, hint, line, column, statement n of how many.
+    """
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fields = {key: value for key, value in fields.items() if value is not None}
+
+    @property
+    def sqlstate(self) -> str | None:
+        """The server's error code, if it was the server that refused."""
+        return self.fields.get("sqlstate")
+
+    def __str__(self) -> str:
+        names = {"sqlstate": "SQLSTATE", "line": "line", "column": "column"}
+        where = ", ".join(f"{word} {self.fields[key]}" for key, word in names.items() if key in self.fields)
+        return f"{self.message} ({where})" if where else self.message
+
+
+class Execution:
+    """Runs one migration on a connection in autocommit mode, under the lock.
+
+    Raise `Failure`, or `AlreadyApplied`, with the session still to be recovered; a psycopg error when the connection
+    is lost.
+    """
+
+    def __init__(self, conn: Connection, table: MigrationsTable, migration: Migration, setup: str) -> None:
+        self.migration = migration
+        self.duration_ms = 0.0
+        self._conn = conn
+        self._claim = table.claim(conn, migration.name, migration.checksum)
+        self._reset = reset_sql(setup)
+
+    def run(self) -> None:
+        """Look at the statements first, so that nothing is sent of a file that would wedge the session."""
+        found = scan(self.migration.sql)
+        if objection := find_objection(self.migration.sql, found):
+            raise Failure(objection.message, line=objection.line)
+        started = time.monotonic()
+        if self.migration.transactional:
+            self._in_transaction(found.statements)
+        else:
+            self._one_by_one(found.statements)
+        self.duration_ms = round((time.monotonic() - started) * 1000, 3)
+
+    def _in_transaction(self, statements: list[Statement]) -> None:
+        """Send BEGIN, claim, file, COMMIT and the session's reset as one message, a big file as several."""
+        pieces = list(_pieces(statements)) or [(0, [])]
+        committed = False
+        for number, (first, piece) in enumerate(pieces):
+            head = f"BEGIN;{self._claim};" if number == 0 else ""
+            tail = f"\n;COMMIT;{self._reset}" if number == len(pieces) - 1 else ""
+            start, end = (piece[0].start, piece[-1].end) if piece else (0, 0)
+            done = -2 if head else 0  # BEGIN and the claim have results too
+            try:
+                for result in results(self._conn, f"{head}{self.migration.sql[start:end]}{tail}"):
+                    done += 1
+                    committed = committed or result.command_status == b"COMMIT"
+            except psycopg.Error as error:
+                if is_lost(self._conn):
+                    raise
+                if committed:  # the file is in, the session is not clean: a new one, and the row tells the truth
+                    self._conn.close()
+                    raise
+                if done < 0:
+                    _raise_for_claim(error)
+                offset = start - len(head)
+                raise self._failure(error, offset, first + done, statements) from None
+        if not committed:
+            raise Failure("the server rolled the transaction back instead of committing it")
+
+    def _one_by_one(self, statements: list[Statement]) -> None:
+        """Send each statement alone, in autocommit, and the claim after the last."""
+        concurrently = "concurrently" in self.migration.sql.lower()
+        invalid_before = self._invalid_indexes() if concurrently else set()
+        for number, statement in enumerate(statements):
+            try:
+                run(self._conn, self.migration.sql[statement.start : statement.end])
+            except psycopg.Error as error:
+                if is_lost(self._conn):
+                    raise
+                failure = self._failure(error, statement.start, number, statements)
+                if number:
+                    failure.fields["kept"] = number
+                if concurrently and (invalid := self._invalid_indexes(invalid_before)):
+                    failure.fields["hint"] = _how_to_drop(invalid)
+                raise failure from None
+        if concurrently and (invalid := self._invalid_indexes(invalid_before)):
+            raise Failure("a concurrent index build has left an INVALID index", hint=_how_to_drop(invalid))
+        try:
+            run(self._conn, self._claim)
+        except psycopg.errors.UniqueViolation:
+            raise AlreadyApplied from None
+        run(self._conn, self._reset)
+
+    def _invalid_indexes(self, before: set[tuple[str, str]] | None = None) -> set[tuple[str, str]]:
+        """Return the INVALID indexes; with `before`, those that are new since, or that the file names."""
+        found = {(schema, name) for schema, name in self._conn.execute(_INVALID_INDEXES).fetchall()}
+        if before is None:
+            return found
+        text = self.migration.sql.lower()
+        return {index for index in found if index not in before or _built_name(index[1]).lower() in text}
+
+    def _failure(self, error: psycopg.Error, offset: int, number: int, statements: list[Statement]) -> Failure:
+        diag = error.diag
+        place: dict[str, Any] = {}
+        if diag.statement_position:
+            at = max(offset + int(diag.statement_position) - 1, 0)
+            place["line"], place["column"] = line_and_column(self.migration.sql, at)
+        elif 0 <= number < len(statements):
+            place["line"] = statements[number].line
+        if 0 <= number < len(statements):
+            place |= {"statement": number + 1, "statements": len(statements)}
+        sqlstate = error.sqlstate or ""
+        hint = _OWN_HINTS.get(sqlstate) or diag.message_hint
+        return Failure(diag.message_primary or type(error).__name__, sqlstate=error.sqlstate, hint=hint, **place)
+
+
+def _pieces(statements: list[Statement]) -> Iterator[tuple[int, list[Statement]]]:
+    """Cut a file at statement boundaries: each piece with the number of its first statement."""
+    first = 0
+    for _, group in groupby(statements, key=lambda statement: statement.start // _PIECE_CHARS):
+        piece = list(group)
+        yield first, piece
+        first += len(piece)
+
+
+def _raise_for_claim(error: psycopg.Error) -> None:
+    if isinstance(error, psycopg.errors.UniqueViolation):
+        raise AlreadyApplied from None
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        raise PostgresRefused(
+            "The role may not write to _migrations: GRANT SELECT, INSERT on it.", "privilege"
+        ) from None
+
+
+def _built_name(index: str) -> str:
+    """Return the index's name without what REINDEX CONCURRENTLY appends to the copies it builds."""
+    return re.sub(r"_cc(new|old)\d*$", "", index)
+
+
+def _how_to_drop(indexes: set[tuple[str, str]]) -> str:
+    names = ", ".join(f'"{schema}"."{name}"' for schema, name in sorted(indexes))
+    return f"an INVALID index is left behind: DROP INDEX CONCURRENTLY {names}; then run this file again"

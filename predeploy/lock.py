@@ -1,0 +1,99 @@
+"""One runner at a time: a session-level advisory lock, polled, with the name of whoever holds it."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from predeploy.errors import LockTimeout
+from predeploy.logs import Rhythm
+from predeploy.session import is_lost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from predeploy.postgres import Connection
+
+log = logging.getLogger(__name__)
+
+LOCK_KEY = 48756301  # shared with every other implementation of the same `_migrations` protocol
+FIRST_PAUSE_S = 0.02
+LONGEST_PAUSE_S = 0.5
+LOG_EVERY_S = 10.0
+
+# A bigint key stands in pg_locks as classid (its upper half) and objid (its lower), with objsubid 1.
+_HOLDER = f"""
+    SELECT l.pid, a.application_name, host(a.client_addr), a.state,
+           round(extract(epoch FROM clock_timestamp() - a.backend_start)::numeric, 1)::float8
+    FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = {LOCK_KEY} AND l.objsubid = 1 AND l.granted
+      AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+"""  # noqa: S608  our own constant
+
+
+@contextmanager
+def advisory_lock(conn: Connection, *, timeout: float) -> Iterator[None]:
+    """Hold the advisory lock; raise `LockTimeout`, naming the holder, when it is not free within `timeout` seconds.
+
+    `conn` must be in autocommit mode: a waiter that blocks in pg_advisory_lock, or polls inside a transaction, keeps
+    a snapshot that the holder's CREATE INDEX CONCURRENTLY waits for, and the two deadlock.
+    """
+    started = time.monotonic()
+    rhythm = Rhythm(LOG_EVERY_S)
+    pause = FIRST_PAUSE_S
+    while not _try_lock(conn):
+        holder = _holder(conn)
+        waited = time.monotonic() - started
+        if waited >= timeout:
+            raise LockTimeout(f"Another runner held the migration lock for {timeout:g} s: {_describe(holder)}.")
+        if rhythm.due(holder and holder["pid"]):
+            fields = {"wait_s": round(waited, 1), "timeout_s": timeout, "holder": holder}
+            log.warning(
+                "Waiting for the migration lock: %s", _describe(holder), extra={"event": "lock.waiting", **fields}
+            )
+        time.sleep(min(pause * random.uniform(0.5, 1.0), max(timeout - waited, 0)))  # noqa: S311  jitter
+        pause = min(pause * 1.5, LONGEST_PAUSE_S)
+    wait_s = round(time.monotonic() - started, 3)
+    log.info("Holding the migration lock", extra={"event": "lock.acquired", "wait_s": wait_s})
+    try:
+        yield
+    finally:
+        _unlock(conn)
+
+
+def _try_lock(conn: Connection) -> bool:
+    row = conn.execute(f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})").fetchone()
+    return bool(row and row[0])
+
+
+def _unlock(conn: Connection) -> None:
+    """Release the lock; a connection that is gone has released it, and nothing here may hide why it went."""
+    if is_lost(conn):
+        return
+    try:
+        row = conn.execute(f"SELECT pg_catalog.pg_advisory_unlock({LOCK_KEY})").fetchone()
+    except psycopg.Error:
+        conn.close()  # the session's end releases what it holds
+        return
+    if not (row and row[0]):
+        log.warning(
+            "The migration lock was not ours any more: a migration released it, or a pooler moved our session",
+            extra={"event": "lock.lost"},
+        )
+
+
+def _holder(conn: Connection) -> dict[str, Any] | None:
+    row = conn.execute(_HOLDER).fetchone()
+    return dict(zip(("pid", "application_name", "client_addr", "state", "age_s"), row, strict=True)) if row else None
+
+
+def _describe(holder: dict[str, Any] | None) -> str:
+    if holder is None:
+        return "its holder has just gone"
+    name = holder["application_name"] or "a session without application_name"
+    return f"held by {name} (pid {holder['pid']}, connected for {holder['age_s'] or 0:.0f} s)"

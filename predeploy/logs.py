@@ -1,0 +1,114 @@
+"""The log: one JSON object a line on stdout, scrubbed of secrets where every record passes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TextIO
+
+from pythonjsonlogger.json import JsonFormatter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+LOGGER_NAME = "predeploy"
+MASK = "***"
+_SHORTEST_SECRET = 4  # a shorter one would blacken half of every line
+
+
+def open_log(*, level: str = "info", style: str = "auto", stream: TextIO | None = None) -> Scrubber:
+    """Send what `predeploy` logs to `stream` (stdout), as `json`, `text`, or `auto`: text on a terminal.
+
+    Everything else stays silent: other libraries' records and Python's warnings are not written by us and may
+    hold SQL or connection strings. Return the scrubber, to be told of secrets as they become known.
+    """
+    stream = stream or sys.stdout
+    as_text = style == "text" or (style == "auto" and stream.isatty())
+    scrubber = Scrubber()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_TextLines(scrubber) if as_text else _JsonLines(scrubber))
+    log = logging.getLogger(LOGGER_NAME)
+    log.handlers[:] = [handler]
+    log.setLevel(LEVELS[level])
+    log.propagate = False
+    logging.lastResort = None
+    logging.raiseExceptions = False
+    logging.captureWarnings(capture=True)
+    return scrubber
+
+
+class Scrubber:
+    """Replaces every known secret in a text, the longest first."""
+
+    def __init__(self) -> None:
+        self._secrets: list[str] = []
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Mask these from now on; what is shorter than four characters cannot be masked."""
+        known = {*self._secrets, *(secret for secret in secrets if len(secret) >= _SHORTEST_SECRET)}
+        self._secrets = sorted(known, key=len, reverse=True)
+
+    def scrub(self, value: Any) -> Any:
+        """Return the value with secrets masked in it and in everything it holds."""
+        if isinstance(value, str):
+            for secret in self._secrets:
+                value = value.replace(secret, MASK)
+            return value
+        if isinstance(value, dict):
+            return {key: self.scrub(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.scrub(item) for item in value]
+        return value
+
+
+class _JsonLines(JsonFormatter):
+    def __init__(self, scrubber: Scrubber) -> None:
+        super().__init__(json_ensure_ascii=False)
+        self._scrubber = scrubber
+
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        log_data.update(timestamp=_timestamp(record), level=record.levelname.lower(), message=record.message)
+        log_data["event"] = "log"
+        super().add_fields(log_data, record, message_dict)
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        scrubbed: dict[str, Any] = self._scrubber.scrub(log_data)
+        return scrubbed
+
+
+class _TextLines(logging.Formatter):
+    def __init__(self, scrubber: Scrubber) -> None:
+        super().__init__()
+        self._scrubber = scrubber
+        self._ordinary = {*vars(logging.makeLogRecord({})), "message", "event", "taskName"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = [f"{key}={value}" for key, value in vars(record).items() if key not in self._ordinary]
+        line = " ".join([_timestamp(record), f"{record.levelname:<7}", record.getMessage(), *fields])
+        if record.exc_info:
+            line = f"{line}\n{self.formatException(record.exc_info)}"
+        scrubbed: str = self._scrubber.scrub(line)
+        return scrubbed
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+class Rhythm:
+    """Decides when a wait is worth a line: at once, when what it waits for changes, then every `every` seconds."""
+
+    def __init__(self, every: float) -> None:
+        self._every = every
+        self._last: tuple[float, object] | None = None
+
+    def due(self, subject: object) -> bool:
+        """Tell whether a line about `subject` should be written now."""
+        now = time.monotonic()
+        if self._last and self._last[1] == subject and now - self._last[0] < self._every:
+            return False
+        self._last = (now, subject)
+        return True

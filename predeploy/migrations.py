@@ -1,0 +1,115 @@
+"""A directory of `.sql` files -> Migration values, decided from the files alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from predeploy.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_BOM = b"\xef\xbb\xbf"
+_LEADING_COMMENTS = re.compile(r"(?:\s++|--[^\n]*+\n?|/\*.*?\*/)*+", re.DOTALL)
+_NO_TRANSACTION = re.compile(
+    r"""^[ \t]*(?:
+        --[ ]*migrate:no-transaction
+      | --[ ]*no-transaction                          # several runners
+      | --[ ]*\+goose[ ]+NO[ ]+TRANSACTION            # goose
+      | --[ ]*migrate:up\b[^\n]*\btransaction:[ ]*false # dbmate
+      | ----[ ]*tern:[ ]*disable-tx[ ]*----           # tern
+    )[ \t]*\r?$""",
+    re.VERBOSE | re.MULTILINE | re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file: its text without a byte order mark, or the `problem` that kept it from being read.
+
+    `checksum` is the SHA-256 of its bytes with every CRLF taken as LF, so that a checkout on another system is
+    the same migration.
+    """
+
+    name: str
+    sql: str = ""
+    checksum: str | None = None
+    transactional: bool = True
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationError:
+    """A migration that was not applied, and why."""
+
+    name: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationFiles:
+    """Every `.sql` file in code-point order of the names, and the names that only look like one (`.SQL`)."""
+
+    migrations: tuple[Migration, ...] = ()
+    lookalikes: tuple[str, ...] = ()
+
+
+def read_migrations(directory: Path) -> MigrationFiles:
+    """List, sort, read and hash the directory's `.sql` files; subdirectories and dot files are not looked at.
+
+    A missing directory is an empty one. A directory that is there but cannot be listed raises
+    `ConfigurationError`: it must not pass for an empty one.
+    """
+    try:
+        with os.scandir(directory) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    except FileNotFoundError:
+        return MigrationFiles()
+    except OSError as error:
+        raise ConfigurationError(f"The migrations directory cannot be listed: {error.strerror}.") from None
+    migrations = tuple(_read(directory, name) for name in names if name.endswith(".sql"))
+    lookalikes = tuple(n for n in names if n.lower().endswith(".sql") and not n.endswith(".sql"))
+    return MigrationFiles(migrations, lookalikes)
+
+
+def _read(directory: Path, name: str) -> Migration:
+    if not _is_unicode(name):
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        return Migration(shown, problem="the file's name is not UTF-8: rename it")
+    try:
+        content = _read_file(os.path.join(directory, name))  # noqa: PTH118  three times as fast as Path
+    except OSError as error:
+        return Migration(name, problem=f"the file cannot be read: {error.strerror}")
+    content = content.removeprefix(_BOM)
+    checksum = hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
+    try:
+        sql = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        problem = f"line {line}: the file is not UTF-8: save it as UTF-8"
+        return Migration(name, checksum=checksum, problem=problem)
+    leading = _LEADING_COMMENTS.match(sql)
+    transactional = not (leading and _NO_TRANSACTION.search(leading[0]))
+    return Migration(name, sql, checksum, transactional)
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # os.scandir hands such bytes over as lone surrogates
+        return False
+    return True
+
+
+def _read_file(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hold the run
+    with open(descriptor, "rb", closefd=True) as file:  # noqa: PTH123  a descriptor has no Path
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(0, "it is no regular file")
+        return file.read()

@@ -1,0 +1,264 @@
+"""Apply what is pending, each file in its own transaction with its claim first, and go on after a failure."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from predeploy.drift import warn_of_drift, warn_of_order
+from predeploy.errors import ConnectionLost, PostgresUnavailable, StorageError
+from predeploy.execution import AlreadyApplied, Execution, Failure
+from predeploy.lock import advisory_lock
+from predeploy.migrations import Migration, MigrationError, MigrationFiles, read_migrations
+from predeploy.refusals import explain_statement
+from predeploy.session import is_lost, recover, run, setup_sql
+from predeploy.table import ensure_table, read_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from psycopg.errors import Diagnostic
+
+    from predeploy.postgres import Connection, ConnectionSource
+    from predeploy.table import MigrationsTable, Row
+
+log = logging.getLogger(__name__)
+
+_PASSING = {"55P03", "40P01", "40001"}  # lock not available, deadlock detected, serialization failure
+_LONGEST_PAUSE_S = 5.0
+_MOST_LOSSES = 3
+
+
+@dataclass(slots=True)
+class MigrationResult:
+    """What became of each file, by name: committed now, already there, failed; `not_run` after a stop on an error."""
+
+    applied: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    errors: list[MigrationError] = field(default_factory=list)
+    not_run: list[str] = field(default_factory=list)
+
+
+def run_migrations(db: ConnectionSource, migrations_dir: Path) -> MigrationResult:
+    """Apply the directory's pending `.sql` files in code-point order and return what became of each.
+
+    Everything happens on one connection of `db`, under the advisory lock unless nothing is pending. A file that fails
+    is rolled back and recorded, and the next one is tried. A missing or empty directory is a no-op.
+    """
+    return Migrator(db, read_migrations(migrations_dir)).run()
+
+
+class Migrator:
+    """One run over the files; `result` is true at every moment, whatever interrupts the run.
+
+    Timeouts are in seconds; 0 leaves `lock_timeout` and `statement_timeout` as the server sets them. A file that meets
+    a lock timeout, a deadlock or a serialization failure is tried `retries` times in all.
+    """
+
+    def __init__(
+        self,
+        db: ConnectionSource,
+        files: MigrationFiles,
+        *,
+        lock_wait_timeout: float = 300.0,
+        lock_timeout: float = 0.0,
+        statement_timeout: float = 0.0,
+        retries: int = 5,
+        stop_on_error: bool = False,
+    ) -> None:
+        self.result = MigrationResult()
+        self._db = db
+        self._files = files
+        self._lock_wait_timeout = lock_wait_timeout
+        self._setup = setup_sql(lock_timeout=lock_timeout, statement_timeout=statement_timeout)
+        self._retries = retries
+        self._stop_on_error = stop_on_error
+        self._running: Migration | None = None
+        self._losses: Counter[str] = Counter()
+
+    def run(self) -> MigrationResult:
+        """Do it, reconnecting when the connection is lost: a row in `_migrations` was committed with its file."""
+        while True:
+            with self._connection() as conn, _own_manners(conn):
+                conn.add_notice_handler(self._tell_notice)
+                try:
+                    self._migrate(conn)
+                except psycopg.Error as error:
+                    if not is_lost(conn):
+                        raise explain_statement(error) from None
+                    self._lost(error)
+                else:
+                    return self.result
+                finally:
+                    conn.remove_notice_handler(self._tell_notice)
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        lent = self._db.connection()
+        try:
+            conn = lent.__enter__()
+        except (StorageError, psycopg.OperationalError) as error:
+            if self._losses:
+                raise ConnectionLost(f"The connection was lost and could not be had again: {error}") from None
+            if isinstance(error, StorageError):
+                raise
+            raise PostgresUnavailable(f"No connection could be had: {type(error).__name__}.") from None
+        try:
+            yield conn
+        except BaseException as error:
+            if not lent.__exit__(type(error), error, error.__traceback__):
+                raise
+        else:
+            lent.__exit__(None, None, None)
+
+    def _lost(self, error: psycopg.Error) -> None:
+        name = self._running.name if self._running else ""
+        self._losses[name] += 1
+        log.warning(
+            "The connection was lost%s; connecting again",
+            f" while {name} ran" if name else "",
+            extra={"event": "connection.lost", "migration": name or None, "sqlstate": error.sqlstate},
+        )
+        if not name and self._losses[name] >= _MOST_LOSSES:
+            raise ConnectionLost(f"The connection was lost {_MOST_LOSSES} times while no migration ran.")
+
+    def _migrate(self, conn: Connection) -> None:
+        rows = read_rows(conn) or {}
+        if not self._pending(rows):  # the fast path: fifty replicas start side by side
+            self._finish(rows)
+            return
+        with advisory_lock(conn, timeout=self._lock_wait_timeout):
+            table = ensure_table(conn)
+            run(conn, self._setup)
+            rows = table.rows(conn)
+            warn_of_order(self._files, [migration.name for migration in self._pending(rows)], rows)
+            try:
+                for migration in self._pending(rows):
+                    self._apply(conn, table, migration)
+            except BaseException:
+                _roll_back(conn)
+                raise
+            self._finish(rows)
+
+    def _pending(self, rows: dict[str, Row]) -> list[Migration]:
+        decided = {*rows, *self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
+        return [migration for migration in self._files.migrations if migration.name not in decided]
+
+    def _apply(self, conn: Connection, table: MigrationsTable, migration: Migration) -> None:
+        name = migration.name
+        if self._stop_on_error and self.result.errors:
+            self.result.not_run.append(name)
+            log.warning("Not run after the failure: %s", name, extra={"event": "migration.not_run", "migration": name})
+            return
+        if problem := migration.problem or self._given_up(migration):
+            self._fail(migration, Failure(problem))
+            return
+        execution = Execution(conn, table, migration, self._setup)
+        self._running = migration
+        try:
+            self._try(conn, execution)
+        except AlreadyApplied:
+            log.info("Another runner applied %s", name, extra={"event": "migration.skipped", "migration": name})
+        except Failure as failure:
+            self._fail(migration, failure)
+        else:
+            self.result.applied.append(name)
+            fields = {"migration": name, "duration_ms": execution.duration_ms}
+            log.info("Applied %s", name, extra={"event": "migration.applied", **fields})
+        self._running = None
+
+    def _try(self, conn: Connection, execution: Execution) -> None:
+        name = execution.migration.name
+        for attempt in range(1, self._retries + 1):
+            try:
+                execution.run()
+            except (Failure, AlreadyApplied) as outcome:
+                recover(conn, self._setup)
+                if not _may_pass(outcome, execution.migration) or attempt == self._retries:
+                    raise
+                pause = random.uniform(0.5, 1.0) * min(0.1 * 2**attempt, _LONGEST_PAUSE_S)  # noqa: S311  jitter
+                fields = {"migration": name, "attempt": attempt, "attempts": self._retries, "pause_s": round(pause, 2)}
+                log.warning(
+                    "Trying %s again: %s",
+                    name,
+                    outcome,
+                    extra={"event": "migration.retrying", "sqlstate": outcome.sqlstate, **fields},
+                )
+                time.sleep(pause)
+            else:
+                return
+
+    def _given_up(self, migration: Migration) -> str | None:
+        """After a reconnect: why a file whose row is not there must not be run once more."""
+        losses = self._losses[migration.name]
+        if losses and not migration.transactional:
+            return (
+                "the connection was lost while this no-transaction file ran: "
+                "statements before that have taken effect, look what is there before you run it again"
+            )
+        if losses >= _MOST_LOSSES:
+            return f"the connection was lost each of the {losses} times that this file ran; it was rolled back"
+        return None
+
+    def _fail(self, migration: Migration, failure: Failure) -> None:
+        fields = {"migration": migration.name, "error": failure.message, "after_failure": bool(self.result.errors)}
+        self.result.errors.append(MigrationError(migration.name, str(failure)))
+        log.error(
+            "Failed: %s: %s",
+            migration.name,
+            failure,
+            extra={"event": "migration.failed", **fields, **failure.fields},
+        )
+
+    def _finish(self, rows: dict[str, Row]) -> None:
+        """Fill in what was skipped, and warn of files that are not what was applied."""
+        not_skipped = {*self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
+        self.result.skipped[:] = [m.name for m in self._files.migrations if m.name not in not_skipped]
+        warn_of_drift(self._files, rows)
+
+    def _tell_notice(self, notice: Diagnostic) -> None:
+        name = self._running.name if self._running else None
+        severity = notice.severity_nonlocalized or "NOTICE"
+        level = logging.WARNING if severity == "WARNING" else logging.INFO
+        log.log(
+            level,
+            "Postgres says: %s",
+            notice.message_primary,
+            extra={"event": "postgres.notice", "migration": name, "severity": severity, "sqlstate": notice.sqlstate},
+        )
+
+
+def _may_pass(outcome: Failure | AlreadyApplied, migration: Migration) -> bool:
+    return isinstance(outcome, Failure) and outcome.sqlstate in _PASSING and migration.transactional
+
+
+def _roll_back(conn: Connection) -> None:
+    """Leave no transaction open behind an interruption; what cannot be rolled back is closed."""
+    if is_lost(conn) or conn.pgconn.transaction_status == TransactionStatus.IDLE:
+        return
+    try:
+        run(conn, "ROLLBACK")
+    except psycopg.Error:
+        conn.close()
+
+
+@contextmanager
+def _own_manners(conn: Connection) -> Iterator[None]:
+    """Borrow a connection in autocommit mode and without prepared statements, and give it back as it was."""
+    autocommit, prepare_threshold = conn.autocommit, conn.prepare_threshold
+    conn.autocommit, conn.prepare_threshold = True, None
+    try:
+        yield
+    finally:
+        if not is_lost(conn):
+            conn.execute("DEALLOCATE ALL")  # psycopg forgets with us what the reset between files has dropped
+            conn.autocommit, conn.prepare_threshold = autocommit, prepare_threshold

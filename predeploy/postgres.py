@@ -1,0 +1,219 @@
+"""Reaching the server: connect once, or wait until it accepts us."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import psycopg
+
+from predeploy import __version__
+from predeploy.dsn import host_and_port, parse_dsn
+from predeploy.errors import PostgresUnavailable
+from predeploy.logs import Rhythm
+from predeploy.refusals import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+log = logging.getLogger(__name__)
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 10
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 2.0
+LOG_EVERY_S = 10.0
+SHORTEST_CONNECT_TIMEOUT_S = 2.0  # libpq rounds anything shorter up to this
+
+# Without these a vanished peer is noticed after hours; with them after about 11 s idle and 8 s in mid-query.
+_KEEPALIVES = {
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "8000",
+}
+
+
+class ConnectionSource(Protocol):
+    """Whatever lends connections: a pool, or `Server`."""
+
+    def connection(self, timeout: float | None = None) -> AbstractContextManager[Connection]:
+        """Lend a connection, had within `timeout` seconds; the source's own default when None."""
+        ...
+
+
+class Server:
+    """One database, reached by one connection at a time: what a one-shot process needs instead of a pool."""
+
+    def __init__(self, dsn: str, *, wait_timeout: float = 60.0, writable: bool = True) -> None:
+        self.dsn = dsn
+        self.wait_timeout = wait_timeout
+        self.writable = writable
+
+    @contextmanager
+    def connection(self, timeout: float | None = None) -> Iterator[Connection]:
+        """Wait for the server and lend a connection; with a `timeout`, try once within that many seconds."""
+        if timeout is None:
+            conn = wait_for_postgres(self.dsn, timeout=self.wait_timeout, writable=self.writable)
+        else:
+            conn = connect(self.dsn, timeout=timeout)
+        try:
+            yield conn
+        finally:
+            conn.close()
+
+
+def wait_for_postgres(dsn: str, *, timeout: float, writable: bool = True) -> Connection:
+    """Return a connection, trying again until `timeout` seconds of wall clock have passed.
+
+    What may pass (refused, DNS, starting up, too many clients, read-only while `writable` is asked for) is waited
+    for: `PostgresUnavailable` at the end. What will not (credentials, database, TLS) raises `PostgresRefused` at once.
+    """
+    host, port = host_and_port(dsn)
+    deadline = time.monotonic() + timeout
+    started = time.monotonic()
+    rhythm = Rhythm(LOG_EVERY_S)
+    attempts = 0
+
+    def attempt() -> Connection:
+        nonlocal attempts
+        attempts += 1
+        try:
+            return _accepted(dsn, max(deadline - time.monotonic(), SHORTEST_CONNECT_TIMEOUT_S), writable=writable)
+        except PostgresUnavailable as error:
+            if rhythm.due(error.reason):
+                wait_s = round(time.monotonic() - started, 1)
+                fields = {"attempt": attempts, "wait_s": wait_s, "timeout_s": timeout, "reason": error.reason}
+                log.warning(
+                    "Waiting for Postgres at %s:%s: %s",
+                    host,
+                    port,
+                    error,
+                    extra={"event": "postgres.waiting", **fields},
+                )
+            raise
+
+    conn = _until(deadline, attempt)
+    wait_s = round(time.monotonic() - started, 3)
+    fields = {"host": host, "port": port, "attempt": attempts, "wait_s": wait_s}
+    fields["server_version"] = conn.info.parameter_status("server_version") or "unknown"
+    log.info("Postgres at %s:%s accepts us", host, port, extra={"event": "postgres.ready", **fields})
+    return conn
+
+
+def _until(deadline: float, attempt: Callable[[], Connection]) -> Connection:
+    started = time.monotonic()
+    try:
+        return attempt()
+    except PostgresUnavailable as error:
+        if time.monotonic() + FIRST_PAUSE_S >= deadline:
+            raise _gave_up(error, time.monotonic() - started) from None
+    time.sleep(FIRST_PAUSE_S)
+    import tenacity  # after a failed attempt only: 15 ms that a healthy start does not pay
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(PostgresUnavailable),
+        stop=tenacity.stop_before_delay(max(deadline - time.monotonic(), 0)),
+        wait=tenacity.wait_random_exponential(multiplier=2 * FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
+        reraise=True,
+    )
+    try:
+        return retrying(attempt)
+    except PostgresUnavailable as error:
+        raise _gave_up(error, time.monotonic() - started) from None
+
+
+def _gave_up(error: PostgresUnavailable, waited: float) -> PostgresUnavailable:
+    return PostgresUnavailable(f"Postgres did not accept us within {waited:.0f} s: {error}", error.reason)
+
+
+def _accepted(dsn: str, timeout: float, *, writable: bool) -> Connection:
+    conn = connect(dsn, timeout=timeout)
+    if not writable:
+        return conn
+    try:
+        read_only = _is_read_only(conn)
+    except psycopg.OperationalError as error:
+        conn.close()
+        raise explain(error) from None
+    if read_only:
+        conn.close()
+        raise PostgresUnavailable("the server is read-only: a standby, in recovery, or set so by default", "read_only")
+    return conn
+
+
+def _is_read_only(conn: Connection) -> bool:
+    """Tell from what the server reported at login; servers before 14 and most poolers have to be asked."""
+    reported = [conn.info.parameter_status(name) for name in ("in_hot_standby", "default_transaction_read_only")]
+    if None not in reported:
+        return "on" in reported
+    row = conn.execute("SHOW transaction_read_only").fetchone()
+    return bool(row and row[0] == "on")
+
+
+def connect(dsn: str, *, timeout: float) -> Connection:
+    """Log in once, in autocommit mode, within `timeout` seconds, name resolution included.
+
+    Raise `PostgresUnavailable` or `PostgresRefused` with a text of our own: libpq's may quote the connection string.
+    """
+    chosen = parameters(dsn)
+
+    def login() -> Connection:
+        try:
+            return psycopg.connect(dsn, autocommit=True, prepare_threshold=None, **chosen)
+        except psycopg.OperationalError as error:
+            raise explain(error) from None
+
+    try:
+        return within(timeout, login)
+    except TimeoutError:
+        raise PostgresUnavailable(f"no answer within {timeout:.0f} s", "timeout") from None
+
+
+def parameters(dsn: str | None) -> dict[str, Any]:
+    """Return what we add to the connection string: it wins, except over the encoding of the files."""
+    named = parse_dsn(dsn)
+    name = f"pg-predeploy/{__version__} {socket.gethostname()}"[:63]
+    defaults = {**_KEEPALIVES, "connect_timeout": str(CONNECT_TIMEOUT_S), "fallback_application_name": name}
+    return {key: value for key, value in defaults.items() if key not in named} | {"client_encoding": "UTF8"}
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """Return what `call` returns, run in a thread of its own; raise TimeoutError after `seconds`.
+
+    A name server that hangs blocks in C, where neither a timeout nor a signal reaches: only leaving the thread
+    behind does. A connection that comes after all is closed.
+    """
+    outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    abandoned = threading.Event()
+
+    def work() -> None:
+        try:
+            result = call()
+        except BaseException as error:
+            outcome.put((None, error))
+            return
+        if abandoned.is_set() and isinstance(result, psycopg.Connection):
+            result.close()
+        outcome.put((result, None))
+
+    threading.Thread(target=work, name="pg-predeploy-within", daemon=True).start()
+    try:
+        result, error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        abandoned.set()
+        raise TimeoutError from None
+    except BaseException:
+        abandoned.set()
+        raise
+    if error is not None:
+        raise error
+    return result  # type: ignore[no-any-return]

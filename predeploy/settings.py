@@ -1,0 +1,137 @@
+"""The environment -> Settings: the one place that knows the names of our variables."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from predeploy.errors import ConfigurationError, DatabaseUrlMissing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", re.ASCII)
+_SECONDS = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600}
+_LONGEST_S = 2_147_483  # Postgres counts its timeouts in milliseconds, in 31 bits
+_TRUTH = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "0": False,
+    "no": False,
+    "off": False,
+}
+_KNOWN = {
+    "MIGRATE_WAIT_TIMEOUT",
+    "MIGRATE_LOCK_WAIT_TIMEOUT",
+    "MIGRATE_LOCK_TIMEOUT",
+    "MIGRATE_STATEMENT_TIMEOUT",
+    "MIGRATE_RETRIES",
+    "MIGRATE_ON_ERROR",
+    "MIGRATE_REQUIRE_FILES",
+    "MIGRATE_LOG_LEVEL",
+    "MIGRATE_LOG_FORMAT",
+    "MIGRATE_TERMINATION_LOG",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a run needs to know; every duration in seconds, 0 meaning off for the two timeouts inside a migration."""
+
+    dsn: str = field(repr=False)
+    migrations_dir: Path
+    wait_timeout: float
+    lock_wait_timeout: float
+    lock_timeout: float
+    statement_timeout: float
+    retries: int
+    on_error: str
+    require_files: bool
+    log_level: str
+    log_format: str
+    unknown: tuple[str, ...]
+
+
+def load_settings(environ: Mapping[str, str], *, default_dir: Path) -> Settings:
+    """Read the settings; raise `ConfigurationError` naming the variable, never its value.
+
+    A variable that is set but empty counts as not set, as compose and Kubernetes templates produce it.
+    """
+    return Settings(
+        dsn=_dsn(environ),
+        migrations_dir=Path(environ.get("MIGRATIONS_DIR") or default_dir),
+        wait_timeout=_duration(environ, "MIGRATE_WAIT_TIMEOUT", 60),
+        lock_wait_timeout=_duration(environ, "MIGRATE_LOCK_WAIT_TIMEOUT", 300),
+        lock_timeout=_duration(environ, "MIGRATE_LOCK_TIMEOUT", 0),
+        statement_timeout=_duration(environ, "MIGRATE_STATEMENT_TIMEOUT", 0),
+        retries=_count(environ, "MIGRATE_RETRIES", 5),
+        on_error=_choice(environ, "MIGRATE_ON_ERROR", "continue", "stop"),
+        require_files=_truth(environ, "MIGRATE_REQUIRE_FILES"),
+        log_level=_choice(environ, "MIGRATE_LOG_LEVEL", "info", "debug", "warning", "error"),
+        log_format=_choice(environ, "MIGRATE_LOG_FORMAT", "auto", "json", "text"),
+        unknown=tuple(sorted(name for name in environ if name.startswith("MIGRATE_") and name not in _KNOWN)),
+    )
+
+
+def termination_log(environ: Mapping[str, str]) -> Path | None:
+    """Return the file for the termination message: the one that is named, or the one that Kubernetes has made."""
+    if named := environ.get("MIGRATE_TERMINATION_LOG"):
+        return Path(named)
+    default = Path("/dev/termination-log")
+    return default if default.exists() else None
+
+
+def _dsn(environ: Mapping[str, str]) -> str:
+    dsn, file = environ.get("DATABASE_URL"), environ.get("DATABASE_URL_FILE")
+    if dsn and file:
+        raise ConfigurationError("DATABASE_URL and DATABASE_URL_FILE are both set: remove one.")
+    if file:
+        try:
+            dsn = Path(file).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or "not a text file"
+            raise ConfigurationError(f"The file named by DATABASE_URL_FILE cannot be read: {why}.") from None
+        if not dsn.strip():
+            raise ConfigurationError("The file named by DATABASE_URL_FILE is empty.")
+    if not dsn or not dsn.strip():
+        raise DatabaseUrlMissing("DATABASE_URL environment variable is required.")
+    return dsn.strip()
+
+
+def _duration(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name)
+    if not text:
+        return default
+    match = _DURATION.fullmatch(text.strip())
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else -1.0
+    if not 0 <= seconds <= _LONGEST_S:
+        raise ConfigurationError(f"{name} is no duration: write seconds (60), or with a unit: 500ms, 30s, 5m, 1h.")
+    return seconds
+
+
+def _count(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name)
+    if not text:
+        return default
+    if not re.fullmatch(r"\s*[1-9]\d{0,3}\s*", text, re.ASCII):
+        raise ConfigurationError(f"{name} is no count: write a whole number from 1 to 9999.")
+    return int(text)
+
+
+def _choice(environ: Mapping[str, str], name: str, default: str, *others: str) -> str:
+    text = (environ.get(name) or default).strip().lower()
+    if text not in {default, *others}:
+        raise ConfigurationError(f"{name} must be one of {', '.join((default, *others))}.")
+    return text
+
+
+def _truth(environ: Mapping[str, str], name: str) -> bool:
+    text = (environ.get(name) or "false").strip().lower()
+    if text not in _TRUTH:
+        raise ConfigurationError(f"{name} must be true or false.")
+    return _TRUTH[text]

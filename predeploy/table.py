@@ -1,0 +1,136 @@
+"""The table `_migrations`: what has been applied, in a form that every implementation of the protocol shares.
+
+`name` and `applied_at` are the protocol's; `checksum` is ours, nullable, and missing in a table that another
+implementation made and that we may not alter.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+
+from predeploy.errors import ConfigurationError, PostgresRefused
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from predeploy.postgres import Connection
+
+log = logging.getLogger(__name__)
+
+# `checksum` is the table's column where it has one, else that of the one-row table beside it.
+_READ = """
+    SELECT t.name, t.checksum, t.applied_at
+    FROM (SELECT NULL::text AS checksum) AS beside,
+         LATERAL (SELECT name, checksum, applied_at FROM {table}) AS t
+"""
+_LOCATE = """
+    SELECT n.nspname,
+           EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                   WHERE a.attrelid = c.oid AND a.attname = 'checksum' AND NOT a.attisdropped)
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = to_regclass('_migrations')
+"""
+_CREATE = """
+    CREATE TABLE {table} (
+        name TEXT PRIMARY KEY,
+        applied_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+        checksum TEXT
+    )
+"""
+_ADD_CHECKSUM = "BEGIN;SET LOCAL lock_timeout='2s';ALTER TABLE {table} ADD COLUMN IF NOT EXISTS checksum TEXT;COMMIT"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One applied migration."""
+
+    name: str
+    checksum: str | None
+    applied_at: datetime
+
+
+def read_rows(conn: Connection, table: sql.Composable = sql.Identifier("_migrations")) -> dict[str, Row] | None:  # noqa: B008
+    """Return the applied migrations by name, in one round trip and without a lock; None where there is no table."""
+    try:
+        found = conn.execute(sql.SQL(_READ).format(table=table)).fetchall()
+    except psycopg.errors.UndefinedTable:
+        return None
+    except psycopg.errors.UndefinedColumn:
+        raise ConfigurationError(
+            "There is a table _migrations that is not ours: it lacks name or applied_at. "
+            "Rename it, or put another schema first in search_path."
+        ) from None
+    except psycopg.errors.InsufficientPrivilege:
+        raise PostgresRefused(
+            "The role may not read _migrations: GRANT SELECT, INSERT on it (and USAGE on its schema).", "privilege"
+        ) from None
+    return {name: Row(name, checksum, applied_at) for name, checksum, applied_at in found}
+
+
+class MigrationsTable:
+    """`_migrations` in the schema where it was found or made, whatever a file does to search_path afterwards."""
+
+    def __init__(self, schema: str, *, has_checksum: bool) -> None:
+        self.identifier = sql.Identifier(schema, "_migrations")
+        self._has_checksum = has_checksum
+
+    def rows(self, conn: Connection) -> dict[str, Row]:
+        """Return the applied migrations by name."""
+        return read_rows(conn, self.identifier) or {}
+
+    def claim(self, conn: Connection, name: str, checksum: str | None) -> str:
+        """Return the INSERT that marks a migration as applied; its primary key lets only one runner through."""
+        values = {"name": name, "checksum": checksum} if self._has_checksum else {"name": name}
+        statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+            self.identifier,
+            sql.SQL(", ").join(map(sql.Identifier, values)),
+            sql.SQL(", ").join(map(sql.Literal, values.values())),
+        )
+        return statement.as_string(conn)
+
+
+def ensure_table(conn: Connection) -> MigrationsTable:
+    """Find `_migrations` on the search path, or create it in the path's first schema.
+
+    To be called under the lock: two CREATE TABLE IF NOT EXISTS race into a unique violation of pg_type. It looks
+    before it creates, because IF NOT EXISTS asks for CREATE on the schema even when the table is there.
+    """
+    if found := _locate(conn):
+        return MigrationsTable(found[0], has_checksum=True) if found[1] else _with_checksum(conn, found[0])
+    row = conn.execute("SELECT current_schema()").fetchone()
+    if not row or row[0] is None:
+        raise PostgresRefused("No schema of search_path exists, so _migrations has no place to be made.", "privilege")
+    schema = row[0]
+    try:
+        conn.execute(sql.SQL(_CREATE).format(table=sql.Identifier(schema, "_migrations")))
+    except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
+        return ensure_table(conn)  # another implementation, which creates before it locks, was faster
+    except psycopg.errors.InsufficientPrivilege:
+        raise PostgresRefused(
+            f'The role may not create _migrations: GRANT CREATE on schema "{schema}", or create it beforehand.',
+            "privilege",
+        ) from None
+    return MigrationsTable(schema, has_checksum=True)
+
+
+def _locate(conn: Connection) -> tuple[str, bool] | None:
+    row = conn.execute(_LOCATE).fetchone()
+    return (row[0], row[1]) if row else None
+
+
+def _with_checksum(conn: Connection, schema: str) -> MigrationsTable:
+    try:
+        conn.execute(sql.SQL(_ADD_CHECKSUM).format(table=sql.Identifier(schema, "_migrations")))
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
+        conn.execute("ROLLBACK")
+        log.info(
+            "Without a column checksum in _migrations, which we could not add, changed files go unnoticed",
+            extra={"event": "table.unaltered"},
+        )
+        return MigrationsTable(schema, has_checksum=False)
+    return MigrationsTable(schema, has_checksum=True)

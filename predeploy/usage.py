@@ -1,0 +1,65 @@
+"""The command line, where it holds more than a command's name."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, NoReturn
+
+from predeploy import __version__
+from predeploy.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_HELP = """\
+commands:
+  migrate   apply what is pending (the default)
+  status    list every migration: applied, pending, changed, missing on disk
+  check     exit 0 when nothing is pending, 10 otherwise
+  health    exit 0 when the database answers within 5 s, 3 otherwise
+
+environment (durations in seconds, or with a unit: 500ms, 30s, 5m):
+  DATABASE_URL               postgresql:// URI or key=value string; libpq's PG* variables fill what it leaves out
+  DATABASE_URL_FILE          a file that holds it, instead
+  MIGRATIONS_DIR             the directory of .sql files
+  MIGRATE_WAIT_TIMEOUT       60        for the server to accept us
+  MIGRATE_LOCK_WAIT_TIMEOUT  300       for another runner to finish
+  MIGRATE_LOCK_TIMEOUT       off       lock_timeout inside each migration
+  MIGRATE_STATEMENT_TIMEOUT  off       statement_timeout inside each migration
+  MIGRATE_RETRIES            5         attempts for a file that met a lock timeout, a deadlock, a serialization failure
+  MIGRATE_ON_ERROR           continue  or stop
+  MIGRATE_REQUIRE_FILES      false     or true: an empty or missing directory is an error
+  MIGRATE_LOG_LEVEL          info      or debug, warning, error
+  MIGRATE_LOG_FORMAT         auto      or json, text; auto is text on a terminal
+  MIGRATE_TERMINATION_LOG    /dev/termination-log, when it exists
+
+exit codes:
+  0 applied or already there    1 a file failed           2 configuration      3 Postgres not reachable
+  4 lock held by another        5 refused for good        6 connection lost    10 check: something is pending
+  70 a bug of ours              128+n ended by signal n
+"""
+
+
+def parse(arguments: Sequence[str], commands: list[str]) -> str | None:
+    """Return the command, or None after --help or --version; raise `ConfigurationError` for anything else.
+
+    The text never repeats an argument: it may be a connection string in the wrong place.
+    """
+    parser = _Parser(
+        prog="pg-predeploy",
+        description="Wait for Postgres and run .sql migrations under a lock.",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", nargs="?", default="migrate", choices=commands, metavar="command")
+    parser.add_argument("--version", action="version", version=f"pg-predeploy {__version__}")
+    try:
+        return str(parser.parse_args(arguments).command)
+    except SystemExit:
+        return None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, _message: str) -> NoReturn:
+        raise ConfigurationError("Unknown command or option; pg-predeploy --help lists them.")
