@@ -126,7 +126,7 @@ class Execution:
                     raise
                 failure = self._failure(error, statement.start, number, statements)
                 if number:
-                    failure.fields["kept"] = number
+                    failure.fields["hint"] = f"the {number} statements before it have taken effect and stay"
                 if concurrently and (invalid := self._invalid_indexes(invalid_before)):
                     failure.fields["hint"] = _how_to_drop(invalid)
                 raise failure from None

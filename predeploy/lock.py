@@ -47,11 +47,11 @@ def advisory_lock(conn: Connection, *, timeout: float) -> Iterator[None]:
     rhythm = Rhythm(LOG_EVERY_S)
     pause = FIRST_PAUSE_S
     while not _try_lock(conn):
-        holder = _holder(conn)
         waited = time.monotonic() - started
         if waited >= timeout:
-            raise LockTimeout(f"Another runner held the migration lock for {timeout:g} s: {_describe(holder)}.")
-        if rhythm.due(holder and holder["pid"]):
+            raise LockTimeout(f"The migration lock was not free within {timeout:g} s: {_describe(_holder(conn))}.")
+        if rhythm.due("lock"):
+            holder = _holder(conn)
             fields = {"wait_s": round(waited, 1), "timeout_s": timeout, "holder": holder}
             log.warning(
                 "Waiting for the migration lock: %s", _describe(holder), extra={"event": "lock.waiting", **fields}
@@ -94,6 +94,6 @@ def _holder(conn: Connection) -> dict[str, Any] | None:
 
 def _describe(holder: dict[str, Any] | None) -> str:
     if holder is None:
-        return "its holder has just gone"
+        return "held by a session that has just gone"
     name = holder["application_name"] or "a session without application_name"
     return f"held by {name} (pid {holder['pid']}, connected for {holder['age_s'] or 0:.0f} s)"

@@ -6,12 +6,11 @@ import logging
 import random
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.pq import TransactionStatus
 
 from predeploy.drift import warn_of_drift, warn_of_order
 from predeploy.errors import ConnectionLost, PostgresUnavailable, StorageError
@@ -19,7 +18,7 @@ from predeploy.execution import AlreadyApplied, Execution, Failure
 from predeploy.lock import advisory_lock
 from predeploy.migrations import Migration, MigrationError, MigrationFiles, read_migrations
 from predeploy.refusals import explain_statement
-from predeploy.session import is_lost, recover, run, setup_sql
+from predeploy.session import is_lost, own_manners, recover, roll_back, run, setup_sql
 from predeploy.table import ensure_table, read_rows
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class Migrator:
     def run(self) -> MigrationResult:
         """Do it, reconnecting when the connection is lost: a row in `_migrations` was committed with its file."""
         while True:
-            with self._connection() as conn, _own_manners(conn):
+            with self._connection() as conn, own_manners(conn):
                 conn.add_notice_handler(self._tell_notice)
                 try:
                     self._migrate(conn)
@@ -103,22 +102,17 @@ class Migrator:
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
-        lent = self._db.connection()
-        try:
-            conn = lent.__enter__()
-        except (StorageError, psycopg.OperationalError) as error:
-            if self._losses:
-                raise ConnectionLost(f"The connection was lost and could not be had again: {error}") from None
-            if isinstance(error, StorageError):
-                raise
-            raise PostgresUnavailable(f"No connection could be had: {type(error).__name__}.") from None
-        try:
+        with ExitStack() as stack:
+            try:
+                conn = stack.enter_context(self._db.connection())
+            except (StorageError, psycopg.OperationalError) as error:
+                why = error if isinstance(error, StorageError) else f"no connection to be had ({type(error).__name__})"
+                if self._losses:
+                    raise ConnectionLost(f"The connection was lost and could not be had again: {why}") from None
+                if isinstance(error, StorageError):
+                    raise
+                raise PostgresUnavailable(f"Postgres cannot be reached: {why}.") from None
             yield conn
-        except BaseException as error:
-            if not lent.__exit__(type(error), error, error.__traceback__):
-                raise
-        else:
-            lent.__exit__(None, None, None)
 
     def _lost(self, error: psycopg.Error) -> None:
         name = self._running.name if self._running else ""
@@ -136,20 +130,26 @@ class Migrator:
         if not self._pending(rows):  # the fast path: fifty replicas start side by side
             self._finish(rows)
             return
-        with advisory_lock(conn, timeout=self._lock_wait_timeout):
+        from predeploy.watcher import Watcher
+
+        with advisory_lock(conn, timeout=self._lock_wait_timeout), Watcher(self._db, conn.info.backend_pid) as watcher:
             table = ensure_table(conn)
             run(conn, self._setup)
             rows = table.rows(conn)
-            warn_of_order(self._files, [migration.name for migration in self._pending(rows)], rows)
+            pending = self._pending(rows)
+            warn_of_order(self._files, [migration.name for migration in pending], rows)
             try:
-                for migration in self._pending(rows):
+                for migration in pending:
+                    watcher.watch(migration.name)
                     self._apply(conn, table, migration)
             except BaseException:
-                _roll_back(conn)
+                roll_back(conn)
                 raise
             self._finish(rows)
 
     def _pending(self, rows: dict[str, Row]) -> list[Migration]:
+        if self._running and self._running.name in rows:  # the answer to its COMMIT was lost, not the COMMIT
+            self._count_as_applied(self._running)
         decided = {*rows, *self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         return [migration for migration in self._files.migrations if migration.name not in decided]
 
@@ -171,10 +171,15 @@ class Migrator:
         except Failure as failure:
             self._fail(migration, failure)
         else:
-            self.result.applied.append(name)
-            fields = {"migration": name, "duration_ms": execution.duration_ms}
-            log.info("Applied %s", name, extra={"event": "migration.applied", **fields})
+            self._count_as_applied(migration, duration_ms=execution.duration_ms)
         self._running = None
+
+    def _count_as_applied(self, migration: Migration, **fields: Any) -> None:
+        self.result.applied.append(migration.name)
+        self._running = None
+        log.info(
+            "Applied %s", migration.name, extra={"event": "migration.applied", "migration": migration.name, **fields}
+        )
 
     def _try(self, conn: Connection, execution: Execution) -> None:
         name = execution.migration.name
@@ -239,26 +244,3 @@ class Migrator:
 
 def _may_pass(outcome: Failure | AlreadyApplied, migration: Migration) -> bool:
     return isinstance(outcome, Failure) and outcome.sqlstate in _PASSING and migration.transactional
-
-
-def _roll_back(conn: Connection) -> None:
-    """Leave no transaction open behind an interruption; what cannot be rolled back is closed."""
-    if is_lost(conn) or conn.pgconn.transaction_status == TransactionStatus.IDLE:
-        return
-    try:
-        run(conn, "ROLLBACK")
-    except psycopg.Error:
-        conn.close()
-
-
-@contextmanager
-def _own_manners(conn: Connection) -> Iterator[None]:
-    """Borrow a connection in autocommit mode and without prepared statements, and give it back as it was."""
-    autocommit, prepare_threshold = conn.autocommit, conn.prepare_threshold
-    conn.autocommit, conn.prepare_threshold = True, None
-    try:
-        yield
-    finally:
-        if not is_lost(conn):
-            conn.execute("DEALLOCATE ALL")  # psycopg forgets with us what the reset between files has dropped
-            conn.autocommit, conn.prepare_threshold = autocommit, prepare_threshold

@@ -76,6 +76,7 @@ class Report:
             "skipped": len(self.result.skipped),
             "failed": len(self.result.errors),
             "duration_ms": round((time.monotonic() - self._started) * 1000, 1),
+            **({"not_run": len(self.result.not_run)} if self.result.not_run else {}),
             **self._fields,
         }
         if self.termination_log:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -87,3 +88,27 @@ def recover(conn: Connection, setup: str) -> None:
     if conn.pgconn.transaction_status in {pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR}:
         run(conn, "ROLLBACK")
     run(conn, reset_sql(setup))
+
+
+def roll_back(conn: Connection) -> None:
+    """Leave no transaction open behind an interruption; what cannot be rolled back is closed."""
+    if is_lost(conn) or conn.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+        return
+    try:
+        run(conn, "ROLLBACK")
+    except psycopg.Error:
+        conn.close()
+
+
+@contextmanager
+def own_manners(conn: Connection) -> Iterator[None]:
+    """Borrow a connection in autocommit mode and without prepared statements, and give it back as it was."""
+    autocommit, prepare_threshold = conn.autocommit, conn.prepare_threshold
+    conn.autocommit, conn.prepare_threshold = True, None
+    try:
+        yield
+    finally:
+        if not is_lost(conn):
+            if prepare_threshold is not None:
+                conn.execute("DEALLOCATE ALL")  # psycopg forgets too what the reset between files has dropped
+            conn.autocommit, conn.prepare_threshold = autocommit, prepare_threshold
