@@ -1,0 +1,248 @@
+r"""SQL text -> its top-level statements, cut where the server's own lexer and grammar cut them.
+
+The rules are those of PostgreSQL's scan.l and gram.y with standard_conforming_strings = on; the tests hold
+them against libpg_query. Where server versions differ (`\v` as white space, letters right after a number) the
+text is a syntax error in one of them, and the newest is followed.
+
+Regular expressions eat runs of tokens in C, possessively, so that time is linear whatever the text. Python
+only looks at what ends a run: a semicolon, a comment, a dollar sign, a backslash, a quote never closed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SPACE = r"[ \t\n\r\f\v]"
+# Letters are A-Z a-z _ and everything above ASCII, a no-break space too. Digits and dollar signs go on a word,
+# digits the tag of a dollar quote. A class compiles 50 times faster from what it leaves out.
+_LETTER = r"[^\x00-@\[-^`{-\x7f]"
+_LETTER_BUT_E = r"[^\x00-@Ee\[-^`{-\x7f]"
+_IN_WORD = r"[^\x00-#%-/:-@\[-^`{-\x7f]"
+_IN_TAG = r"[^\x00-/:-@\[-^`{-\x7f]"
+# Digits are here: where a token may follow a number at all, it is read the same without it.
+_PLAIN = r"[0-9!#%&()*+,.:<=>?@\[\]^`{|}~\x00-\x08\x0e-\x1f\x7f]"
+# A string goes on after white space that holds a line end; `--` comments count as white space here.
+_CONTINUED = rf"[ \t\f\v]*+(?:--[^\n\r]*+)?+[\n\r](?:{_SPACE}++|--[^\n\r]*+[\n\r])*+'"
+_E_BODY = r"(?:[^'\\]++|\\[\s\S]|'')*+'"
+_E_STRING = rf"[eE]'{_E_BODY}(?:{_CONTINUED}{_E_BODY})*+(?!{_CONTINUED})"
+
+
+def _token(trailing: str) -> str:
+    """Match one token (two for a doubled quote), and `trailing` after it where that can start no other."""
+    return (
+        rf"'[^']*+'{trailing}|{_PLAIN}{trailing}|{_LETTER_BUT_E}{_IN_WORD}*+{trailing}"
+        rf"|[eE](?!'){_IN_WORD}*+{trailing}|-(?!-)|/(?!\*)|\"[^\"]*+\"|{_E_STRING}"
+    )
+
+
+_TOKEN = re.compile(rf"{_token('')}|;")
+_RUN = re.compile(rf"(?:{_SPACE}*+(?:{_token(_PLAIN + '*+')}))++")
+_WORD = re.compile(rf"(?![bBeEnNxX]'|[uU]&['\"]){_LETTER}{_IN_WORD}*+")
+_WORDS_THEN_RUN = re.compile(rf"({_WORD.pattern}(?:{_SPACE}++{_WORD.pattern}){{0,7}}+)(?:{_RUN.pattern})?+")
+_DOLLAR_QUOTE = re.compile(rf"\$(?:{_LETTER}{_IN_TAG}*+)?+\$")
+_GAP = re.compile(rf"{_SPACE}++|--[^\n\r]*+|/\*")
+_GAP_OR_SEMICOLONS = re.compile(rf"[; \t\n\r\f\v]++|{_GAP.pattern}")
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Where a top-level statement stands, in characters: from its first token to just past its last one.
+
+    `line` is that of `start`, from 1. `words` are the bare words that it begins with, in upper case, at most
+    eight: they end where a string, a quoted name, a number or any other character stands.
+    """
+
+    start: int
+    end: int
+    line: int
+    words: tuple[str, ...]
+
+
+class Unterminated(Exception):
+    """A quote or comment is never closed: `what` it is, the `line` (from 1) and `offset` where it opens."""
+
+    def __init__(self, what: str, line: int, offset: int) -> None:
+        super().__init__(f"the {what} that opens in line {line} is never closed")
+        self.what = what
+        self.line = line
+        self.offset = offset
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """All that one pass over a text finds.
+
+    `comments` are the offsets of `--` comments, `backslash` that of the first backslash outside quotes and
+    comments. When something is `unterminated`, all of this is what stands before it, and the last of
+    `statements` may be the beginning of the one that it stands in.
+    """
+
+    statements: list[Statement]
+    comments: list[int]
+    backslash: int | None
+    unterminated: Unterminated | None
+
+
+def split(sql: str) -> list[Statement]:
+    """Return the top-level statements of a text; raise Unterminated where `scan` would report it."""
+    found = scan(sql)
+    if found.unterminated:
+        raise found.unterminated
+    return found.statements
+
+
+def scan(sql: str) -> Scan:
+    """Read a text to its end, or to the first thing that is never closed; it need not be valid SQL."""
+    reader = _Reader(sql)
+    statements: list[Statement] = []
+    unterminated = None
+    line, counted, pos = 1, 0, 0
+    while not unterminated and (start := reader.skip(pos, _GAP_OR_SEMICOLONS)) < len(sql):
+        easy = _WORDS_THEN_RUN.match(sql, start)
+        if easy and sql.startswith(";", end := easy.end()) and not easy[1].startswith(("C", "c")):
+            pos, words = end, _upper_words(easy[1])
+        else:
+            words = _leading_words(sql, start)
+            try:
+                end, pos = reader.read_statement(start, words)
+            except Unterminated as problem:
+                unterminated, end = problem, problem.offset
+        line += _line_ends(sql, counted, start)
+        counted = start
+        if start < end:
+            statements.append(Statement(start, end, line, words))
+    return Scan(statements, reader.comments, reader.backslash, unterminated)
+
+
+def tokens(sql: str, statement: Statement) -> Iterator[str]:
+    """Yield the tokens of a statement that `scan` found: no comments, operators character by character."""
+    reader = _Reader(sql)
+    pos = statement.start
+    while pos < statement.end:
+        end = reader.token_end(pos)
+        yield sql[pos:end]
+        pos = reader.skip(end)
+
+
+def line_and_column(sql: str, offset: int) -> tuple[int, int]:
+    r"""Return line and column of an offset, both from 1, the column in characters.
+
+    `\n`, `\r\n` and a lone `\r` each end a line, as they do in editors and for the `LINE 1:` of libpq.
+    """
+    if offset and sql[offset - 1 : offset + 1] == "\r\n":
+        line, column = line_and_column(sql, offset - 1)
+        return line, column + 1
+    line_start = max(sql.rfind("\n", 0, offset), sql.rfind("\r", 0, offset)) + 1
+    return 1 + _line_ends(sql, 0, offset), offset - line_start + 1
+
+
+def _line_ends(sql: str, start: int, end: int) -> int:
+    return sql.count("\n", start, end) + sql.count("\r", start, end) - sql.count("\r\n", start, end)
+
+
+def _leading_words(sql: str, pos: int) -> tuple[str, ...]:
+    reader = _Reader(sql)
+    words: list[str] = []
+    while len(words) < 8 and (word := _WORD.match(sql, pos)):
+        words.append(_upper(word[0]))
+        pos = reader.skip(word.end())
+    return tuple(words)
+
+
+@lru_cache(maxsize=64)
+def _upper_words(lead: str) -> tuple[str, ...]:
+    return tuple(map(_upper, _WORD.findall(lead)))
+
+
+def _upper(word: str) -> str:
+    """Fold ASCII only, as the server does for keywords."""
+    return word.upper() if word.isascii() else word
+
+
+class _Reader:
+    """Reads one text and remembers what stands between the tokens."""
+
+    def __init__(self, sql: str) -> None:
+        self.sql = sql
+        self.comments: list[int] = []
+        self.backslash: int | None = None
+
+    def skip(self, pos: int, gap: re.Pattern[str] = _GAP) -> int:
+        """Return the offset of the next token; a comment that is never closed counts as one."""
+        while found := gap.match(self.sql, pos):
+            end = found.end()
+            if self.sql[pos] == "-":
+                self.comments.append(pos)
+            elif self.sql[pos] == "/" and not (end := self.comment_end(pos)):
+                break
+            pos = end
+        return pos
+
+    def comment_end(self, pos: int) -> int:
+        """Return the offset past a block comment, which may hold others; 0 if it is never closed."""
+        depth = 0
+        for edge in _COMMENT_EDGE.finditer(self.sql, pos):
+            depth += 1 if edge[0] == "/*" else -1
+            if not depth:
+                return edge.end()
+        return 0
+
+    def read_statement(self, pos: int, words: tuple[str, ...]) -> tuple[int, int]:
+        """Return the offsets past its last token and of the semicolon, or end of text, that follows."""
+        if words[:1] == ("CREATE",):
+            kind = words[3:4] if words[1:3] == ("OR", "REPLACE") else words[1:2]
+            if kind in {("FUNCTION",), ("PROCEDURE",), ("RULE",)}:
+                return self.read_create(pos, routine=kind != ("RULE",))
+        end = pos
+        while pos < len(self.sql) and self.sql[pos] != ";":
+            run = _RUN.match(self.sql, pos)
+            end = run.end() if run else self.odd_end(pos)
+            pos = self.skip(end)
+        return end, pos
+
+    def read_create(self, pos: int, *, routine: bool) -> tuple[int, int]:
+        """Read on over semicolons among a rule's actions and in a routine's BEGIN ATOMIC body.
+
+        No statement in such a body begins with END (gram.y, routine_body_stmt), so the END after a semicolon
+        closes it; CASE ... END and columns called end need no look.
+        """
+        depth, body, end, previous = 0, False, pos, ""
+        while pos < len(self.sql) and (depth or body or self.sql[pos] != ";"):
+            end = self.token_end(pos)
+            word = _upper(self.sql[pos:end])
+            if word in {"(", ")"}:
+                depth = max(0, depth + (1 if word == "(" else -1))
+            elif routine and not depth and (previous, word) == ("BEGIN", "ATOMIC"):
+                body, word = True, ";"
+            elif (previous, word) == (";", "END"):
+                body = False
+            previous = word
+            pos = self.skip(end)
+        return end, pos
+
+    def token_end(self, pos: int) -> int:
+        token = _TOKEN.match(self.sql, pos)
+        return token.end() if token else self.odd_end(pos)
+
+    def odd_end(self, pos: int) -> int:
+        """Return the offset past a token that no regular expression takes, if it has an end."""
+        if self.sql[pos] == "\\":
+            self.backslash = pos if self.backslash is None else self.backslash
+            return pos + 1
+        if self.sql[pos] != "$":
+            what = {"/": "comment", '"': "quoted identifier"}.get(self.sql[pos], "quoted string")
+        elif quote := _DOLLAR_QUOTE.match(self.sql, pos):
+            closing = self.sql.find(quote[0], quote.end())
+            if closing >= 0:
+                return closing + len(quote[0])
+            what = "dollar-quoted string"
+        else:
+            return pos + 1
+        raise Unterminated(what, line_and_column(self.sql, pos)[0], pos)
