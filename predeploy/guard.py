@@ -1,7 +1,7 @@
 """What a migration may not hold, because running it would hang the connection or undo the runner's promises.
 
-An objection is found before anything is sent. Its message says what is wrong and what to do, and quotes nothing
-of the file but keywords.
+An objection is found before anything is sent. Its message says what is wrong and what to do; of the file it
+quotes nothing but keywords.
 """
 
 from __future__ import annotations
@@ -20,17 +20,24 @@ if TYPE_CHECKING:
 # Marks are whole lines, but for what a tool allows after its own: prose that mentions one is no mark.
 _ROLLBACK_HALF = re.compile(
     r"--(?:"
-    r"[ \t]*(?:migrate:down|\+(?:goose|migrate|micrate)[ \t]+down|rambler[ \t]+down|//[ \t]*@undo)(?:[ \t].*)?"
+    r"[ \t]*(?:migrate:down|\+(?:goose|migrate|micrate)[ \t]+down|rambler[ \t]+down|//[ \t]*@undo)"
+    r"(?:[ \t].*)?"
     r"|[- \t]*(?:create above / drop below|down[ \t]+migration)[- \t]*"  # tern, node-pg-migrate
     r")(?=[\r\n]|\Z)",
     re.IGNORECASE,
 )
+_ABOUT_ROLLBACK_HALF = (
+    "here begins the part that another tool runs to roll back, and it would be run too: keep only the part "
+    "before it"
+)
 _RESTRICT = re.compile(r"\\(?:un)?restrict\b")
 # Most statements are decided by a look into this set: a file may hold a million.
-_TRANSACTION_WORDS = frozenset((word,) for word in ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE"))
+_TRANSACTION_WORDS = frozenset(
+    (word,) for word in ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE")
+)
 _COPY = {
-    "FROM": "COPY ... FROM STDIN takes its rows from psql, and no psql runs this file: write INSERT statements "
-    "(pg_dump --inserts or --column-inserts makes them)",
+    "FROM": "COPY ... FROM STDIN takes its rows from psql, and no psql runs this file: write INSERT "
+    "statements (pg_dump --inserts or --column-inserts makes them)",
     "TO": "COPY ... TO STDOUT sends its rows to a client that does not read them: remove it",
 }
 
@@ -44,7 +51,7 @@ class Objection:
 
 
 def find_objection(sql: str, scan: Scan) -> Objection | None:
-    """Return the first thing in a file, by position, that must not be sent; `scan` is what was found in `sql`."""
+    """Return the first thing in a file, by position, that must not be sent; `scan` is that of `sql`."""
     first = min(_first_of_each_kind(sql, scan), default=None)
     return first and Objection(line_and_column(sql, first[0])[0], first[1])
 
@@ -65,13 +72,7 @@ def _first_of_each_kind(sql: str, scan: Scan) -> Iterator[tuple[int, str]]:
             break
     for comment in scan.comments:
         if _ROLLBACK_HALF.match(sql, comment) and _is_mark(sql, scan, comment):
-            yield (
-                comment,
-                (
-                    "here begins the part that another tool runs to roll back, and it would be run too: keep only the "
-                    "part before it"
-                ),
-            )
+            yield comment, _ABOUT_ROLLBACK_HALF
             break
 
 
@@ -88,8 +89,8 @@ def _about_backslash(sql: str, offset: int) -> str:
             "dump holds COPY, make it with pg_dump --inserts or --column-inserts"
         )
     return (
-        "a backslash outside quotes: psql meta-commands are not SQL, and no psql runs this file; say it in SQL, or "
-        "remove it"
+        "a backslash outside quotes: psql meta-commands are not SQL, and no psql runs this file: say it in SQL, "
+        "or remove it"
     )
 
 
@@ -108,8 +109,8 @@ def _about_transaction(words: tuple[str, ...]) -> str | None:
         case _:
             return None
     return (
-        f"{keyword}: the runner begins and commits the transaction of a migration, the file may not: remove it; "
-        "statements that cannot run in a transaction go into a file of their own that begins with "
+        f"{keyword}: the runner begins and commits the transaction of a migration, the file may not: remove "
+        "it; statements that cannot run in a transaction go into a file of their own that begins with "
         "-- migrate:no-transaction"
     )
 
