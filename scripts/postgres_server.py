@@ -158,8 +158,9 @@ class PostgresServer:
         self.identity = identity or choose_identity(self.binaries)
         self.password = f"super-secret-{secrets.token_hex(8)}"
         self.port = _free_port()
-        # Short: a unix socket's path holds 107 bytes at most.
-        self.directory = Path(tempfile.mkdtemp(prefix="pg-"))
+        # A unix socket's path holds some 100 bytes at most.
+        place = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"  # noqa: S108
+        self.directory = Path(tempfile.mkdtemp(prefix="pg-", dir=place))
         self._settings = {
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": str(self.directory),
