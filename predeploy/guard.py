@@ -27,14 +27,11 @@ _ROLLBACK_HALF = re.compile(
     re.IGNORECASE,
 )
 _ABOUT_ROLLBACK_HALF = (
-    "here begins the part that another tool runs to roll back, and it would be run too: keep only the part "
-    "before it"
+    "here begins the part that another tool runs to roll back, and it would be run too: keep only the part before it"
 )
 _RESTRICT = re.compile(r"\\(?:un)?restrict\b")
 # Most statements are decided by a look into this set: a file may hold a million.
-_TRANSACTION_WORDS = frozenset(
-    (word,) for word in ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE")
-)
+_TRANSACTION_WORDS = frozenset((word,) for word in ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE"))
 _COPY = {
     "FROM": "COPY ... FROM STDIN takes its rows from psql, and no psql runs this file: write INSERT "
     "statements (pg_dump --inserts or --column-inserts makes them)",

@@ -134,9 +134,7 @@ def test_pg_bin_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert find_binaries() == tmp_path
 
 
-def test_a_wrong_pg_bin_is_an_error_and_not_passed_over(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_wrong_pg_bin_is_an_error_and_not_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PG_BIN", str(tmp_path))
     with pytest.raises(PostgresServerError, match="holds no initdb and postgres"):
         find_binaries()
