@@ -126,17 +126,21 @@ class Execution:
                     raise
                 failure = self._failure(error, statement.start, number, statements)
                 if number:
-                    failure.fields["hint"] = f"the {number} statements before it have taken effect and stay"
+                    failure.fields["hint"] = f"the {number} statement(s) before it have taken effect and stay"
+                run(self._conn, self._reset)
                 if concurrently and (invalid := self._invalid_indexes(invalid_before)):
                     failure.fields["hint"] = _how_to_drop(invalid)
                 raise failure from None
+        run(self._conn, self._reset)  # before we go on: the file may have left a read-only session
         if concurrently and (invalid := self._invalid_indexes(invalid_before)):
             raise Failure("a concurrent index build has left an INVALID index", hint=_how_to_drop(invalid))
         try:
             run(self._conn, self._claim)
-        except psycopg.errors.UniqueViolation:
-            raise AlreadyApplied from None
-        run(self._conn, self._reset)
+        except psycopg.Error as error:
+            if is_lost(self._conn):
+                raise
+            _raise_for_claim(error)
+            raise self._failure(error, 0, -1, statements) from None
 
     def _invalid_indexes(self, before: set[tuple[str, str]] | None = None) -> set[tuple[str, str]]:
         """Return the INVALID indexes; with `before`, those that are new since, or that the file names."""

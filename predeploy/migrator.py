@@ -146,6 +146,7 @@ class Migrator:
                 roll_back(conn)
                 raise
             self._finish(rows)
+        conn.close()  # a pool makes a new one: psycopg would not know that the reset dropped its prepared statements
 
     def _pending(self, rows: dict[str, Row]) -> list[Migration]:
         if self._running and self._running.name in rows:  # the answer to its COMMIT was lost, not the COMMIT

@@ -109,6 +109,4 @@ def own_manners(conn: Connection) -> Iterator[None]:
         yield
     finally:
         if not is_lost(conn):
-            if prepare_threshold is not None:
-                conn.execute("DEALLOCATE ALL")  # psycopg forgets too what the reset between files has dropped
             conn.autocommit, conn.prepare_threshold = autocommit, prepare_threshold

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from predeploy import create_db
 from scripts.postgres_server import PostgresServer
 from tests.support.database import Database, fresh_database
 from tests.support.migrations_dir import MigrationsDir
@@ -13,6 +14,8 @@ from tests.support.program import Program
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from psycopg_pool import ConnectionPool
 
     from tests.support.program import Process, Run
 
@@ -46,6 +49,13 @@ def database(server: PostgresServer) -> Iterator[Database]:
     """An empty database and the role that owns it, both gone afterwards."""
     with fresh_database(server) as fresh:
         yield fresh
+
+
+@pytest.fixture
+def db(database: Database) -> Iterator[ConnectionPool[Any]]:
+    """The library's own pool on `database`."""
+    with create_db(database.dsn) as pool:
+        yield pool
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from predeploy import create_db, run_migrations
 from tests.support.database import fresh_database
 from tests.support.program import ROOT
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from scripts.postgres_server import PostgresServer
-    from tests.support.database import Database
+from tests.support.database import Database
 
 INITIAL = ROOT / "migrations" / "001_initial.sql"
 
@@ -140,7 +141,8 @@ INDEXES = {
 @pytest.fixture(scope="module")
 def migrated(server: PostgresServer) -> Iterator[Database]:
     with fresh_database(server) as database:
-        database.execute(INITIAL.read_text())
+        with create_db(database.dsn) as db:
+            run_migrations(db, INITIAL.parent)
         yield database
 
 
@@ -151,7 +153,7 @@ def test_there_are_the_five_tables_and_nothing_else(migrated: Database) -> None:
         WHERE relnamespace = 'public'::regnamespace AND relkind <> 'i'
         """
     )
-    assert set(relations) == {("r", table) for table in COLUMNS}
+    assert set(relations) == {("r", table) for table in (*COLUMNS, "_migrations")}
 
 
 @pytest.mark.parametrize("table", COLUMNS)

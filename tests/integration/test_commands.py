@@ -1,0 +1,145 @@
+"""`status`, `check`, `health` and what the command line refuses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from predeploy import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.database import Database
+    from tests.support.migrations_dir import MigrationsDir
+    from tests.support.program import Run
+
+
+def test_status_lists_every_migration_with_its_state_and_changes_nothing(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    gone = migrations_dir.write("001.sql", "SELECT 1")
+    migrations_dir.write("002.sql", "SELECT 2")
+    migrations_dir.write("003.sql", "SELECT 3")
+    run("migrate")
+    gone.unlink()
+    migrations_dir.write("002.sql", "SELECT 22")
+    migrations_dir.write("004.sql", "SELECT 4")
+    finished = run("status")
+    assert finished.exit_code == 0
+    states = [
+        (line["migration"], line["state"], bool(line["applied_at"])) for line in finished.named("migration.status")
+    ]
+    assert states == [
+        ("001.sql", "missing", True),
+        ("002.sql", "changed", True),
+        ("003.sql", "applied", True),
+        ("004.sql", "pending", False),
+    ]
+    assert [finished.report[state] for state in ("applied", "pending", "changed", "missing")] == [1, 1, 1, 1]
+    assert database.query("SELECT count(*) FROM _migrations") == [(3,)]
+
+
+def test_check_exits_10_while_something_is_pending_and_creates_no_table(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "SELECT 1")
+    finished = run("check")
+    assert (finished.exit_code, finished.report["outcome"], finished.report["pending"]) == (10, "pending", 1)
+    assert database.query("SELECT to_regclass('_migrations')") == [(None,)]
+    run()
+    assert run("check").exit_code == 0
+
+
+def test_status_and_check_work_on_a_read_only_server(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "SELECT 1")
+    run()
+    database.admin_execute(f"ALTER ROLE {database.owner} SET default_transaction_read_only = on")
+    assert [run(command).exit_code for command in ("status", "check")] == [0, 0]
+
+
+def test_health_tells_the_latency(run: Callable[..., Run]) -> None:
+    report = run("health").report
+    assert report["exit_code"] == 0
+    assert report["latency_ms"] > 0
+
+
+def test_health_is_3_when_nothing_listens(run: Callable[..., Run]) -> None:
+    finished = run("health", DATABASE_URL="postgresql://127.0.0.1:1/x")
+    assert finished.exit_code == 3
+    assert "connection refused" in finished.report["message"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["status", "--help"]])
+def test_help_names_every_variable_and_exit_code_and_needs_no_settings(
+    run: Callable[..., Run], arguments: list[str]
+) -> None:
+    finished = run(*arguments, as_json=False, DATABASE_URL=None)
+    assert finished.exit_code == 0
+    for name in ("DATABASE_URL_FILE", "MIGRATE_LOCK_WAIT_TIMEOUT", "MIGRATE_TERMINATION_LOG", "exit codes", "status"):
+        assert name in finished.stdout
+
+
+def test_version_is_told(run: Callable[..., Run]) -> None:
+    finished = run("--version", as_json=False, DATABASE_URL=None)
+    assert (finished.exit_code, finished.stdout) == (0, f"pg-predeploy {__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [["migrat"], ["--dry-run"], ["status", "check"], ["up", "--help-me"]])
+def test_an_unknown_command_or_option_is_a_configuration_error(run: Callable[..., Run], arguments: list[str]) -> None:
+    finished = run(*arguments)
+    assert (finished.exit_code, finished.report["outcome"]) == (2, "misconfigured")
+
+
+def test_a_connection_string_in_the_wrong_place_is_not_repeated(run: Callable[..., Run], database: Database) -> None:
+    assert run(database.dsn).exit_code == 2  # the streams are scanned for it
+
+
+def test_the_first_line_says_what_starts_and_where(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    started = run().events[0]
+    assert started["event"] == "run.started"
+    assert (started["host"], started["port"]) == ("127.0.0.1", database.server.port)
+    assert (started["version"], started["migrations_dir"]) == (__version__, str(migrations_dir))
+    assert set(started) == {
+        "timestamp", "level", "message", "event", "version", "host", "port", "migrations_dir",
+    }  # fmt: skip
+
+
+def test_unknown_variables_of_ours_are_a_warning(run: Callable[..., Run]) -> None:
+    finished = run(MIGRATE_SERVICE_HOST="10.0.0.1")
+    assert finished.exit_code == 0
+    assert finished.named("settings.unknown")[0]["names"] == ["MIGRATE_SERVICE_HOST"]
+
+
+def test_text_format_is_for_people(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+    migrations_dir.write("001.sql", "SELECT 1")
+    lines = run(as_json=False, MIGRATE_LOG_FORMAT="text").stdout.splitlines()
+    assert "Applied 001.sql" in lines[-2]
+    assert "1 applied" in lines[-1]
+
+
+def test_a_healthy_run_imports_neither_tenacity_nor_argparse_nor_the_pool(
+    run: Callable[..., Run], migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "SELECT 1")
+    run()
+    (migrations_dir.path / "pythonstartup").mkdir()
+    hook = migrations_dir.path / "pythonstartup" / "sitecustomize.py"
+    hook.write_text(
+        "import json, os, sys\n"
+        "leave = os._exit\n"
+        "def tell(code):\n"
+        "    wanted = {'tenacity', 'argparse', 'psycopg_pool', 'predeploy.watcher', 'predeploy.usage'}\n"
+        "    loaded = sorted(wanted & set(sys.modules))\n"
+        "    print(json.dumps({'event': 'modules', 'loaded': loaded}), flush=True)\n"
+        "    leave(code)\n"
+        "os._exit = tell\n"
+    )
+    finished = run(PYTHONPATH=str(hook.parent))
+    assert finished.exit_code == 0
+    assert finished.named("modules") == [{"event": "modules", "loaded": []}]

@@ -1,0 +1,359 @@
+"""What a run does with its files, seen from the database and from the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.database import Database
+    from tests.support.migrations_dir import MigrationsDir
+    from tests.support.program import Run
+
+NO_TRANSACTION = "-- migrate:no-transaction\n"
+
+
+def failure(run: Run) -> dict[str, Any]:
+    """Return the fields of the only failed migration."""
+    (event,) = run.named("migration.failed")
+    return event
+
+
+def names(run: Run, event: str) -> list[str]:
+    return [line["migration"] for line in run.named(event)]
+
+
+def test_the_claim_is_the_first_thing_in_the_transaction(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    own = "xmin::text = pg_current_xact_id()::text"
+    migrations_dir.write("001.sql", f"CREATE TABLE seen AS SELECT name, {own} FROM _migrations")
+    assert run().exit_code == 0
+    assert database.query("SELECT * FROM seen") == [("001.sql", True)]
+
+
+def test_a_migration_that_another_runner_commits_meanwhile_is_skipped_and_its_effect_rolled_back(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    # As behind a pooler or on an engine without real advisory locks: the row appears after we have read the table.
+    migrations_dir.write("001.sql", "CREATE TABLE a (id int)")
+    migrations_dir.write("002.sql", "INSERT INTO _migrations (name) VALUES ('003.sql')")
+    migrations_dir.write("003.sql", "CREATE TABLE b (id int)")
+    migrations_dir.write("004.sql", "CREATE TABLE c (id int)")
+    finished = run()
+    assert finished.exit_code == 0
+    assert names(finished, "migration.applied") == ["001.sql", "002.sql", "004.sql"]
+    assert names(finished, "migration.skipped") == ["003.sql"]
+    assert (finished.report["applied"], finished.report["skipped"]) == (3, 1)
+    assert database.query("SELECT to_regclass('b')") == [(None,)]
+
+
+def test_an_error_is_placed_in_the_file_by_line_and_column(
+    run: Callable[..., Run], migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "-- Übung\nSELECT 'ä';\r\n\r\nSELECT 'ö',\r\n  no_such_column;\r\n")
+    event = failure(run())
+    assert (event["sqlstate"], event["line"], event["column"]) == ("42703", 5, 3)
+    assert (event["statement"], event["statements"]) == (2, 2)
+    assert event["error"] == 'column "no_such_column" does not exist'
+
+
+def test_a_syntax_error_is_placed_too_and_nothing_of_the_file_runs(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a (id int);\nCREATE TABEL b (id int);")
+    event = failure(run())
+    assert (event["sqlstate"], event["line"], event["column"]) == ("42601", 2, 8)
+    assert database.query("SELECT to_regclass('a'), (SELECT count(*) FROM _migrations)") == [(None, 0)]
+
+
+def test_an_error_without_a_position_is_placed_by_its_statement(
+    run: Callable[..., Run], migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write(
+        "001.sql", "CREATE TABLE a (id int PRIMARY KEY);\nINSERT INTO a VALUES (1);\n\nINSERT INTO a VALUES (1);"
+    )
+    event = failure(run())
+    assert (event["sqlstate"], event["line"], event["statement"]) == ("23505", 4, 3)
+    assert "column" not in event
+
+
+def test_a_deferred_constraint_that_fails_at_commit_is_the_files_error(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write(
+        "001.sql",
+        """
+        CREATE TABLE a (id int PRIMARY KEY);
+        CREATE TABLE b (a int REFERENCES a DEFERRABLE INITIALLY DEFERRED);
+        INSERT INTO b VALUES (1);
+    """,
+    )
+    migrations_dir.write("002.sql", "SELECT 1")
+    finished = run()
+    assert failure(finished)["sqlstate"] == "23503"
+    assert database.query("SELECT name FROM _migrations") == [("002.sql",)]
+
+
+def test_the_hint_of_the_server_is_told(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a (colour int); SELECT color FROM a")
+    assert failure(run())["hint"] == 'Perhaps you meant to reference the column "a.colour".'
+
+
+def test_later_failures_say_that_they_came_after_one(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+    for name in ("001.sql", "002.sql"):
+        migrations_dir.write(name, "SELECT 1/0")
+    assert [event["after_failure"] for event in run().named("migration.failed")] == [False, True]
+
+
+def test_on_error_stop_reports_the_rest_as_not_run(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "SELECT 1")
+    migrations_dir.write("002.sql", "SELECT 1/0")
+    migrations_dir.write("003.sql", "SELECT 1")
+    finished = run(MIGRATE_ON_ERROR="stop")
+    assert finished.exit_code == 1
+    assert names(finished, "migration.not_run") == ["003.sql"]
+    counts = [finished.report[key] for key in ("applied", "failed", "skipped", "not_run")]
+    assert counts == [1, 1, 0, 1]
+    assert database.query("SELECT name FROM _migrations") == [("001.sql",)]
+
+
+def test_require_files_refuses_an_empty_directory(run: Callable[..., Run]) -> None:
+    finished = run(MIGRATE_REQUIRE_FILES="true")
+    assert finished.exit_code == 2
+    assert "is the directory mounted?" in finished.report["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "says"),
+    [
+        ("SELECT 1;\nBEGIN;\nSELECT 2;\nCOMMIT;", 2, "BEGIN"),
+        ("SELECT 1;\n\nCOMMIT;", 3, "COMMIT"),
+        ("INSERT INTO a VALUES (1); COMMIT; BEGIN;", 1, "COMMIT"),
+        ("COPY a FROM stdin;\n1\n2\n\\.\n", 1, "--inserts"),
+        ("\\restrict abc\nSELECT 1;\n", 1, "pg_dump"),
+        ("SELECT 1;\n\\connect other\n", 2, "psql"),
+        ("SELECT 1;\nSELECT 'open", 2, "never closed"),
+        ("SELECT 1;\n/* open", 2, "never closed"),
+        ("SELECT 1;\nSELECT '\0';", 2, "NUL"),
+        ("-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT 2;", 3, "roll back"),
+    ],
+)
+def test_what_would_wedge_the_session_is_refused_before_anything_is_sent(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, content: str, line: int, says: str
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a (id int)")
+    migrations_dir.write("002.sql", content)
+    migrations_dir.write("003.sql", "INSERT INTO a VALUES (3)")
+    finished = run()
+    event = failure(finished)
+    assert (event["migration"], event["line"]) == ("002.sql", line)
+    assert says in event["error"]
+    assert "sqlstate" not in event, "the server saw it"
+    assert finished.exit_code == 1
+    assert database.query("SELECT id FROM a") == [(3,)]
+
+
+@pytest.mark.parametrize("content", ["", "  \n", "-- nothing yet", "/* nothing */ ;; -- yet", "\ufeffSELECT 1"])
+def test_a_file_without_a_statement_or_with_a_byte_order_mark_is_applied(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, content: str
+) -> None:
+    migrations_dir.write("001.sql", content)
+    assert run().exit_code == 0
+    assert database.query("SELECT name FROM _migrations") == [("001.sql",)]
+
+
+@pytest.mark.parametrize(
+    "name", ['it\'s "so".sql', "with space.sql", "ünïcødé ✓.sql", "back\\slash.sql", "$$ %s {}.sql"]
+)
+def test_any_name_is_recorded_as_it_is(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, name: str
+) -> None:
+    migrations_dir.write(name, "SELECT 1")
+    assert names(run(), "migration.applied") == [name]
+    assert database.query("SELECT name FROM _migrations") == [(name,)]
+    assert run().report["skipped"] == 1
+
+
+def test_percent_signs_and_placeholders_reach_the_server_untouched(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a AS SELECT '%s %(x)s {} $1 :x'::text AS t")
+    assert run().exit_code == 0
+    assert database.query("SELECT t FROM a") == [("%s %(x)s {} $1 :x",)]
+
+
+def test_a_big_file_is_one_transaction_and_its_error_is_placed_beyond_the_first_piece(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    rows = "".join(f"INSERT INTO a VALUES ('{number:0100}');\n" for number in range(30_000))
+    migrations_dir.write("001.sql", f"CREATE TABLE a (t text);\n{rows}")
+    migrations_dir.write("002.sql", f"CREATE TABLE b (t text);\n{rows}INSERT INTO a\nVALUES (nope);")
+    finished = run()
+    assert names(finished, "migration.applied") == ["001.sql"]
+    event = failure(finished)
+    assert (event["line"], event["column"], event["statement"]) == (30_003, 9, 30_002)
+    assert database.query("SELECT count(*), to_regclass('b') FROM a") == [(30_000, None)]
+
+
+# Order, drift
+
+
+def test_files_run_in_code_point_order_and_a_numeric_surprise_is_warned_of(
+    run: Callable[..., Run], migrations_dir: MigrationsDir
+) -> None:
+    for name in ("2_b.sql", "10_c.sql", "1_a.sql", "Z.sql", "a.sql"):
+        migrations_dir.write(name, "SELECT 1")
+    finished = run()
+    assert names(finished, "migration.applied") == ["10_c.sql", "1_a.sql", "2_b.sql", "Z.sql", "a.sql"]
+    assert names(finished, "migration.misordered") == ["10_c.sql"]
+
+
+def test_drift_is_warned_of_and_is_no_failure(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+    migrations_dir.write("002.sql", "SELECT 2")
+    gone = migrations_dir.write("003.sql", "SELECT 3")
+    assert run().exit_code == 0
+    gone.unlink()
+    migrations_dir.write("001.sql", "SELECT 1")
+    migrations_dir.write("002.sql", "SELECT 22")
+    migrations_dir.write("004.SQL", "SELECT 4")
+    finished = run()
+    assert finished.exit_code == 0
+    assert names(finished, "migration.late") == ["001.sql"]
+    assert names(finished, "migration.changed") == ["002.sql"]
+    assert names(finished, "migration.missing") == ["003.sql"]
+    assert names(finished, "migration.ignored") == ["004.SQL"]
+    assert {
+        line["level"]
+        for line in finished.events
+        if line["event"].startswith("migration.") and line["event"] != "migration.applied"
+    } == {"warning"}
+
+
+def test_the_same_file_with_other_line_ends_is_not_changed(
+    run: Callable[..., Run], migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "SELECT 1;\nSELECT 2;\n")
+    run()
+    migrations_dir.write("001.sql", "\ufeffSELECT 1;\r\nSELECT 2;\r\n")
+    assert run().named("migration.changed") == []
+
+
+# Passing errors
+
+
+def test_a_lock_timeout_is_tried_again_until_the_lock_is_free(
+    start: Callable[..., Any], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE TABLE busy (id int)")
+    migrations_dir.write("001.sql", "ALTER TABLE busy ADD COLUMN more int")
+    with database.connect(autocommit=False) as other:
+        other.execute("LOCK TABLE busy")
+        process = start(MIGRATE_LOCK_TIMEOUT="100ms", MIGRATE_RETRIES="50")
+        event = process.wait_for("migration.retrying")
+        assert (event["sqlstate"], event["attempt"], event["attempts"]) == ("55P03", 1, 50)
+    finished = process.finish()
+    assert finished.exit_code == 0
+    assert names(finished, "migration.applied") == ["001.sql"]
+
+
+def test_after_the_last_attempt_it_is_an_error_and_the_run_goes_on(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE TABLE busy (id int)")
+    migrations_dir.write("001.sql", "ALTER TABLE busy ADD COLUMN more int")
+    migrations_dir.write("002.sql", "SELECT 1")
+    with database.connect(autocommit=False) as other:
+        other.execute("LOCK TABLE busy")
+        finished = run(MIGRATE_LOCK_TIMEOUT="50ms", MIGRATE_RETRIES="2")
+    assert len(finished.named("migration.retrying")) == 1
+    assert failure(finished)["sqlstate"] == "55P03"
+    assert names(finished, "migration.applied") == ["002.sql"]
+
+
+def test_a_statement_timeout_is_an_error_at_once(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+    migrations_dir.write("001.sql", "SELECT 1;\nSELECT pg_sleep(30)")
+    finished = run(MIGRATE_STATEMENT_TIMEOUT="200ms")
+    assert (failure(finished)["sqlstate"], failure(finished)["line"]) == ("57014", 2)
+    assert finished.named("migration.retrying") == []
+
+
+# Without a transaction
+
+
+def test_a_no_transaction_file_runs_statement_by_statement(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a (id int)")
+    migrations_dir.write(
+        "002.sql",
+        f"{NO_TRANSACTION}CREATE INDEX CONCURRENTLY one ON a (id);\nVACUUM a;\nREINDEX INDEX CONCURRENTLY one;",
+    )
+    assert run().exit_code == 0
+    assert database.query("SELECT indexname FROM pg_indexes WHERE tablename = 'a'") == [("one",)]
+    assert database.query("SELECT count(*) FROM _migrations") == [(2,)]
+
+
+def test_a_failing_no_transaction_file_keeps_what_came_before_and_says_so(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write(
+        "001.sql", f"{NO_TRANSACTION}CREATE TABLE a (id int);\nSELECT\n 1/0;\nCREATE TABLE b (id int);"
+    )
+    event = failure(run())
+    assert (event["line"], event["statement"], event["statements"]) == (3, 2, 3)
+    assert "1 statement(s)" in event["hint"]
+    assert "stay" in event["hint"]
+    assert database.query("SELECT to_regclass('a')::text, to_regclass('b')") == [("a", None)]
+    assert database.query("SELECT count(*) FROM _migrations") == [(0,)]
+
+
+def test_what_needs_no_transaction_says_so(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+    migrations_dir.write("001.sql", "VACUUM")
+    assert "-- migrate:no-transaction" in failure(run())["hint"]
+
+
+def test_an_invalid_index_of_a_failed_build_is_named_and_never_taken_for_success(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE TABLE a (id int); INSERT INTO a VALUES (1), (1)")
+    migrations_dir.write("001.sql", f"{NO_TRANSACTION}CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS one ON a (id);")
+    event = failure(run())
+    assert event["sqlstate"] == "23505"
+    assert 'DROP INDEX CONCURRENTLY "public"."one"' in event["hint"]
+    again = failure(run())  # IF NOT EXISTS finds the INVALID index and does nothing
+    assert "INVALID index" in again["error"]
+    assert 'DROP INDEX CONCURRENTLY "public"."one"' in again["hint"]
+    assert database.query("SELECT count(*) FROM _migrations") == [(0,)]
+    database.execute("DROP INDEX CONCURRENTLY one; ")
+    database.execute("TRUNCATE a")
+    assert run().exit_code == 0
+
+
+def test_an_invalid_index_of_somebody_else_does_not_matter(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE TABLE a (id int); INSERT INTO a VALUES (1), (1)")
+    with pytest.raises(Exception, match="could not create unique index"):
+        database.execute("CREATE UNIQUE INDEX CONCURRENTLY theirs ON a (id)")
+    migrations_dir.write("001.sql", f"{NO_TRANSACTION}CREATE INDEX CONCURRENTLY ours ON a (id);")
+    assert run().exit_code == 0
+
+
+# Notices
+
+
+def test_notices_are_told_with_the_migration_that_caused_them(
+    run: Callable[..., Run], migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "DO $$ BEGIN RAISE NOTICE 'hello'; RAISE WARNING 'careful'; END $$")
+    told = [(e["migration"], e["level"], e["severity"], e["message"]) for e in run().named("postgres.notice")]
+    assert told == [
+        ("001.sql", "info", "NOTICE", "Postgres says: hello"),
+        ("001.sql", "warning", "WARNING", "Postgres says: careful"),
+    ]

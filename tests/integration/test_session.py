@@ -1,0 +1,132 @@
+"""What a file leaves behind in the session does not reach the next one, nor our own bookkeeping."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from predeploy import create_db, run_migrations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.database import Database
+    from tests.support.migrations_dir import MigrationsDir
+    from tests.support.program import Run
+
+LEFT_BEHIND = {
+    "an empty search_path, as pg_dump writes it": "SELECT pg_catalog.set_config('search_path', '', false)",
+    "another search_path": "CREATE SCHEMA other; SET search_path = other",
+    "a timeout": "SET statement_timeout = '1ms'; SET lock_timeout = '1ms'",
+    "a read-only session": "SET default_transaction_read_only = on; SET default_transaction_isolation = serializable",
+    "old string syntax": "SET standard_conforming_strings = off",
+    "another encoding": "SET client_encoding = 'LATIN1'",
+    "temporary tables": "CREATE TEMP TABLE probe (id int)",
+    "a prepared statement": "PREPARE probe AS SELECT 1",
+    "a held cursor": "DECLARE probe CURSOR WITH HOLD FOR SELECT 1",
+    "a listener": "LISTEN probe",
+    "a notification": "LISTEN probe; NOTIFY probe, 'x'",
+    "silence": "SET client_min_messages = error",
+}
+
+
+@pytest.mark.parametrize("leftover", LEFT_BEHIND)
+@pytest.mark.parametrize("failing", [False, True], ids=["applied", "failed"])
+@pytest.mark.parametrize("head", ["", "-- migrate:no-transaction\n"], ids=["transaction", "no-transaction"])
+def test_the_next_file_starts_in_a_fresh_session(
+    run: Callable[..., Run],
+    database: Database,
+    migrations_dir: MigrationsDir,
+    leftover: str,
+    failing: bool,
+    head: str,
+) -> None:
+    migrations_dir.write("001.sql", f"{head}{LEFT_BEHIND[leftover]};" + ("SELECT 1/0;" if failing else ""))
+    migrations_dir.write(
+        "002.sql",
+        r"""
+        CREATE TABLE state AS SELECT current_schema() AS schema, 'ü\n'::text AS literal, current_user::text AS who,
+            current_setting('statement_timeout') AS timeout, current_setting('transaction_isolation') AS isolation,
+            current_setting('client_min_messages') AS messages, to_regclass('pg_temp.probe') AS temporary,
+            (SELECT count(*) FROM pg_prepared_statements) AS prepared, (SELECT count(*) FROM pg_cursors) AS cursors,
+            (SELECT count(*) FROM pg_listening_channels()) AS channels
+        """,
+    )
+    migrations_dir.write("003.sql", "SELECT 1")
+    finished = run()
+    assert finished.exit_code == (1 if failing else 0)
+    assert finished.named("lock.lost") == []
+    (state,) = database.query("SELECT * FROM state")
+    expected = ("public", r"ü\n", database.owner, "0", "read committed", "notice", None, 0, 0, 0)
+    assert state == expected
+    assert ("003.sql",) in database.query("SELECT name FROM public._migrations")
+
+
+@pytest.mark.parametrize("act", ["SET ROLE {other}", "SET SESSION AUTHORIZATION {other}"])
+def test_another_role_is_given_back(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, act: str
+) -> None:
+    other = f"{database.owner}_other"
+    database.admin_execute(
+        f"CREATE ROLE {other}; GRANT {other} TO {database.owner}; ALTER ROLE {database.owner} SUPERUSER;"
+    )
+    migrations_dir.write("001.sql", act.format(other=other))
+    migrations_dir.write("002.sql", "CREATE TABLE who AS SELECT current_user::text, session_user::text AS session")
+    try:
+        assert run().exit_code == 0
+        assert database.query("SELECT * FROM who") == [(database.owner, database.owner)]
+    finally:
+        database.admin_execute(f"DROP ROLE {other}")
+
+
+def test_a_role_that_the_login_sets_by_itself_is_kept(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    group = f"{database.owner}_group"
+    database.admin_execute(
+        f"CREATE ROLE {group}; GRANT {group} TO {database.owner}; ALTER ROLE {database.owner} SET role = {group};"
+        f"ALTER SCHEMA public OWNER TO {group}"
+    )
+    for number in (1, 2):
+        migrations_dir.write(f"00{number}.sql", f"CREATE TABLE t{number} ()")
+    try:
+        assert run().exit_code == 0
+        owners = database.query("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
+        assert owners == [(group,)]
+    finally:
+        database.admin_execute(f"DROP OWNED BY {group} CASCADE; DROP ROLE {group}")
+
+
+def test_settings_of_the_connection_string_outlive_the_reset(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE SCHEMA app")
+    for number in (1, 2):
+        migrations_dir.write(f"00{number}.sql", f"CREATE TABLE t{number} ()")
+    assert run(DATABASE_URL=f"{database.dsn}?options=-csearch_path%3Dapp").exit_code == 0
+    tables = database.query("SELECT tablename FROM pg_tables WHERE schemaname = 'app' ORDER BY 1")
+    assert tables == [("_migrations",), ("t1",), ("t2",)]
+
+
+def test_a_file_that_releases_the_lock_is_warned_of(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+    migrations_dir.write("001.sql", "SELECT pg_advisory_unlock_all()")
+    finished = run()
+    assert finished.exit_code == 0
+    assert len(finished.named("lock.lost")) == 1
+
+
+def test_a_pooled_connection_comes_back_as_it_was(database: Database, migrations_dir: MigrationsDir) -> None:
+    migrations_dir.write("001.sql", "SET search_path = nowhere; CREATE TEMP TABLE t ()")
+    with create_db(database.dsn, max_size=1) as pool:
+        with pool.connection() as conn:
+            for _ in range(8):  # psycopg prepares it on the server from the sixth time on
+                conn.execute("SELECT 1 + %s", [1])
+        assert run_migrations(pool, migrations_dir.path).applied == ["001.sql"]
+        with pool.connection() as conn:
+            assert conn.autocommit is False
+            assert conn.prepare_threshold == 5
+            for _ in range(8):
+                assert conn.execute("SELECT 1 + %s", [1]).fetchone() == (2,)
+            assert conn.execute("SELECT current_schema()").fetchone() == ("public",)
+            assert conn.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)

@@ -1,0 +1,130 @@
+"""`_migrations`, which other implementations of the protocol read and write as well."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.database import Database
+    from tests.support.migrations_dir import MigrationsDir
+    from tests.support.program import Run
+
+THEIRS = "CREATE TABLE _migrations (name TEXT PRIMARY KEY, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
+
+
+def test_name_and_applied_at_are_the_protocols_and_the_rest_is_nullable(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "SELECT 1")
+    run()
+    columns = database.query(
+        "SELECT column_name, data_type, is_nullable, column_default FROM information_schema.columns"
+        " WHERE table_name = '_migrations' ORDER BY ordinal_position"
+    )
+    assert columns == [
+        ("name", "text", "NO", None),
+        ("applied_at", "timestamp with time zone", "NO", "now()"),
+        ("checksum", "text", "YES", None),
+    ]
+    assert database.query(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = '_migrations'::regclass AND contype = 'p'"
+    ) == [("PRIMARY KEY (name)",)]
+    database.execute("INSERT INTO _migrations (name) VALUES ('theirs.sql')")  # what the others write
+
+
+def test_a_table_of_another_implementation_is_taken_over(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute(f"{THEIRS}; INSERT INTO _migrations (name) VALUES ('001.sql')")
+    migrations_dir.write("001.sql", "SELECT 1/0")
+    assert run().report["skipped"] == 1
+    assert database.query("SELECT count(*) FROM pg_attribute WHERE attname = 'checksum'") == [(0,)], (
+        "altered for nothing"
+    )
+    migrations_dir.write("002.sql", "SELECT 2")
+    assert run().report["applied"] == 1
+    rows = database.query("SELECT name, length(checksum) FROM _migrations ORDER BY name")
+    assert rows == [("001.sql", None), ("002.sql", 64)]
+
+
+def test_a_table_that_we_may_write_but_not_alter_serves_without_checksums(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.admin_execute(f"{THEIRS}; GRANT SELECT, INSERT ON _migrations TO {database.owner}")
+    migrations_dir.write("001.sql", "SELECT 1")
+    finished = run()
+    assert finished.exit_code == 0
+    assert len(finished.named("table.unaltered")) == 1
+    migrations_dir.write("001.sql", "SELECT 2")
+    assert run().named("migration.changed") == []
+
+
+def test_a_column_that_cannot_be_added_now_does_not_hold_up_the_run(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute(THEIRS)
+    migrations_dir.write("001.sql", "SELECT 1")
+    with database.connect(autocommit=False) as reader:
+        reader.execute("SELECT * FROM _migrations")
+        finished = run()
+    assert finished.exit_code == 0
+    assert len(finished.named("table.unaltered")) == 1
+
+
+def test_the_table_is_found_on_the_search_path_and_written_there_for_good(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute('CREATE SCHEMA "My Schema"')
+    database.execute(THEIRS.replace("_migrations", '"My Schema"._migrations'))
+    database.admin_execute(f"""ALTER ROLE {database.owner} SET search_path = public, "My Schema" """)
+    migrations_dir.write("001.sql", "CREATE SCHEMA other; SET search_path = other; CREATE TABLE other._migrations ()")
+    migrations_dir.write("002.sql", "SELECT 1")
+    assert run().report["applied"] == 2
+    assert database.query('SELECT name FROM "My Schema"._migrations ORDER BY 1') == [("001.sql",), ("002.sql",)]
+    assert run().report["skipped"] == 2
+
+
+REFUSED = {
+    "may not read": (
+        "CREATE TABLE _migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())",
+        5,
+        "GRANT SELECT, INSERT",
+    ),
+    "may not insert": (f"{THEIRS}; GRANT SELECT ON _migrations TO {{owner}}", 5, "GRANT SELECT, INSERT"),
+    "may not create": (
+        "ALTER SCHEMA public OWNER TO CURRENT_USER; REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+        5,
+        "GRANT CREATE",
+    ),
+    "no schema": ("ALTER ROLE {owner} SET search_path = nowhere", 5, "search_path"),
+    "not our table": ("CREATE TABLE _migrations (id int); GRANT ALL ON _migrations TO {owner}", 2, "not ours"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_stands_in_the_way_is_named_with_what_to_do(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, case: str
+) -> None:
+    setup, exit_code, says = REFUSED[case]
+    database.admin_execute(setup.format(owner=database.owner))
+    migrations_dir.write("001.sql", "SELECT 1")
+    finished = run()
+    assert (finished.exit_code, finished.report["failed"]) == (exit_code, 0)
+    assert says in finished.report["message"]
+
+
+def test_a_role_that_owns_one_schema_and_nothing_else_can_run_everything(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.admin_execute(
+        f"ALTER DATABASE {database.name} OWNER TO CURRENT_USER; REVOKE ALL ON SCHEMA public FROM PUBLIC;"
+        f"CREATE SCHEMA app AUTHORIZATION {database.owner}; ALTER ROLE {database.owner} SET search_path = app"
+    )
+    migrations_dir.write("001.sql", "CREATE TABLE a (id int)")
+    migrations_dir.write("002.sql", "-- migrate:no-transaction\nCREATE INDEX CONCURRENTLY one ON a (id);")
+    assert run().report["applied"] == 2
+    assert run("status").report["applied"] == 2
