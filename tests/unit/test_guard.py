@@ -45,6 +45,8 @@ def objection(sql: str) -> Objection | None:
         ("-- migrate:up\na;\n-- migrate:down\nb;", 3, "keep only the part before it"),
         ("a;\r\n-- migrate:down transaction:false\r\nb;", 2, "roll back"),
         ("a;\n--migrate:down\nb", 2, "roll back"),
+        ("a;\r\n-- migrate:down\r\nb;", 2, "roll back"),
+        ("a;\r---- create above / drop below ----\rb;", 2, "roll back"),
         ("a\n-- migrate:down\nb", 2, "roll back"),
         ("-- +goose Up\na;\n-- +goose Down\nb;", 3, "roll back"),
         ("a;\n-- +goose down\nb;", 2, "roll back"),

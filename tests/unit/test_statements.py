@@ -59,6 +59,7 @@ def texts(sql: str) -> list[str]:
         "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END",
         "create or /* ; */ replace -- ;\n function f() returns int begin /* ; */ atomic ; ; end",
         "CREATE OR REPLACE PROCEDURE p(a int) LANGUAGE SQL BEGIN ATOMIC END",
+        "CREATE PROCEDURE p() BEGIN ATOMIC INSERT INTO t VALUES (1); END",
         "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN a THEN 1 END; SELECT 2; END COST 1",
         "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1 AS end; SELECT x.end; SELECT atomic end; END",
         "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT \";\", '; END' /* ; END */; END",
