@@ -86,8 +86,8 @@ def _about_backslash(sql: str, offset: int) -> str:
             "dump holds COPY, make it with pg_dump --inserts or --column-inserts"
         )
     return (
-        "a backslash outside quotes: psql meta-commands are not SQL, and no psql runs this file: say it in SQL, "
-        "or remove it"
+        "a backslash outside quotes: psql meta-commands are not SQL, and no psql runs this file: say it in "
+        "SQL, or remove it"
     )
 
 

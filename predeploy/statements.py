@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SPACE = r"[ \t\n\r\f\v]"
-# Letters are A-Z a-z _ and all above ASCII, a no-break space too; words may go on with digits and dollar signs,
+# Letters are A-Z a-z _ and all above ASCII, a no-break space too; words may go on with digits and dollars,
 # tags of dollar quotes with digits. A class compiles 50 times faster from what it leaves out.
 _LETTER = r"[^\x00-@\[-^`{-\x7f]"
 _LETTER_BUT_E = r"[^\x00-@Ee\[-^`{-\x7f]"
