@@ -195,9 +195,7 @@ def test_a_scan_finds_the_first_backslash_outside_quotes_and_comments(sql: str, 
 
 def test_tokens_leave_comments_and_white_space_out() -> None:
     sql = "SELECT a$1, -- b\n'c'/* d */E'\\'e'$$f;$$(\"g\"); x"
-    assert list(tokens(sql, split(sql)[0])) == (
-        ["SELECT", "a$1", ",", "'c'", "E'\\'e'", "$$f;$$", "(", '"g"', ")"]
-    )
+    assert list(tokens(sql, split(sql)[0])) == (["SELECT", "a$1", ",", "'c'", "E'\\'e'", "$$f;$$", "(", '"g"', ")"])
 
 
 @pytest.mark.parametrize(

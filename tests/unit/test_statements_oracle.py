@@ -128,19 +128,13 @@ class Author:
             text += self.gap(may_be_empty=True) + ";" * self.stream.choice((1, 1, 1, 1, 2))
             text += self.gap(may_be_empty=True)
         if self.stream.random() < 0.03:
-            text += self.one(
-                "'a", '"a', "E'\\'", "$$ $a$", "$é$ $$", "/* /* */", "U&'a''", "b'1", "/*/", 'U&"'
-            )
+            text += self.one("'a", '"a', "E'\\'", "$$ $a$", "$é$ $$", "/* /* */", "U&'a''", "b'1", "/*/", 'U&"')
         return text if self.stream.random() < 0.7 else text.rstrip("; \t\n\r\f\v")
 
     def gap(self, *, may_be_empty: bool) -> str:
         if self.stream.random() < 0.7:
-            return (
-                "" if may_be_empty and self.stream.random() < 0.5 else self.one(" ", " ", " ", self.line_end)
-            )
-        prose = self.one(
-            "", "it's; not $$", '"', " / ", "é \\", " * ", "-", "BEGIN ATOMIC", "; END;", "$a$ '' E'", "`"
-        )
+            return "" if may_be_empty and self.stream.random() < 0.5 else self.one(" ", " ", " ", self.line_end)
+        prose = self.one("", "it's; not $$", '"', " / ", "é \\", " * ", "-", "BEGIN ATOMIC", "; END;", "$a$ '' E'", "`")
         return self.one(
             "\t\f\v ",
             f"{self.line_end}\t",
@@ -225,9 +219,7 @@ class Author:
         )
 
     def body(self) -> str:
-        parts = [
-            self.one(self.query(), self.query(), "", f"RETURN {self.expression()}") + " ;" for _ in range(3)
-        ]
+        parts = [self.one(self.query(), self.query(), "", f"RETURN {self.expression()}") + " ;" for _ in range(3)]
         inside = " ".join(part.strip() for part in parts[: self.stream.randint(0, 3)])
         return f"BEGIN ATOMIC {inside} END".replace("  ", " ")
 
@@ -239,9 +231,7 @@ class Author:
         if kind < 4:
             return query
         if kind < 6:
-            parameters = self.one(
-                "( )", "( begin int , atomic text )", f"( x int DEFAULT {a} )", "( begin atomic )"
-            )
+            parameters = self.one("( )", "( begin int , atomic text )", f"( x int DEFAULT {a} )", "( begin atomic )")
             returns = self.one(
                 "RETURNS int", "RETURNS begin", "RETURNS SETOF t", "RETURNS TABLE ( a int , begin atomic )"
             )
