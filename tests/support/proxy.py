@@ -21,14 +21,19 @@ class Proxy:
 
     `refusals`: SQLSTATE and text that the next logins get for an answer, before the server is asked.
     `cut_before`: bytes on which, when the server sends them, both ends are hung up; each once, the client sees none.
+    `silent_after`: bytes after which, when the client sends them, neither end hears of the other again.
+    `hide`: names of what the server reports at login, changed so that the client does not know them.
     `logins`: how many clients have come so far.
     """
 
     def __init__(self, port: int) -> None:
         self.refusals: list[tuple[str, str]] = []
         self.cut_before: list[bytes] = []
+        self.silent_after: bytes | None = None
+        self.hide: list[bytes] = []
         self.logins = 0
         self._target = port
+        self._silence = threading.Event()
         self._listener = socket.create_server((LOOPBACK, 0))
         self._open: list[socket.socket] = [self._listener]
         self.port: int = self._listener.getsockname()[1]
@@ -38,6 +43,7 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._silence.set()
         for end in self._open:
             _hang_up(end)
 
@@ -72,6 +78,10 @@ class Proxy:
                 if self.cut_before and self.cut_before[0] in data:
                     self.cut_before.pop(0)
                     break
+                for name in self.hide:
+                    data = data.replace(name, name.upper())
+                if self.silent_after and self.silent_after in data:
+                    self._silence.wait()
                 sink.sendall(data)
         _hang_up(source)
         _hang_up(sink)
