@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import FrameType
 
     from predeploy.migrations import MigrationFiles
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STARTED = time.monotonic()
 _reports: list[Report] = []  # main()'s, once there is one
 LAST_RESORT_S = 5.0  # after a signal: a frozen server answers neither the cancel request nor the rollback
+LAST_WORD_S = 1.0  # after that: a stdout that nobody reads takes no last line either
 
 
 class Terminated(KeyboardInterrupt):
@@ -39,11 +40,14 @@ def run() -> NoReturn:
     """Be the process: handle signals, do what the command line says, leave with the exit code."""
     exit_code = 70
     try:
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, _terminate)
+        _answer_signals(_terminate)
         exit_code = main(sys.argv[1:], os.environ)
-    except Terminated as end:  # it came before main() could take it
+    except Terminated as end:  # it came where main() could not take it
         exit_code = _end(end)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()  # not even the log could be opened: an installation that is not whole
     finally:
         _leave(exit_code)
 
@@ -53,10 +57,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     from predeploy.errors import StorageError
     from predeploy.logs import open_log
     from predeploy.report import Report
+    from predeploy.settings import termination_log
 
     report = Report(STARTED, open_log())
     _reports.append(report)
     try:
+        report.termination_log = termination_log(environ)
         command = _command(arguments)
         if command is None:
             return 0
@@ -69,6 +75,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         report.end(error.exit_code, str(error), code=error.code)
     except Exception as error:
         report.crash(error)
+    _answer_signals(_be_patient)
     return report.finish()
 
 
@@ -77,9 +84,8 @@ def _open(report: Report, environ: Mapping[str, str]) -> Settings:
     from predeploy import __version__
     from predeploy.dsn import host_and_port, secrets_of
     from predeploy.logs import open_log
-    from predeploy.settings import load_settings, termination_log
+    from predeploy.settings import load_settings
 
-    report.termination_log = termination_log(environ)
     settings = load_settings(environ, default_dir=Path(__file__).resolve().parent / "migrations")
     report.scrubber = open_log(level=settings.log_level, style=settings.log_format)
     report.scrubber.learn(secrets_of(settings.dsn))
@@ -178,15 +184,37 @@ def _log(level: str, event: str, message: str, **fields: Any) -> None:
     logging.getLogger("predeploy").log(getattr(logging, level.upper()), message, extra={"event": event, **fields})
 
 
+def _answer_signals(answer: Callable[[int, FrameType | None], None]) -> None:
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, answer)
+
+
 def _terminate(signum: int, _frame: FrameType | None) -> None:
     """Raise once; what comes after is the way out and must not be cut short by the same signal again."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    _answer_signals(_do_nothing)
     end = Terminated(signum)
-    last_resort = threading.Timer(LAST_RESORT_S, lambda: _leave(_end(end)))
+    _start_last_resort(end)
+    raise end
+
+
+def _be_patient(signum: int, _frame: FrameType | None) -> None:
+    """Let the ending that is being told stand, unless it cannot be told."""
+    _answer_signals(_do_nothing)
+    _start_last_resort(Terminated(signum))
+
+
+def _do_nothing(_signum: int, _frame: FrameType | None) -> None:
+    """Stand in for SIG_IGN, of which Python complains on stderr when two signals come at once."""
+
+
+def _start_last_resort(end: Terminated) -> None:
+    def leave() -> None:
+        threading.Timer(LAST_WORD_S, os._exit, [end.exit_code]).start()
+        os._exit(_end(end))
+
+    last_resort = threading.Timer(LAST_RESORT_S, leave)
     last_resort.daemon = True
     last_resort.start()
-    raise end
 
 
 def _end(end: Terminated) -> int:
@@ -202,7 +230,8 @@ def _end(end: Terminated) -> int:
 def _leave(exit_code: int) -> NoReturn:
     """Flush and leave at once: an abandoned login thread must not hold the process, nor its teardown cost time."""
     try:
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     finally:
         os._exit(exit_code)
 

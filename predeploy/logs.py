@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ def open_log(*, level: str = "info", style: str = "auto", stream: TextIO | None 
     Everything else stays silent: other libraries' records and Python's warnings are not written by us and may
     hold SQL or connection strings. Return the scrubber, to be told of secrets as they become known.
     """
-    stream = stream or sys.stdout
+    stream = stream or sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  stdout was closed before we began
     as_text = style == "text" or (style == "auto" and stream.isatty())
     scrubber = Scrubber()
     handler = logging.StreamHandler(stream)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from predeploy.errors import ConfigurationError
@@ -49,6 +49,16 @@ class MigrationError:
 
     name: str
     error: str
+
+
+@dataclass(slots=True)
+class MigrationResult:
+    """What became of each file, by name: committed now, already there, failed; `not_run` after a stop on an error."""
+
+    applied: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    errors: list[MigrationError] = field(default_factory=list)
+    not_run: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

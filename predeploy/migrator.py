@@ -7,7 +7,6 @@ import random
 import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -16,7 +15,7 @@ from predeploy.drift import warn_of_drift, warn_of_order
 from predeploy.errors import ConnectionLost, PostgresUnavailable, StorageError
 from predeploy.execution import AlreadyApplied, Execution, Failure
 from predeploy.lock import advisory_lock
-from predeploy.migrations import Migration, MigrationError, MigrationFiles, read_migrations
+from predeploy.migrations import Migration, MigrationError, MigrationFiles, MigrationResult, read_migrations
 from predeploy.refusals import explain_statement
 from predeploy.session import is_lost, own_manners, recover, roll_back, run, setup_sql
 from predeploy.table import ensure_table, read_rows
@@ -35,16 +34,6 @@ log = logging.getLogger(__name__)
 _PASSING = {"55P03", "40P01", "40001"}  # lock not available, deadlock detected, serialization failure
 _LONGEST_PAUSE_S = 5.0
 _MOST_LOSSES = 3
-
-
-@dataclass(slots=True)
-class MigrationResult:
-    """What became of each file, by name: committed now, already there, failed; `not_run` after a stop on an error."""
-
-    applied: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    errors: list[MigrationError] = field(default_factory=list)
-    not_run: list[str] = field(default_factory=list)
 
 
 def run_migrations(db: ConnectionSource, migrations_dir: Path) -> MigrationResult:

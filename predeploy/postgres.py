@@ -14,7 +14,7 @@ import psycopg
 
 from predeploy import __version__
 from predeploy.dsn import host_and_port, parse_dsn
-from predeploy.errors import PostgresUnavailable
+from predeploy.errors import DatabaseUrlInvalid, PostgresUnavailable, StorageError
 from predeploy.logs import Rhythm
 from predeploy.refusals import explain
 
@@ -31,7 +31,7 @@ CONNECT_TIMEOUT_S = 10
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 LOG_EVERY_S = 10.0
-SHORTEST_CONNECT_TIMEOUT_S = 2.0  # libpq rounds anything shorter up to this
+SHORTEST_LOGIN_S = 2.0  # what an attempt is given even at the end of the wait
 
 # Without these a vanished peer is noticed after hours; with them after about 11 s idle and 8 s in mid-query.
 _KEEPALIVES = {
@@ -87,7 +87,7 @@ def wait_for_postgres(dsn: str, *, timeout: float, writable: bool = True) -> Con
         nonlocal attempts
         attempts += 1
         try:
-            return _accepted(dsn, max(deadline - time.monotonic(), SHORTEST_CONNECT_TIMEOUT_S), writable=writable)
+            return connect(dsn, timeout=max(deadline - time.monotonic(), SHORTEST_LOGIN_S), writable=writable)
         except PostgresUnavailable as error:
             if rhythm.due(error.reason):
                 wait_s = round(time.monotonic() - started, 1)
@@ -119,10 +119,12 @@ def _until(deadline: float, attempt: Callable[[], Connection]) -> Connection:
     time.sleep(FIRST_PAUSE_S)
     import tenacity  # after a failed attempt only: 15 ms that a healthy start does not pay
 
+    pause = tenacity.wait_random_exponential(multiplier=2 * FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(PostgresUnavailable),
-        stop=tenacity.stop_before_delay(max(deadline - time.monotonic(), 0)),
-        wait=tenacity.wait_random_exponential(multiplier=2 * FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
+        # Not stop_before_delay: it ends the wait a pause too early, with a server that may be up by then.
+        wait=lambda state: min(pause(state), max(deadline - time.monotonic(), 0)),
+        stop=lambda _state: time.monotonic() >= deadline,
         reraise=True,
     )
     try:
@@ -135,19 +137,17 @@ def _gave_up(error: PostgresUnavailable, waited: float) -> PostgresUnavailable:
     return PostgresUnavailable(f"Postgres did not accept us within {waited:.0f} s: {error}", error.reason)
 
 
-def _accepted(dsn: str, timeout: float, *, writable: bool) -> Connection:
-    conn = connect(dsn, timeout=timeout)
-    if not writable:
-        return conn
+def _require_writable(conn: Connection) -> None:
     try:
-        read_only = _is_read_only(conn)
+        if not _is_read_only(conn):
+            return
+        problem: StorageError = PostgresUnavailable(
+            "the server is read-only: a standby, in recovery, or set so", "read_only"
+        )
     except psycopg.OperationalError as error:
-        conn.close()
-        raise explain(error) from None
-    if read_only:
-        conn.close()
-        raise PostgresUnavailable("the server is read-only: a standby, in recovery, or set so by default", "read_only")
-    return conn
+        problem = explain(error)
+    conn.close()
+    raise problem
 
 
 def _is_read_only(conn: Connection) -> bool:
@@ -159,18 +159,24 @@ def _is_read_only(conn: Connection) -> bool:
     return bool(row and row[0] == "on")
 
 
-def connect(dsn: str, *, timeout: float) -> Connection:
+def connect(dsn: str, *, timeout: float, writable: bool = False) -> Connection:
     """Log in once, in autocommit mode, within `timeout` seconds, name resolution included.
 
-    Raise `PostgresUnavailable` or `PostgresRefused` with a text of our own: libpq's may quote the connection string.
+    Raise `PostgresUnavailable`, also for a read-only server while `writable` is asked for, or `PostgresRefused`,
+    with a text of our own: libpq's may quote the connection string.
     """
     chosen = parameters(dsn)
 
     def login() -> Connection:
         try:
-            return psycopg.connect(dsn, autocommit=True, prepare_threshold=None, **chosen)
+            conn = psycopg.connect(dsn, autocommit=True, prepare_threshold=None, **chosen)
         except psycopg.OperationalError as error:
             raise explain(error) from None
+        except UnicodeError:  # psycopg resolves names by Python, which encodes them first
+            raise DatabaseUrlInvalid("The host name has an empty part, or one of more than 63 characters.") from None
+        if writable:
+            _require_writable(conn)
+        return conn
 
     try:
         return within(timeout, login)

@@ -43,6 +43,7 @@ _PASSING_CLASSES = ("08", "25006", "40", "53", "55P03", "57", "58")
 _PASSING = (
     ("starting up", "starting_up", "the server is starting up"),
     ("not yet accepting connections", "recovery", "the server is recovering"),
+    ("not currently accepting connections", "not_accepting", "the database does not accept connections"),
     ("not accepting connections", "not_accepting", "the server does not accept connections"),
     ("recovery", "recovery", "the server is recovering"),
     ("shutting down", "shutting_down", "the server is shutting down"),

@@ -9,7 +9,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from predeploy.migrator import MigrationResult
+from predeploy.migrations import MigrationResult
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,16 +48,17 @@ class Report:
         self._unfinished = threading.Lock()
 
     def end(self, exit_code: int, message: str | None = None, **fields: Any) -> None:
-        """Decide the ending; without a message it is a sentence about the files."""
+        """Decide the ending; without a message it is a sentence about the files. Once `finish` has begun it stands."""
+        if self._unfinished.locked():
+            return
         self._exit_code = exit_code
         self._message = message or _sentence(self.result)
         self._fields = fields
 
     def crash(self, error: Exception) -> None:
         """Decide that this ending is a bug of ours, and log where it is; psycopg's texts may hold rows and SQL."""
-        from psycopg import Error
-
-        what = type(error).__name__ if isinstance(error, Error) else f"{type(error).__name__}: {error}"
+        by_psycopg = any(kind.__module__.startswith("psycopg") for kind in type(error).__mro__)
+        what = type(error).__name__ if by_psycopg else f"{type(error).__name__}: {error}"
         frames = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)]
         log.error("A bug of ours: %s", what, extra={"event": "run.crashed", "traceback": frames})
         self.end(CRASHED, f"A bug of pg-predeploy: {what}. Please report it with the traceback above.")
@@ -82,7 +83,9 @@ class Report:
         if self.termination_log:
             self._write_termination_message(self.termination_log, summary)
         level = logging.INFO if self._exit_code == 0 else logging.ERROR
-        log.log(level, "%s", self._message, extra={"event": "run.finished", **summary})
+        extra = {"event": "run.finished", **summary}
+        # Handled, not logged: whatever MIGRATE_LOG_LEVEL says, this line is written.
+        log.handle(log.makeRecord(log.name, level, __file__, 0, "%s", (self._message,), None, extra=extra))
         return self._exit_code
 
     def _write_termination_message(self, path: Path, summary: dict[str, Any]) -> None:

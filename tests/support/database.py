@@ -50,6 +50,10 @@ class Database:
     def admin_connect(self, **kwargs: Any) -> psycopg.Connection:
         return psycopg.connect(self.server.dsn(self.name), **{"autocommit": True, **kwargs})
 
+    def server_connect(self) -> psycopg.Connection:
+        """As the superuser, in a database that is always there."""
+        return psycopg.connect(self.server.dsn(), autocommit=True)
+
     def admin_query(self, statement: str, *params: object) -> list[tuple[Any, ...]]:
         with self.admin_connect() as conn:
             return conn.execute(statement, params or None).fetchall()

@@ -1,0 +1,288 @@
+"""Every exit code, brought about for real; log, termination message and exit status say the same."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from predeploy.lock import LOCK_KEY
+from scripts.postgres_server import PostgresServer
+from tests.support.database import Database, fresh_database
+from tests.support.eventually import eventually
+from tests.support.proxy import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.support.migrations_dir import MigrationsDir
+    from tests.support.program import Program, Run
+
+SLEEPING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a case may use: the program, its database, its files, and a place to write."""
+
+    program: Program
+    database: Database
+    migrations_dir: MigrationsDir
+    tmp_path: Path
+
+    def run(self, *args: str, **variables: str | None) -> Run:
+        return self.program.start(*args, **self._with_termination_log(variables)).finish()
+
+    def run_against(self, dsn: str) -> Run:
+        return self.run(DATABASE_URL=dsn)
+
+    def run_and_signal(self, signum: signal.Signals) -> Run:
+        self.migrations_dir.write("001.sql", "SELECT pg_sleep(60)")
+        process = self.program.start(**self._with_termination_log({}))
+        eventually(lambda: self.database.query(SLEEPING))
+        process.signal(signum)
+        return process.finish()
+
+    @property
+    def termination_log(self) -> Path:
+        return self.tmp_path / "termination-log"
+
+    def _with_termination_log(self, variables: dict[str, str | None]) -> dict[str, str | None]:
+        return {"MIGRATE_TERMINATION_LOG": str(self.termination_log), **variables}
+
+
+def file_applied(stage: Stage) -> Run:
+    stage.migrations_dir.write("001.sql", "CREATE TABLE t ()")
+    return stage.run()
+
+
+def no_files(stage: Stage) -> Run:
+    return stage.run()
+
+
+def no_directory(stage: Stage) -> Run:
+    return stage.run(MIGRATIONS_DIR=str(stage.tmp_path / "nowhere"))
+
+
+def only_errors_logged(stage: Stage) -> Run:
+    return stage.run(MIGRATE_LOG_LEVEL="error")
+
+
+def nothing_pending(stage: Stage) -> Run:
+    file_applied(stage)
+    return stage.run("check")
+
+
+def healthy(stage: Stage) -> Run:
+    return stage.run("health")
+
+
+def failing_file(stage: Stage) -> Run:
+    stage.migrations_dir.write("001.sql", "SELECT 1/0")
+    stage.migrations_dir.write("002.sql", "CREATE TABLE t ()")
+    return stage.run()
+
+
+def unreadable_file(stage: Stage) -> Run:
+    (stage.migrations_dir.path / "001.sql").mkdir()
+    return stage.run()
+
+
+def no_url(stage: Stage) -> Run:
+    return stage.run(DATABASE_URL=None)
+
+
+def malformed_url(stage: Stage) -> Run:
+    return stage.run_against("mysql://someone:hunter2@127.0.0.1/app")
+
+
+def malformed_setting(stage: Stage) -> Run:
+    return stage.run(MIGRATE_RETRIES="many")
+
+
+def unknown_option(stage: Stage) -> Run:
+    return stage.run("--force")
+
+
+def unlisted_directory(stage: Stage) -> Run:
+    return stage.run(MIGRATIONS_DIR=str(stage.migrations_dir.write("file", "")))
+
+
+def files_required(stage: Stage) -> Run:
+    return stage.run(MIGRATE_REQUIRE_FILES="true")
+
+
+def nothing_listens(stage: Stage) -> Run:
+    return stage.run(
+        DATABASE_URL=f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/app", MIGRATE_WAIT_TIMEOUT="300ms"
+    )
+
+
+def unhealthy(stage: Stage) -> Run:
+    return stage.run("health", DATABASE_URL=f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/app")
+
+
+def lock_held(stage: Stage) -> Run:
+    stage.migrations_dir.write("001.sql", "CREATE TABLE t ()")
+    with stage.database.connect() as holder:
+        holder.execute(f"SELECT pg_advisory_lock({LOCK_KEY})")
+        return stage.run(MIGRATE_LOCK_WAIT_TIMEOUT="300ms")
+
+
+def wrong_password(stage: Stage) -> Run:
+    database = stage.database
+    return stage.run_against(database.server.dsn(database.name, database.owner, "not the password"))
+
+
+def unknown_role(stage: Stage) -> Run:
+    database = stage.database
+    return stage.run_against(database.server.dsn(database.name, "nobody we know", "hunter2"))
+
+
+def unknown_database(stage: Stage) -> Run:
+    database = stage.database
+    return stage.run_against(database.server.dsn("nowhere", database.owner, database.password))
+
+
+def no_connect_privilege(stage: Stage) -> Run:
+    name, owner = stage.database.name, stage.database.owner
+    stage.database.admin_execute(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC, {owner}")
+    return stage.run()
+
+
+def no_login(stage: Stage) -> Run:
+    stage.database.admin_execute(f"ALTER ROLE {stage.database.owner} NOLOGIN")
+    return stage.run()
+
+
+def tls_required(stage: Stage) -> Run:
+    return stage.run_against(f"{stage.database.dsn}?sslmode=require")
+
+
+def no_create_privilege(stage: Stage) -> Run:
+    stage.migrations_dir.write("001.sql", "SELECT 1")
+    stage.database.admin_execute("ALTER SCHEMA public OWNER TO postgres")
+    return stage.run()
+
+
+def table_not_ours_to_read(stage: Stage) -> Run:
+    stage.migrations_dir.write("001.sql", "SELECT 1")
+    stage.database.admin_execute("CREATE TABLE public._migrations (name TEXT PRIMARY KEY, applied_at TIMESTAMPTZ)")
+    return stage.run()
+
+
+def server_gone_for_good(stage: Stage) -> Run:
+    stage.migrations_dir.write("001.sql", "CREATE TABLE t ()")
+    stage.migrations_dir.write("002.sql", "SELECT pg_sleep(60)")
+    with PostgresServer() as server, fresh_database(server) as database:
+        variables = {"DATABASE_URL": database.dsn, "MIGRATE_WAIT_TIMEOUT": "1"}
+        process = stage.program.start(**variables, MIGRATE_TERMINATION_LOG=str(stage.termination_log))
+        eventually(lambda: database.query(SLEEPING))
+        server.stop("immediate")
+        run = process.finish()
+        server.start()
+        assert run.report["applied"] == 1
+        assert database.query("SELECT name FROM _migrations") == [("001.sql",)]
+    return run
+
+
+def pending(stage: Stage) -> Run:
+    stage.migrations_dir.write("001.sql", "CREATE TABLE t ()")
+    return stage.run("check")
+
+
+def broken_library(stage: Stage, module: str = "tenacity") -> Run:
+    """A module that shadows the real one and lacks everything: the bug of an installation."""
+    (stage.tmp_path / "shadow").mkdir()
+    (stage.tmp_path / "shadow" / f"{module}.py").write_text("")
+    variables = {"DATABASE_URL": f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/app"}
+    return stage.run(PYTHONPATH=str(stage.tmp_path / "shadow"), **variables)
+
+
+def broken_driver(stage: Stage) -> Run:
+    return broken_library(stage, "psycopg")
+
+
+def sigterm(stage: Stage) -> Run:
+    return stage.run_and_signal(signal.SIGTERM)
+
+
+def sigint(stage: Stage) -> Run:
+    return stage.run_and_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("case", "exit_code", "outcome"),
+    [
+        (file_applied, 0, "succeeded"),
+        (no_files, 0, "succeeded"),
+        (no_directory, 0, "succeeded"),
+        (only_errors_logged, 0, "succeeded"),
+        (nothing_pending, 0, "succeeded"),
+        (healthy, 0, "succeeded"),
+        (failing_file, 1, "failed"),
+        (unreadable_file, 1, "failed"),
+        (no_url, 2, "misconfigured"),
+        (malformed_url, 2, "misconfigured"),
+        (malformed_setting, 2, "misconfigured"),
+        (unknown_option, 2, "misconfigured"),
+        (unlisted_directory, 2, "misconfigured"),
+        (files_required, 2, "misconfigured"),
+        (nothing_listens, 3, "unreachable"),
+        (unhealthy, 3, "unreachable"),
+        (lock_held, 4, "locked"),
+        (wrong_password, 5, "refused"),
+        (unknown_role, 5, "refused"),
+        (unknown_database, 5, "refused"),
+        (no_connect_privilege, 5, "refused"),
+        (no_login, 5, "refused"),
+        (tls_required, 5, "refused"),
+        (no_create_privilege, 5, "refused"),
+        (table_not_ours_to_read, 5, "refused"),
+        (server_gone_for_good, 6, "connection_lost"),
+        (pending, 10, "pending"),
+        (broken_library, 70, "crashed"),
+        (broken_driver, 70, "crashed"),
+        (sigterm, 143, "interrupted"),
+        (sigint, 130, "interrupted"),
+    ],
+)
+def test_exit_code(
+    program: Program,
+    database: Database,
+    migrations_dir: MigrationsDir,
+    tmp_path: Path,
+    case: Callable[[Stage], Run],
+    exit_code: int,
+    outcome: str,
+) -> None:
+    stage = Stage(program, database, migrations_dir, tmp_path)
+    run = case(stage)
+    assert (run.exit_code, run.report["exit_code"], run.report["outcome"]) == (exit_code, exit_code, outcome)
+    assert len(run.named("run.finished")) == 1
+    sentence, _, summary = stage.termination_log.read_text().partition("\n")
+    assert sentence == run.report["message"]
+    told = json.loads(summary)
+    assert {key: run.report[key] for key in told} == told
+    assert (told["exit_code"], told["outcome"]) == (exit_code, outcome)
+
+
+def test_a_crash_is_logged_once_with_the_place_and_without_the_password(
+    program: Program, database: Database, migrations_dir: MigrationsDir, tmp_path: Path
+) -> None:
+    run = broken_library(Stage(program, database, migrations_dir, tmp_path))
+    (crash,) = run.named("run.crashed")
+    assert "tenacity" in crash["message"]
+    assert any("postgres.py" in frame for frame in crash["traceback"])
+
+
+def test_files_after_a_failed_one_are_applied_and_the_exit_code_tells_of_the_failure(
+    program: Program, database: Database, migrations_dir: MigrationsDir, tmp_path: Path
+) -> None:
+    run = failing_file(Stage(program, database, migrations_dir, tmp_path))
+    assert (run.report["applied"], run.report["failed"]) == (1, 1)
+    assert database.query("SELECT name FROM _migrations") == [("002.sql",)]

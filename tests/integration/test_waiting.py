@@ -1,0 +1,219 @@
+"""Waiting for a server that is not there yet, is not ready yet, or will never be: how long, how calmly, and why."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from predeploy.errors import PostgresUnavailable
+from predeploy.postgres import wait_for_postgres
+from tests.support.database import fresh_database
+from tests.support.proxy import Proxy, free_port, silent_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from scripts.postgres_server import PostgresServer
+    from tests.support.database import Database
+    from tests.support.migrations_dir import MigrationsDir
+    from tests.support.program import Run
+
+# Start-up of the program, a loaded machine, and the shortest time that a login is given.
+MARGIN_S = 5
+
+
+@pytest.fixture
+def proxy(server: PostgresServer) -> Iterator[Proxy]:
+    with Proxy(server.port) as running:
+        yield running
+
+
+def through(port: int, database: Database) -> str:
+    return database.dsn.replace(f":{database.server.port}/", f":{port}/")
+
+
+def waited(run: Callable[..., Run], dsn: str, wait_s: float, **variables: str) -> Run:
+    """Run against what never answers well; the wait ends when it should."""
+    started = time.monotonic()
+    ended = run(DATABASE_URL=dsn, MIGRATE_WAIT_TIMEOUT=f"{wait_s}", **variables)
+    elapsed = time.monotonic() - started
+    assert ended.exit_code == 3
+    assert wait_s <= elapsed < wait_s + MARGIN_S
+    return ended
+
+
+def test_a_server_that_comes_up_late_is_met(
+    private_server: PostgresServer, run: Callable[..., Run], migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE t ()")
+    with fresh_database(private_server) as database:
+        private_server.stop()
+        late = threading.Timer(1.5, private_server.start)
+        late.start()
+        ended = run(DATABASE_URL=database.dsn, MIGRATE_WAIT_TIMEOUT="30")
+        late.join()
+        assert (ended.exit_code, ended.report["applied"]) == (0, 1)
+        (ready,) = ended.named("postgres.ready")
+        assert ready["attempt"] > 1
+        assert ready["wait_s"] >= 0.5
+        assert {waiting["reason"] for waiting in ended.named("postgres.waiting")} <= {"refused", "starting_up"}
+
+
+def test_a_refused_connection_is_tried_for_the_whole_wait_and_the_log_stays_calm(
+    run: Callable[..., Run], database: Database
+) -> None:
+    ended = waited(run, through(free_port(), database), 3)
+    (waiting,) = ended.named("postgres.waiting")
+    assert (waiting["reason"], waiting["attempt"], waiting["timeout_s"]) == ("refused", 1, 3.0)
+    assert "did not accept us within 3 s" in ended.report["message"]
+
+
+@pytest.mark.parametrize("wait_s", [0.4, 0.9, 1.7])
+def test_the_last_attempt_comes_at_the_end_of_the_wait_and_no_sooner(
+    server: PostgresServer, database: Database, wait_s: float
+) -> None:
+    with Proxy(server.port) as proxy:
+        proxy.refusals = [("57P03", "the database system is starting up")] * 1000
+        ready = threading.Timer(0.6 * wait_s, proxy.refusals.clear)
+        ready.start()
+        wait_for_postgres(through(proxy.port, database), timeout=wait_s).close()
+        ready.join()
+
+
+def test_attempts_grow_rarer(server: PostgresServer, database: Database) -> None:
+    with Proxy(server.port) as proxy:
+        proxy.refusals = [("57P03", "the database system is starting up")] * 1000
+        started = time.monotonic()
+        with pytest.raises(PostgresUnavailable, match="starting up"):
+            wait_for_postgres(through(proxy.port, database), timeout=3)
+        assert 3 <= time.monotonic() - started < 3 + MARGIN_S
+        assert 3 <= proxy.logins <= 25
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_port_that_never_answers_ends_the_wait_in_time(
+    run: Callable[..., Run], database: Database, full: bool
+) -> None:
+    with silent_port(full=full) as port:
+        ended = waited(run, through(port, database), 2)
+    assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["timeout"]
+
+
+def test_a_server_that_falls_silent_after_the_login_ends_the_wait_in_time(
+    run: Callable[..., Run], proxy: Proxy, database: Database
+) -> None:
+    """A pooler tells nothing about read-only at login, so it is asked; here it never answers."""
+    proxy.hide = [b"in_hot_standby", b"default_transaction_read_only"]
+    proxy.silent_after = b"SHOW transaction_read_only"
+    ended = waited(run, through(proxy.port, database), 2)
+    assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["timeout"]
+
+
+def test_a_pooler_that_does_not_tell_whether_it_is_read_only_is_asked(
+    run: Callable[..., Run], proxy: Proxy, database: Database
+) -> None:
+    proxy.hide = [b"in_hot_standby", b"default_transaction_read_only"]
+    assert run(DATABASE_URL=through(proxy.port, database)).exit_code == 0
+    database.admin_execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+    ended = waited(run, through(proxy.port, database), 0.5)
+    assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["read_only"]
+
+
+def test_a_host_name_that_cannot_be_resolved_is_waited_for(run: Callable[..., Run]) -> None:
+    host = ".".join(["x" * 60] * 5)  # longer than a question in DNS may be, so that no name server is asked
+    ended = waited(run, f"postgresql://someone:hunter2@{host}:5432/app", 0.5)
+    assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["dns"]
+
+
+@pytest.mark.parametrize("host", ["x" * 64, "db..internal"])
+def test_a_host_name_that_cannot_be_one_is_a_configuration_error(run: Callable[..., Run], host: str) -> None:
+    ended = run(DATABASE_URL=f"postgresql://someone:hunter2@{host}:5432/app")
+    assert (ended.exit_code, ended.report["code"]) == (2, "STORAGE_DB_URL_INVALID")
+
+
+def test_a_read_only_server_is_waited_for(run: Callable[..., Run], database: Database) -> None:
+    database.admin_execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+    ended = waited(run, database.dsn, 0.5)
+    assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["read_only"]
+    assert run("check", DATABASE_URL=database.dsn).exit_code == 0, "a look needs no writable server"
+
+
+def test_a_database_closed_for_connections_is_waited_for(run: Callable[..., Run], database: Database) -> None:
+    with database.server_connect() as admin:
+        admin.execute(f"ALTER DATABASE {database.name} ALLOW_CONNECTIONS false")
+    ended = waited(run, database.dsn, 0.5)
+    assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["not_accepting"]
+
+
+PASSING = [
+    ("57P03", "the database system is starting up", "starting_up"),
+    ("57P03", "the database system is shutting down", "shutting_down"),
+    ("57P03", "the database system is in recovery mode", "recovery"),
+    ("57P03", "the database system is not yet accepting connections", "recovery"),
+    ("57P03", "the database system is not accepting connections", "not_accepting"),
+    ("53300", "sorry, too many clients already", "too_many_clients"),
+    ("53300", 'too many connections for role "someone"', "too_many_clients"),
+    ("53300", "remaining connection slots are reserved for roles with the SUPERUSER attribute", "too_many_clients"),
+    ("08P01", "no more connections allowed (max_client_conn)", "too_many_clients"),
+    ("XX000", "das Datenbanksystem startet", "unknown"),
+]
+
+
+@pytest.mark.parametrize(("sqlstate", "text", "reason"), PASSING)
+def test_what_passes_is_waited_for(
+    run: Callable[..., Run], proxy: Proxy, database: Database, sqlstate: str, text: str, reason: str
+) -> None:
+    proxy.refusals = [(sqlstate, text)] * 3
+    ended = run(DATABASE_URL=through(proxy.port, database), MIGRATE_WAIT_TIMEOUT="30")
+    assert ended.exit_code == 0
+    assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == [reason]
+    assert proxy.logins == 4
+    assert ended.named("postgres.ready")[0]["attempt"] == 4
+
+
+PERMANENT = [
+    ("28P01", 'password authentication failed for user "someone"', "STORAGE_DB_REFUSED"),
+    ("28000", 'role "someone" does not exist', "STORAGE_DB_REFUSED"),
+    ("28000", 'role "someone" is not permitted to log in', "STORAGE_DB_REFUSED"),
+    ("28000", 'no pg_hba.conf entry for host "10.0.0.1", user "someone", database "app"', "STORAGE_DB_REFUSED"),
+    ("3D000", 'database "too many clients" does not exist', "STORAGE_DB_REFUSED"),
+    ("42501", 'permission denied for database "app"', "STORAGE_DB_REFUSED"),
+    ("08P01", "unsupported startup parameter: options", "STORAGE_DB_REFUSED"),
+]
+
+
+@pytest.mark.parametrize(("sqlstate", "text", "code"), PERMANENT)
+def test_what_never_passes_ends_the_wait_at_once(
+    run: Callable[..., Run], proxy: Proxy, database: Database, sqlstate: str, text: str, code: str
+) -> None:
+    proxy.refusals = [(sqlstate, text)] * 3
+    ended = run(DATABASE_URL=through(proxy.port, database), MIGRATE_WAIT_TIMEOUT="60", timeout=30)
+    assert (ended.exit_code, ended.report["code"]) == (5, code)
+    assert (proxy.logins, ended.named("postgres.waiting")) == (1, [])
+
+
+def test_a_change_of_the_reason_is_told_at_once(run: Callable[..., Run], proxy: Proxy, database: Database) -> None:
+    proxy.refusals = [
+        *[("57P03", "the database system is starting up")] * 3,
+        *[("53300", "sorry, too many clients already")] * 3,
+    ]
+    ended = run(DATABASE_URL=through(proxy.port, database), MIGRATE_WAIT_TIMEOUT="30")
+    reasons = [(waiting["attempt"], waiting["reason"]) for waiting in ended.named("postgres.waiting")]
+    assert reasons == [(1, "starting_up"), (4, "too_many_clients")]
+    assert ended.exit_code == 0
+
+
+def test_tenacity_does_the_retrying_and_a_healthy_start_does_not_load_it(
+    run: Callable[..., Run], proxy: Proxy, database: Database, tmp_path: Path
+) -> None:
+    (tmp_path / "tenacity.py").write_text("raise RuntimeError('tenacity was asked for')")
+    healthy = run(DATABASE_URL=through(proxy.port, database), PYTHONPATH=str(tmp_path))
+    assert healthy.exit_code == 0
+    proxy.refusals = [("57P03", "the database system is starting up")]
+    late = run(DATABASE_URL=through(proxy.port, database), PYTHONPATH=str(tmp_path))
+    assert late.exit_code == 70
+    assert "tenacity was asked for" in late.report["message"]
