@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -18,6 +19,7 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 LOGGER_NAME = "predeploy"
 MASK = "***"
 _SHORTEST_SECRET = 4  # a shorter one would blacken half of every line
+_CONSTANTS = ("timestamp", "level", "event")  # a password like `postgres` must not change what programs look for
 
 
 def open_log(*, level: str = "info", style: str = "auto", stream: TextIO | None = None) -> Scrubber:
@@ -27,6 +29,8 @@ def open_log(*, level: str = "info", style: str = "auto", stream: TextIO | None 
     hold SQL or connection strings. Return the scrubber, to be told of secrets as they become known.
     """
     stream = stream or sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  stdout was closed before we began
+    if isinstance(stream, io.TextIOWrapper):  # whatever the locale says: a line that it cannot hold would be lost
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     as_text = style == "text" or (style == "auto" and stream.isatty())
     scrubber = Scrubber()
     handler = logging.StreamHandler(stream)
@@ -53,7 +57,7 @@ class Scrubber:
         self._secrets = sorted(known, key=len, reverse=True)
 
     def scrub(self, value: Any) -> Any:
-        """Return the value with secrets masked in it and in everything it holds."""
+        """Return the value with secrets masked in it and in everything it holds; what is no JSON as a str."""
         if isinstance(value, str):
             for secret in self._secrets:
                 value = value.replace(secret, MASK)
@@ -62,7 +66,7 @@ class Scrubber:
             return {key: self.scrub(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.scrub(item) for item in value]
-        return value
+        return value if value is None or isinstance(value, int | float) else self.scrub(str(value))
 
 
 class _JsonLines(JsonFormatter):
@@ -76,8 +80,7 @@ class _JsonLines(JsonFormatter):
         super().add_fields(log_data, record, message_dict)
 
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
-        scrubbed: dict[str, Any] = self._scrubber.scrub(log_data)
-        return scrubbed
+        return {key: value if key in _CONSTANTS else self._scrubber.scrub(value) for key, value in log_data.items()}
 
 
 class _TextLines(logging.Formatter):
@@ -87,12 +90,12 @@ class _TextLines(logging.Formatter):
         self._ordinary = {*vars(logging.makeLogRecord({})), "message", "event", "taskName"}
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = [f"{key}={value}" for key, value in vars(record).items() if key not in self._ordinary]
-        line = " ".join([_timestamp(record), f"{record.levelname:<7}", record.getMessage(), *fields])
+        extra = {key: value for key, value in vars(record).items() if key not in self._ordinary}
+        fields = [f"{key}={value}" for key, value in self._scrubber.scrub(extra).items()]  # before repr() escapes
+        text = " ".join([record.getMessage(), *fields])
         if record.exc_info:
-            line = f"{line}\n{self.formatException(record.exc_info)}"
-        scrubbed: str = self._scrubber.scrub(line)
-        return scrubbed
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        return f"{_timestamp(record)} {record.levelname:<7} {self._scrubber.scrub(text)}"
 
 
 def _timestamp(record: logging.LogRecord) -> str:

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BOM = b"\xef\xbb\xbf"
-_LEADING_COMMENTS = re.compile(r"(?:\s++|--[^\n]*+\n?|/\*.*?\*/)*+", re.DOTALL)
+_GAP = re.compile(r"\s++|--[^\r\n]*+|/\*.*?\*/", re.DOTALL)
 _NO_TRANSACTION = re.compile(
-    r"""^[ \t]*(?:
+    r"""(?:
         --[ ]*migrate:no-transaction
       | --[ ]*no-transaction                          # several runners
       | --[ ]*\+goose[ ]+NO[ ]+TRANSACTION            # goose
       | --[ ]*migrate:up\b[^\n]*\btransaction:[ ]*false # dbmate
       | ----[ ]*tern:[ ]*disable-tx[ ]*----           # tern
-    )[ \t]*\r?$""",
-    re.VERBOSE | re.MULTILINE | re.IGNORECASE,
+    )[ \t]*""",
+    re.VERBOSE | re.IGNORECASE,
 )
 
 
@@ -103,9 +103,7 @@ def _read(directory: Path, name: str) -> Migration:
         line = content.count(b"\n", 0, error.start) + 1
         problem = f"line {line}: the file is not UTF-8: save it as UTF-8"
         return Migration(name, checksum=checksum, problem=problem)
-    leading = _LEADING_COMMENTS.match(sql)
-    transactional = not (leading and _NO_TRANSACTION.search(leading[0]))
-    return Migration(name, sql, checksum, transactional)
+    return Migration(name, sql, checksum, _is_transactional(sql))
 
 
 def _is_unicode(name: str) -> bool:
@@ -117,9 +115,21 @@ def _is_unicode(name: str) -> bool:
 
 
 def _read_file(path: str) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hold the run
-    with open(descriptor, "rb", closefd=True) as file:  # noqa: PTH123  a descriptor has no Path
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(0, "it is no regular file")
         return file.read()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a FIFO must not hold the run
+
+
+def _is_transactional(sql: str) -> bool:
+    """Look for a directive among the `--` comments before the first statement; one in a block comment is off."""
+    position = 0
+    while gap := _GAP.match(sql, position):
+        if _NO_TRANSACTION.fullmatch(gap[0]):
+            return False
+        position = gap.end()
+    return True

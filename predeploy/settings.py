@@ -92,7 +92,7 @@ def _dsn(environ: Mapping[str, str]) -> str:
         raise ConfigurationError("DATABASE_URL and DATABASE_URL_FILE are both set: remove one.")
     if file:
         try:
-            dsn = Path(file).read_text(encoding="utf-8")
+            dsn = Path(file).read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             why = (error.strerror if isinstance(error, OSError) else None) or "not a text file"
             raise ConfigurationError(f"The file named by DATABASE_URL_FILE cannot be read: {why}.") from None

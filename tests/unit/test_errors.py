@@ -1,0 +1,49 @@
+"""The exit codes and codes are a contract: podFailurePolicy and programs build on them."""
+
+from __future__ import annotations
+
+import pytest
+
+from predeploy import errors
+from predeploy.errors import (
+    ConfigurationError,
+    ConnectionLost,
+    DatabaseUrlInvalid,
+    DatabaseUrlMissing,
+    LockTimeout,
+    PostgresRefused,
+    PostgresUnavailable,
+    StorageError,
+)
+
+CONTRACT = [
+    (StorageError("text"), "STORAGE_ERROR", 70),
+    (ConfigurationError("text"), "STORAGE_CONFIGURATION", 2),
+    (DatabaseUrlMissing("text"), "STORAGE_DB_URL_MISSING", 2),
+    (DatabaseUrlInvalid("text"), "STORAGE_DB_URL_INVALID", 2),
+    (PostgresUnavailable("text"), "STORAGE_DB_UNAVAILABLE", 3),
+    (LockTimeout("text"), "STORAGE_LOCK_TIMEOUT", 4),
+    (PostgresRefused("text", "privilege"), "STORAGE_DB_REFUSED", 5),
+    (ConnectionLost("text"), "STORAGE_DB_CONNECTION_LOST", 6),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "exit_code"), CONTRACT, ids=lambda value: type(value).__name__)
+def test_every_error_has_its_code_and_exit_code(error: StorageError, code: str, exit_code: int) -> None:
+    assert (error.code, error.exit_code, str(error)) == (code, exit_code, "text")
+
+
+def test_the_table_is_complete() -> None:
+    exceptions = {value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)}
+    assert exceptions == {type(error) for error, _, _ in CONTRACT}
+
+
+def test_a_missing_or_malformed_url_is_a_configuration_error() -> None:
+    assert issubclass(DatabaseUrlMissing, ConfigurationError)
+    assert issubclass(DatabaseUrlInvalid, ConfigurationError)
+
+
+def test_errors_of_the_server_carry_a_reason() -> None:
+    assert PostgresRefused("text", "tls").reason == "tls"
+    assert PostgresUnavailable("text", "dns").reason == "dns"
+    assert PostgresUnavailable("text").reason == "unknown"

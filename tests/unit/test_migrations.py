@@ -1,0 +1,452 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from predeploy import migrations
+from predeploy.errors import ConfigurationError
+from predeploy.migrations import Migration, MigrationFiles, read_migrations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.migrations_dir import MigrationsDir
+
+SQL = "CREATE TABLE a (id int);\n"
+
+
+def read_one(migrations_dir: MigrationsDir, content: str | bytes) -> Migration:
+    migrations_dir.write("001.sql", content)
+    [migration] = read_migrations(migrations_dir.path).migrations
+    assert migration.name == "001.sql"
+    return migration
+
+
+def names(directory: Path) -> list[str]:
+    return [migration.name for migration in read_migrations(directory).migrations]
+
+
+# The directory
+
+
+def test_a_file_is_its_name_text_and_checksum(migrations_dir: MigrationsDir) -> None:
+    checksum = hashlib.sha256(SQL.encode()).hexdigest()
+    assert read_one(migrations_dir, SQL) == Migration("001.sql", SQL, checksum, transactional=True, problem=None)
+
+
+@pytest.mark.parametrize("missing", ["missing", "missing/below", "dangling"])
+def test_a_missing_directory_is_an_empty_one(tmp_path: Path, missing: str) -> None:
+    (tmp_path / "dangling").symlink_to("nowhere")
+    assert read_migrations(tmp_path / missing) == MigrationFiles((), ())
+
+
+def test_an_empty_directory_has_no_files(tmp_path: Path) -> None:
+    assert read_migrations(tmp_path) == MigrationFiles((), ())
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("file", "Not a directory"),
+        ("file/below", "Not a directory"),
+        ("loop", "Too many levels of symbolic links"),
+        ("x" * 5000, "File name too long"),
+    ],
+    ids=["a file", "below a file", "a loop", "too long"],
+)
+def test_what_cannot_be_listed_is_not_an_empty_directory(tmp_path: Path, path: str, why: str) -> None:
+    (tmp_path / "file").write_text(SQL)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ConfigurationError) as caught:
+        read_migrations(tmp_path / path)
+    assert str(caught.value) == f"The migrations directory cannot be listed: {why}."
+
+
+@pytest.fixture
+def public_dir() -> Iterator[Path]:
+    """A directory that other users can reach, unlike those of pytest."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        (Path(directory) / "migrations").mkdir()
+        yield Path(directory) / "migrations"
+        (Path(directory) / "migrations").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("directory_mode", "file_mode", "told"),
+    [
+        (0o555, 0o444, "None"),
+        (0o555, 0o000, "the file cannot be read: Permission denied"),
+        (0o555, 0o333, "the file cannot be read: Permission denied"),
+        (0o444, 0o444, "the file cannot be read: Permission denied"),
+        (0o333, 0o444, "The migrations directory cannot be listed: Permission denied."),
+        (0o111, 0o444, "The migrations directory cannot be listed: Permission denied."),
+        (0o000, 0o444, "The migrations directory cannot be listed: Permission denied."),
+    ],
+)
+def test_what_permissions_forbid_is_told(public_dir: Path, directory_mode: int, file_mode: int, told: str) -> None:
+    (public_dir / "001.sql").write_text(SQL)
+    (public_dir / "001.sql").chmod(file_mode)
+    public_dir.chmod(directory_mode)
+    assert _told_without_privilege(public_dir) == told
+
+
+def _told_without_privilege(directory: Path) -> str:
+    """Read in a child that is not root: no mode stops root."""
+    end, child_end = os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            os.write(child_end, _told(directory).encode())
+        finally:
+            os._exit(0)
+    os.close(child_end)
+    os.waitpid(pid, 0)
+    with os.fdopen(end) as told:
+        return told.read()
+
+
+def _told(directory: Path) -> str:
+    try:
+        return "; ".join(str(migration.problem) for migration in read_migrations(directory).migrations)
+    except ConfigurationError as error:
+        return str(error)
+
+
+# What is a migration, and in which order
+
+
+def test_files_come_in_code_point_order_of_their_names(migrations_dir: MigrationsDir) -> None:
+    in_order = [
+        " 1.sql",
+        "!.sql",
+        "'quoted'.sql",
+        "-1.sql",
+        "0.sql",
+        "001 first.sql",
+        "001.sql",
+        "001_a.sql",
+        "10.sql",
+        "2.sql",
+        "A.sql",
+        "B.sql",
+        "_.sql",
+        "a\nb.sql",
+        'a"b.sql',
+        "a.sql",
+        "a.sql.sql",
+        "b.sql",
+        "e\u0301.sql",  # NFD
+        "ß.sql",
+        "é.sql",  # NFC
+        "你.sql",
+        "\ue000.sql",
+        "\uff21.sql",
+        "🐘.sql",  # after U+E000 and U+FF21 by code point, before them in UTF-16
+    ]
+    for name in reversed(in_order):
+        migrations_dir.write(name, SQL)
+    assert names(migrations_dir.path) == in_order == sorted(in_order)
+
+
+def test_the_order_of_the_listing_does_not_matter(
+    migrations_dir: MigrationsDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        migrations_dir.write(f"{number:03}.sql", SQL)
+
+    class Backwards:
+        def __init__(self, directory: Path) -> None:
+            self._entries = sorted(os_scandir(directory), key=lambda entry: entry.name, reverse=True)
+
+        def __enter__(self) -> list[os.DirEntry[str]]:
+            return self._entries
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    os_scandir = os.scandir
+    monkeypatch.setattr("predeploy.migrations.os.scandir", Backwards)
+    assert names(migrations_dir.path) == [f"{number:03}.sql" for number in range(20)]
+
+
+def test_other_files_and_dot_files_and_subdirectories_are_not_looked_at(migrations_dir: MigrationsDir) -> None:
+    for name in ("README.md", "001.sql.bak", "001.sql~", "001sql", "sql", "001.sql ", "001.psql", "x.sqlx"):
+        migrations_dir.write(name, SQL)
+    for name in (".sql", ".hidden.sql", "..sql", "._001.sql", ".SQL", ".x.SQL"):
+        migrations_dir.write(name, SQL)
+    (migrations_dir.path / "sub").mkdir()
+    (migrations_dir.path / "sub/002.sql").write_text(SQL)
+    assert read_migrations(migrations_dir.path) == MigrationFiles((), ())
+
+
+def test_what_ends_in_sql_in_other_letters_is_told_and_not_taken(migrations_dir: MigrationsDir) -> None:
+    for name in ("b.SQL", "a.Sql", "c.sqL", "001.sql", "d.SQL.bak", ".e.SQL"):
+        migrations_dir.write(name, SQL)
+    files = read_migrations(migrations_dir.path)
+    assert [migration.name for migration in files.migrations] == ["001.sql"]
+    assert files.lookalikes == ("a.Sql", "b.SQL", "c.sqL")
+
+
+def test_a_configmap_volume_holds_each_file_once(tmp_path: Path) -> None:
+    data = tmp_path / "..2024_05_01_12_00_00.1234567890"
+    data.mkdir()
+    (tmp_path / "..data").symlink_to(data.name)
+    for name in ("001.sql", "002.sql"):
+        (data / name).write_text(f"-- {name}\n")
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    migrations = read_migrations(tmp_path).migrations
+    assert [(m.name, m.sql, m.problem) for m in migrations] == [
+        ("001.sql", "-- 001.sql\n", None),
+        ("002.sql", "-- 002.sql\n", None),
+    ]
+
+
+def test_a_name_that_is_not_utf_8_is_a_problem_of_that_file(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/001_\xff\xe9.sql")).write_text(SQL)
+    (tmp_path / "002.sql").write_text(SQL)
+    bad, good = read_migrations(tmp_path).migrations
+    assert bad == Migration("001_\\udcff\\udce9.sql", problem="the file's name is not UTF-8: rename it")
+    assert (good.name, good.problem) == ("002.sql", None)
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("content", "sql"),
+    [
+        (b"", ""),
+        (b"\n\n", "\n\n"),
+        (b"-- only a comment", "-- only a comment"),
+        (b"SELECT 'Gr\xc3\xbc\xc3\x9fe \xf0\x9f\x90\x98';", "SELECT 'Grüße 🐘';"),
+        (b"\xef\xbb\xbfSELECT 1;", "SELECT 1;"),
+        (b"\xef\xbb\xbf\xef\xbb\xbfSELECT 1;", "\ufeffSELECT 1;"),
+        (b"\xef\xbb\xbf", ""),
+        (b"SELECT 1;\r\nSELECT 2;\r\n", "SELECT 1;\r\nSELECT 2;\r\n"),
+        (b"SELECT '\0';", "SELECT '\0';"),
+    ],
+    ids=["empty", "blank", "comment", "unicode", "bom", "two boms", "only a bom", "crlf", "nul"],
+)
+def test_the_text_is_the_file_without_a_byte_order_mark(
+    migrations_dir: MigrationsDir, content: bytes, sql: str
+) -> None:
+    migration = read_one(migrations_dir, content)
+    assert (migration.sql, migration.problem) == (sql, None)
+    assert migration.checksum
+
+
+@pytest.mark.parametrize(
+    ("content", "same"),
+    [
+        (b"a\nb\n", True),
+        (b"a\r\nb\r\n", True),
+        (b"a\r\nb\n", True),
+        (b"\xef\xbb\xbfa\nb\n", True),
+        (b"\xef\xbb\xbfa\r\nb\r\n", True),
+        (b"a\nb", False),
+        (b"a\rb\r", False),
+        (b"a\nb\n\n", False),
+        (b"a\nB\n", False),
+        (b" a\nb\n", False),
+        (b"a\r\r\nb\n", False),
+    ],
+    ids=repr,
+)
+def test_a_checksum_sees_every_change_but_those_of_a_checkout(
+    migrations_dir: MigrationsDir, content: bytes, same: bool
+) -> None:
+    assert (read_one(migrations_dir, content).checksum == hashlib.sha256(b"a\nb\n").hexdigest()) is same
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"\xff", 1),
+        (b"SELECT 1;\nSELECT 'caf\xe9';\n", 2),
+        (b"a\r\nb\r\nc\xff\n\xff", 3),
+        (b"a\n\xed\xa0\x80", 2),
+        (b"a\n\n\xf0\x9f\x90", 3),
+        (b"a\xc0\x80", 1),
+        ("SELECT 1;".encode("utf-16"), 1),
+        (b"\xef\xbb\xbf\n\xe4", 2),
+    ],
+    ids=["nothing else", "Latin-1", "the first of two", "a surrogate", "cut off", "overlong", "UTF-16", "after a bom"],
+)
+def test_a_file_that_is_not_utf_8_is_told_with_its_line(
+    migrations_dir: MigrationsDir, content: bytes, line: int
+) -> None:
+    migration = read_one(migrations_dir, content)
+    assert migration.problem == f"line {line}: the file is not UTF-8: save it as UTF-8"
+    assert (migration.sql, bool(migration.checksum)) == ("", True)
+
+
+def test_a_file_that_cannot_be_read_is_a_problem_of_that_file(tmp_path: Path) -> None:
+    (tmp_path / "1_dangling.sql").symlink_to("nowhere")
+    (tmp_path / "2_loop.sql").symlink_to("2_loop.sql")
+    (tmp_path / "3_directory.sql").mkdir()
+    os.mkfifo(tmp_path / "4_fifo.sql")
+    (tmp_path / "5_device.sql").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "6_socket.sql"))
+        (tmp_path / "7_good.sql").write_text(SQL)
+        migrations = read_migrations(tmp_path).migrations
+    assert [(m.name, m.problem) for m in migrations] == [
+        ("1_dangling.sql", "the file cannot be read: No such file or directory"),
+        ("2_loop.sql", "the file cannot be read: Too many levels of symbolic links"),
+        ("3_directory.sql", "the file cannot be read: Is a directory"),
+        ("4_fifo.sql", "the file cannot be read: it is no regular file"),
+        ("5_device.sql", "the file cannot be read: it is no regular file"),
+        ("6_socket.sql", "the file cannot be read: No such device or address"),
+        ("7_good.sql", None),
+    ]
+    assert [m.checksum is None for m in migrations] == [True] * 6 + [False]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
+def test_nothing_stays_open(tmp_path: Path) -> None:
+    (tmp_path / "1.sql").write_text(SQL)
+    (tmp_path / "2.sql").mkdir()
+    os.mkfifo(tmp_path / "3.sql")
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208
+    read_migrations(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == len(before)  # noqa: PTH208
+
+
+def test_a_file_that_goes_between_listing_and_reading_is_a_problem_of_that_file(
+    migrations_dir: MigrationsDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("001.sql", "002.sql", "003.sql"):
+        migrations_dir.write(name, SQL)
+    read_file = migrations._read_file  # noqa: SLF001  where the files begin
+
+    def lose_the_second(path: str) -> bytes:
+        if path.endswith("002.sql"):
+            Path(path).unlink()
+        return read_file(path)
+
+    monkeypatch.setattr(migrations, "_read_file", lose_the_second)
+    problems = [m.problem for m in read_migrations(migrations_dir.path).migrations]
+    assert problems == [None, "the file cannot be read: No such file or directory", None]
+
+
+def test_an_error_while_reading_is_a_problem_of_that_file(
+    migrations_dir: MigrationsDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_path: str) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(migrations, "_read_file", fail)
+    assert read_one(migrations_dir, SQL).problem == "the file cannot be read: Input/output error"
+
+
+def test_a_big_file_is_read_whole(migrations_dir: MigrationsDir) -> None:
+    assert len(read_one(migrations_dir, "x" * 5_000_000).sql) == 5_000_000
+
+
+# Directives
+
+DIRECTIVES = [
+    "-- migrate:no-transaction",
+    "--migrate:no-transaction",
+    "--   migrate:no-transaction",
+    "-- MIGRATE:NO-TRANSACTION",
+    "-- migrate:no-transaction \t ",
+    "-- no-transaction",
+    "-- +goose NO TRANSACTION",
+    "-- +goose no transaction",
+    "-- +goose  NO  TRANSACTION",
+    "-- migrate:up transaction:false",
+    "-- migrate:up transaction: false",
+    "-- migrate:up foo:bar transaction:false",
+    "---- tern: disable-tx ----",
+]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{}",
+        "{}\nSELECT 1;\n",
+        "{}\r\nSELECT 1;\r\n",
+        "{}\rSELECT 1;\r",
+        "\ufeff{}\nSELECT 1;\n",
+        "\n\n  \t{}\nSELECT 1;\n",
+        "-- a comment\n{}\nSELECT 1;\n",
+        "-- a comment\r\n\r\n{}\r\nSELECT 1;\r\n",
+        "-- a comment\r{}\rSELECT 1;\r",
+        "/* a\n * header; */\n{}\nSELECT 1;\n",
+        "/* a header */ {}\nSELECT 1;\n",
+        "-- it's\n{}\n-- more\n/* and more */\nSELECT 1;\n",
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("directive", DIRECTIVES)
+def test_a_directive_before_the_first_statement_switches_the_transaction_off(
+    migrations_dir: MigrationsDir, directive: str, template: str
+) -> None:
+    sql = template.format(directive)
+    migration = read_one(migrations_dir, sql)
+    assert migration.transactional is False
+    assert migration.sql == sql.removeprefix("\ufeff")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "SELECT 1;\n{}\n",
+        "SELECT 1; {}\n",
+        "SELECT 1;\r\n{}\r\n",
+        "-- a comment\rSELECT 1;\n{}\n",
+        ";\n{}\n",
+        "SELECT\n{}\n1;\n",
+        "SELECT '\n{}\n';",
+        "/* {} */\nSELECT 1;\n",
+        "/*\n{}\n*/\nSELECT 1;\n",
+        "/* never closed\n{}\n",
+        "-- {}\nSELECT 1;\n",
+        "--{}\nSELECT 1;\n",
+        "-- use {}\nSELECT 1;\n",
+        "{} please\nSELECT 1;\n",
+        "{};\nSELECT 1;\n",
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("directive", DIRECTIVES)
+def test_a_directive_anywhere_else_or_in_prose_switches_nothing_off(
+    migrations_dir: MigrationsDir, directive: str, template: str
+) -> None:
+    assert read_one(migrations_dir, template.format(directive)).transactional is True
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "-- migrate:transaction",
+        "-- migrate:no-transactions",
+        "-- migrate:no_transaction",
+        "-- migrate: no-transaction",
+        "-- migrate:up",
+        "-- migrate:up transaction:true",
+        "-- migrate:down transaction:false",
+        "-- migrate:upwards transaction:false",
+        "-- +goose Up",
+        "-- +goose NOTRANSACTION",
+        "-- goose NO TRANSACTION",
+        "-- tern: disable-tx",
+        "# migrate:no-transaction",
+        "- migrate:no-transaction",
+    ],
+)
+def test_what_only_looks_like_a_directive_is_none(migrations_dir: MigrationsDir, comment: str) -> None:
+    assert read_one(migrations_dir, f"{comment}\nSELECT 1;\n").transactional is True
