@@ -94,7 +94,7 @@ class Execution:
         committed = False
         for number, (first, piece) in enumerate(pieces):
             head = f"BEGIN;{self._claim};" if number == 0 else ""
-            tail = f"\n;COMMIT;{self._reset}" if number == len(pieces) - 1 else ""
+            tail = f";COMMIT;{self._reset}" if number == len(pieces) - 1 else ""
             start, end = (piece[0].start, piece[-1].end) if piece else (0, 0)
             done = -2 if head else 0  # BEGIN and the claim have results too
             try:
