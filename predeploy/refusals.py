@@ -45,6 +45,7 @@ _PASSING = (
     ("not yet accepting connections", "recovery", "the server is recovering"),
     ("not currently accepting connections", "not_accepting", "the database does not accept connections"),
     ("not accepting connections", "not_accepting", "the server does not accept connections"),
+    ("not currently accepting connections", "not_accepting", "the database does not accept connections"),
     ("recovery", "recovery", "the server is recovering"),
     ("shutting down", "shutting_down", "the server is shutting down"),
     ("too many", "too_many_clients", "the server has no connection to spare"),
@@ -59,6 +60,7 @@ _PASSING = (
     ("No route to host", "unreachable", "the network has no route to the host"),
     ("Network is unreachable", "unreachable", "the network is unreachable"),
     ("timeout expired", "timeout", "no answer within the connect timeout"),
+    ("timed out", "timeout", "no answer from the host"),
     ("closed the connection unexpectedly", "closed", "the server closed the connection during login"),
     ("Connection reset", "closed", "the connection was reset during login"),
 )

@@ -89,12 +89,12 @@ class Report:
         return self._exit_code
 
     def _write_termination_message(self, path: Path, summary: dict[str, Any]) -> None:
-        """Write the sentence and the summary as JSON, at most 4096 bytes of them."""
-        ending = "\n" + json.dumps(self.scrubber.scrub(summary), ensure_ascii=False)
-        room = TERMINATION_MESSAGE_BYTES - len(ending.encode())
-        text = self.scrubber.scrub(self._message).encode()[:room].decode(errors="ignore")
+        """Write the sentence as one line and the summary as JSON, at most 4096 bytes of them."""
+        ending = b"\n" + json.dumps(self.scrubber.scrub(summary)).encode()
+        sentence = " ".join(self.scrubber.scrub(self._message).split()).encode(errors="backslashreplace")
+        room = max(TERMINATION_MESSAGE_BYTES - len(ending), 0)
         try:
-            path.write_text(text + ending, encoding="utf-8")
+            path.write_bytes(sentence[:room].decode(errors="ignore").encode() + ending)
         except OSError as error:
             log.warning("No termination message: %s", error.strerror, extra={"event": "report.unwritten"})
 

@@ -1,0 +1,480 @@
+"""Connection strings are only read here, never connected to.
+
+Every password in the tables is made of MARKS, so that any piece of one is found wherever it shows.
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from predeploy.dsn import host_and_port, parse_dsn, secrets_of
+from predeploy.errors import DatabaseUrlInvalid, DatabaseUrlMissing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MARKS = ("Zq7x", "Kv9w", "Yj2m", "4821", "9081")
+PW = "Zq7xKv9wYj2m"
+INVALID = DatabaseUrlInvalid
+MISSING = DatabaseUrlMissing
+LOCAL = ("local socket", 5432)
+Outcome = tuple[str, int | str] | type[Exception]
+
+ENCODE = "percent-encode every @ : / ? # % of the user name and the password (an @ is %40, a / is %2F)"
+QUOTE = "put values that hold spaces in single quotes, with \\ before ' and \\"
+TEXTS = {
+    "DATABASE_URL environment variable is required.",
+    "DATABASE_URL must start with postgresql:// or postgres://, without a driver name.",
+    f"DATABASE_URL has an unencoded @ in the wrong place: {ENCODE}.",
+    f"DATABASE_URL is malformed: {ENCODE}.",
+    f"DATABASE_URL is malformed: {QUOTE}.",
+    "DATABASE_URL holds a NUL byte: write it as plain text, in UTF-8.",
+    "DATABASE_URL is not UTF-8.",
+    f"DATABASE_URL has a port that is no number from 1 to 65535: {ENCODE}.",
+    f"DATABASE_URL has an @ in the host or the database name: {ENCODE}.",
+    "PGHOST, PGHOSTADDR or PGPORT (or a service file) holds no host name or no port.",
+}
+
+URIS: list[tuple[str, Outcome]] = [
+    # Hosts and ports
+    ("postgresql://", LOCAL),
+    ("postgres://", LOCAL),
+    ("postgresql:///app", LOCAL),
+    ("postgresql:///", LOCAL),
+    ("postgresql://db", ("db", 5432)),
+    ("postgres://db/", ("db", 5432)),
+    ("postgresql://db.internal/app", ("db.internal", 5432)),
+    ("postgresql://db.internal:6543/app", ("db.internal", 6543)),
+    ("postgresql://db:1/app", ("db", 1)),
+    ("postgresql://db:65535/app", ("db", 65535)),
+    ("postgresql://db:/app", ("db", 5432)),
+    ("postgresql://:6543/app", ("local socket", 6543)),
+    ("postgresql://127.0.0.1:6543/app", ("127.0.0.1", 6543)),
+    ("postgresql://db?sslmode=require", ("db", 5432)),
+    ("postgresql://db/app?", ("db", 5432)),
+    ("postgresql://db/app?host=other&port=6543", ("other", 6543)),
+    ("postgresql://db/app?hostaddr=10.0.0.1", ("db", 5432)),
+    ("postgresql:///app?hostaddr=10.0.0.1", ("10.0.0.1", 5432)),
+    ("postgresql://db/app?ssl=true", ("db", 5432)),
+    ("postgresql://db/app?options=-c%20work_mem%3D1MB", ("db", 5432)),
+    ("postgresql://db/a%20b%2Fc", ("db", 5432)),
+    ("postgresql://d%C3%BC.example/app", ("dü.example", 5432)),
+    # IPv6
+    ("postgresql://[::1]/app", ("::1", 5432)),
+    ("postgresql://[::1]:6543/app", ("::1", 6543)),
+    ("postgresql://[2001:db8::1234]", ("2001:db8::1234", 5432)),
+    (f"postgresql://me:{PW}@[2001:db8::1]:6543/app?sslmode=require", ("2001:db8::1", 6543)),
+    ("postgresql:///app?host=%3A%3A1", ("::1", 5432)),
+    # Sockets
+    ("postgresql://%2Fvar%2Frun%2Fpostgresql/app", ("/var/run/postgresql", 5432)),
+    ("postgresql://%2Ftmp:6543/app", ("/tmp", 6543)),  # noqa: S108
+    ("postgresql:///app?host=/tmp&port=6543", ("/tmp", 6543)),  # noqa: S108
+    (f"postgresql://me:{PW}@/app?host=/run/postgresql", ("/run/postgresql", 5432)),
+    (f"postgresql://me:{PW}@%2Ftmp/app", ("/tmp", 5432)),  # noqa: S108
+    # Several hosts
+    ("postgresql://a,b/app", ("a,b", 5432)),
+    ("postgresql://a:1,b:2/app", ("a,b", "1,2")),
+    ("postgresql://a:1,b/app", ("a,b", "1,")),
+    (f"postgresql://me:{PW}@a:6543,[::1]:6544,/app?target_session_attrs=primary", ("a,::1,", "6543,6544,")),
+    ("postgresql:///app?host=a,b&port=6543", ("a,b", 6543)),
+    # Users and passwords
+    ("postgresql://me@db/app", ("db", 5432)),
+    ("postgresql://me:@db/app", ("db", 5432)),
+    ("postgresql://@db/app", ("db", 5432)),
+    (f"postgresql://:{PW}@db/app", ("db", 5432)),
+    (f"postgresql://me:{PW}@db:6543/app", ("db", 6543)),
+    (f"postgresql://me:{PW}@db", ("db", 5432)),
+    (f"postgresql://me:{PW}@/app", LOCAL),
+    (f"postgresql://me:{PW}@:6543/app", ("local socket", 6543)),
+    (f"postgresql://me:{PW}@", LOCAL),
+    ("postgresql://me:Zq7x:Kv9w@db/app", ("db", 5432)),
+    ("postgresql://me:Zq7x#Kv9w@db/app", ("db", 5432)),
+    ("postgresql://me:Zq7x[Kv9w]@db/app", ("db", 5432)),
+    ("postgresql://me:Zq7x,Kv9w@db/app", ("db", 5432)),
+    ("postgresql://me:Zq7x&Kv9w=Yj2m@db/app", ("db", 5432)),
+    ("postgresql://me:Zq7x'Kv9w\"@db/app", ("db", 5432)),
+    ("postgresql://me:Zq7x+Kv9w@db/app", ("db", 5432)),
+    ("postgresql://me:Zq7xüKv9w@db/app", ("db", 5432)),
+    ("postgresql://me:4821@db/app", ("db", 5432)),
+    ("postgresql://me:Zq7x%40Kv9w%2FYj2m%3A%3F%23%25@db/app", ("db", 5432)),
+    ("postgresql://me:Zq7x%00d7@db/app", INVALID),
+    (f"postgresql://db/app?user=me&password={PW}", ("db", 5432)),
+    ("postgresql://db/app?user=me&password=Zq7x%26Kv9w%3DYj2m%40", ("db", 5432)),
+    (f"postgresql://db/app?sslpassword={PW}&sslkey=/key", ("db", 5432)),
+    ("postgresql://db/app?password=Zq7x#Kv9w", ("db", 5432)),
+    # A piece of the password in the wrong place
+    ("postgresql://me:Zq7x@Kv9w@db/app", INVALID),
+    ("postgresql://me:@Zq7x@db/app", INVALID),
+    ("postgresql://me:Zq7x@4821@db:6543/app", INVALID),
+    ("postgresql://me:Zq7x/Kv9w@db/app", INVALID),
+    ("postgresql://me:/Zq7x@db/app", INVALID),
+    ("postgresql://me:4821/9081@db/app", INVALID),
+    ("postgresql://me:4821/Kv9w@db:6543/app", INVALID),
+    ("postgresql://me:4821?Kv9w@db/app", INVALID),
+    ("postgresql://me:Zq7x?Kv9w@db/app", INVALID),
+    ("postgresql://me:4821?sslmode=Kv9w@db/app", INVALID),
+    ("postgresql://me:4821?host=Kv9w@db/app", INVALID),
+    ("postgresql://me:Zq7x//Kv9w@db/app", INVALID),
+    ("postgresql://me:Zq7x://Kv9w@db/app", INVALID),
+    (f"postgresql://me:{PW}/app", INVALID),
+    (f"postgresql://me:{PW}", INVALID),
+    (f"postgresql://me:{PW}:6543/app", INVALID),
+    (f"postgresql://me:{PW}db:6543/app", INVALID),
+    (f"postgresql://me:{PW}%40db/app", INVALID),
+    (f"postgresql://me%3A{PW}%40db/app", INVALID),
+    (f"postgresql://me%3A{PW}%40db%2Fapp", INVALID),
+    (f"postgresql:///me:{PW}@db/app", INVALID),
+    (f"postgresql:///me:{PW}%40db/app", INVALID),
+    (f"postgresql:////me:{PW}@db/app", INVALID),
+    ("postgresql://db?user=me&password=Zq7x@Kv9w", INVALID),
+    ("postgresql://db/app?user=me&password=Zq7x@Kv9w", INVALID),
+    (f"postgresql://db/app?host=me:{PW}%40other", INVALID),
+    (f"postgresql://db/app?hostaddr={PW}%40other", INVALID),
+    (f"postgresql://db/app?dbname={PW}%40other", INVALID),
+    (f"postgresql://db/app?port={PW}", INVALID),
+    ("postgresql://me:4821\0Kv9w@db/app", INVALID),
+    (f"postgresql://me:{PW}@db/app\0", INVALID),
+    # What libpq rejects
+    (f"postgresql://me:{PW}%@db/app", INVALID),
+    (f"postgresql://me:{PW}%4@db/app", INVALID),
+    (f"postgresql://me:{PW}%zz@db/app", INVALID),
+    (f"postgresql://me:{PW}%%@db/app", INVALID),
+    ("postgresql://me:Zq7x Kv9w@db/app", INVALID),
+    (f"postgresql://me:{PW}@[::1/app", INVALID),
+    (f"postgresql://me:{PW}@[]/app", INVALID),
+    (f"postgresql://me:{PW}@[::1]x/app", INVALID),
+    (f"postgresql://me:{PW}@db/app?password", INVALID),
+    (f"postgresql://me:{PW}@db/app?{PW}", INVALID),
+    (f"postgresql://me:{PW}@db/app?{PW}=1", INVALID),
+    (f"postgresql://db/app?password={PW}=Kv9w", INVALID),
+    (f"postgresql://db/app?password={PW}&Kv9w", INVALID),
+    (f"postgresql://db/app?password={PW}%", INVALID),
+    (f"postgresql://me:{PW}@db/app?Password=x", INVALID),
+    (f"postgresql://me:{PW}@db/app?schema=public", INVALID),
+    # Ports
+    (f"postgresql://me:{PW}@db:0/app", INVALID),
+    (f"postgresql://me:{PW}@db:65536/app", INVALID),
+    (f"postgresql://me:{PW}@db:-1/app", INVALID),
+    (f"postgresql://me:{PW}@db:5432000000/app", INVALID),
+    (f"postgresql://me:{PW}@db:54x2/app", INVALID),
+    (f"postgresql://me:{PW}@db:%D9%A3/app", INVALID),
+    (f"postgresql://me:{PW}@db:%C2%B2/app", INVALID),
+    (f"postgresql://me:{PW}@a:6543,b:{PW}/app", INVALID),
+    ("postgresql://db:005432/app", ("db", 5432)),
+    # Other schemes
+    (f"mysql://me:{PW}@db/app", INVALID),
+    (f"postgresql+psycopg://me:{PW}@db/app", INVALID),
+    (f"postgresql+asyncpg://me:{PW}@db/app?ssl=true", INVALID),
+    (f"jdbc:postgresql://db/app?user=me&password={PW}", INVALID),
+    (f"POSTGRESQL://me:{PW}@db/app", INVALID),
+    (f"pgsql://me:{PW}@db/app", INVALID),
+    (f"://me:{PW}@db/app", INVALID),
+    (f" postgresql://me:{PW}@db/app", INVALID),
+    (f'"postgresql://me:{PW}@db/app"', INVALID),
+    (f"'postgresql://me:{PW}@db/app'", INVALID),
+    (f"\ufeffpostgresql://me:{PW}@db/app", INVALID),
+    (f"postgresql:/me:{PW}@db/app", INVALID),
+    (f"postgresql:me:{PW}@db/app", INVALID),
+    (f"//me:{PW}@db/app", INVALID),
+    (f"me:{PW}@db/app", INVALID),
+    (f"me:{PW}@db:6543/app?sslmode=require", INVALID),
+    (f"DATABASE_URL=postgresql://me:{PW}@db/app", INVALID),
+    (f"psql postgresql://me:{PW}@db/app", INVALID),
+    (f"postgresql://me:{PW}\udcff@db/app", INVALID),
+]
+
+KEY_VALUES: list[tuple[str, Outcome]] = [
+    ("host=db", ("db", 5432)),
+    ("host=db port=6543 dbname=app", ("db", 6543)),
+    (" host = db  port\t=\n6543 ", ("db", 6543)),
+    ("host='db' port='6543'", ("db", 6543)),
+    ("host=db port=''", ("db", 5432)),
+    ("host=''", LOCAL),
+    ("dbname=app", LOCAL),
+    ("user=me", LOCAL),
+    ("service=app", LOCAL),
+    ("host=/tmp port=6543", ("/tmp", 6543)),  # noqa: S108
+    ("host=::1", ("::1", 5432)),
+    ("host=a,b port=1,2", ("a,b", "1,2")),
+    ("hostaddr=10.0.0.1", ("10.0.0.1", 5432)),
+    ("host=db hostaddr=10.0.0.1", ("db", 5432)),
+    (f"host=db password={PW}", ("db", 5432)),
+    ("host=db password=Zq7x@Kv9w/Yj2m:4821#%?", ("db", 5432)),
+    ("host=db password='Zq7x Kv9w'", ("db", 5432)),
+    ("host=db password='Zq7x\\'Kv9w\\\\'", ("db", 5432)),
+    ("host=db password=Zq7x\\ Kv9w", ("db", 5432)),
+    ("host=db password=Zq7x'Kv9w", ("db", 5432)),
+    ("host=db password=Zq7x=Kv9w", ("db", 5432)),
+    ("host=db password=Zq7xüKv9w", ("db", 5432)),
+    (f"password={PW} host=db sslpassword={PW}", ("db", 5432)),
+    (f"host=db password=first password={PW}", ("db", 5432)),
+    (f"host=db password=postgresql://{PW}", ("db", 5432)),
+    ("host=db password=Zq7x Kv9w", INVALID),
+    ("host=db password=Zq7x Kv9w=Yj2m", INVALID),
+    (f"host=db password='{PW}", INVALID),
+    (f"host=db password='{PW}\\'", INVALID),
+    (f"host=db password {PW}", INVALID),
+    (f"host=db password=x {PW}", INVALID),
+    (f"host=db {PW}=x", INVALID),
+    (f"host=db pasword={PW}", INVALID),
+    (f"host=db; password={PW}", ("db;", 5432)),
+    (f"Host=db;Password={PW}", INVALID),
+    (f"Server=db;User Id=me;Password={PW};", INVALID),
+    (f"={PW}", INVALID),
+    (PW, INVALID),
+    (f"host=me:{PW}@db", INVALID),
+    (f"hostaddr=me:{PW}@db", INVALID),
+    (f"dbname=postgresql://me:{PW}@db/app", INVALID),
+    (f"host=db port={PW}", INVALID),
+    (f"host=db port=6543,{PW}", INVALID),
+    ("host=db port=6543x", INVALID),
+    ("host=db port=0", INVALID),
+    ("host=db port=65536", INVALID),
+    ("host=db port=-6543", INVALID),
+    ("host=db port=٥٤٣٢", INVALID),
+    ("host=db port=²", INVALID),
+    (f"host=db password={PW}\0 port=6543", INVALID),
+    (f"host=db password={PW}\udcff", INVALID),
+]
+
+NOTHING: list[tuple[str, Outcome]] = [("", MISSING), (" ", MISSING), ("\n\t ", MISSING)]
+
+
+def outcome_of(dsn: str) -> tuple[Outcome, str]:
+    """Return host and port, or the kind of error, and all that anybody could be shown of it."""
+    try:
+        shown = host_and_port(dsn)
+    except (DatabaseUrlMissing, DatabaseUrlInvalid) as error:
+        return type(error), text_of(error)
+    return shown, repr(shown)
+
+
+def text_of(error: Exception) -> str:
+    """Return all that an error could show, which has to be a fixed text without a cause."""
+    assert str(error) in TEXTS
+    assert error.__context__ is None or error.__suppress_context__
+    return f"{error} {error!r} {''.join(traceback.format_exception(error))}"
+
+
+def pieces(password: str) -> set[str]:
+    """Return every part of four characters."""
+    return {password[at : at + 4] for at in range(len(password) - 3)}
+
+
+@pytest.mark.parametrize(("dsn", "outcome"), [*URIS, *KEY_VALUES, *NOTHING], ids=ascii)
+def test_a_connection_string_names_host_and_port_or_is_refused(dsn: str, outcome: Outcome) -> None:
+    found, shown = outcome_of(dsn)
+    assert found == outcome
+    assert [mark for mark in MARKS if mark in shown] == []
+
+
+def test_the_tables_are_long() -> None:
+    assert len({dsn for dsn, _ in (*URIS, *KEY_VALUES)}) >= 170
+
+
+def test_no_connection_string_is_a_missing_one() -> None:
+    with pytest.raises(DatabaseUrlMissing, match=r"^DATABASE_URL environment variable is required\.$"):
+        parse_dsn(None)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "text"),
+    [
+        ("mysql://me:Zq7x@db/app", "DATABASE_URL must start with postgresql:// or postgres://, without a driver name."),
+        ("postgresql://me:Zq@7x@db/app", f"DATABASE_URL has an unencoded @ in the wrong place: {ENCODE}."),
+        ("postgresql://me:Zq7x%@db/app", f"DATABASE_URL is malformed: {ENCODE}."),
+        ("host=db Zq7x", f"DATABASE_URL is malformed: {QUOTE}."),
+        ("postgresql://me:Zq7x/app", f"DATABASE_URL has a port that is no number from 1 to 65535: {ENCODE}."),
+        ("host=me:Zq7x@db", f"DATABASE_URL has an @ in the host or the database name: {ENCODE}."),
+        ("host=db\0", "DATABASE_URL holds a NUL byte: write it as plain text, in UTF-8."),
+        ("host=\udcff", "DATABASE_URL is not UTF-8."),
+    ],
+    ids=ascii,
+)
+def test_a_refusal_tells_what_to_do(dsn: str, text: str) -> None:
+    with pytest.raises(DatabaseUrlInvalid) as caught:
+        parse_dsn(dsn)
+    assert str(caught.value) == text
+
+
+# Reserved characters
+
+RESERVED = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ \t\nü€🐘"
+REFUSED_IN_A_PASSWORD = set("%/?@")
+
+
+@pytest.mark.parametrize("sign", RESERVED, ids=ascii)
+def test_an_encoded_sign_is_itself(sign: str) -> None:
+    user, password = f"us{sign}er", f"pass{sign}word"
+    values = parse_dsn(f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@db/app")
+    assert values == {"user": user, "password": password, "host": "db", "dbname": "app"}
+    values = parse_dsn(f"postgresql://db/app?user={quote(user, safe='')}&password={quote(password, safe='')}")
+    assert values == {"user": user, "password": password, "host": "db", "dbname": "app"}
+
+
+@pytest.mark.parametrize("sign", RESERVED, ids=ascii)
+@pytest.mark.parametrize("password", ["{}Zq7x", "Zq7x{}", "Zq7x{}Kv9w", "Zq7x{0}{0}Kv9w"])
+def test_an_unencoded_sign_in_a_password_is_itself_or_refused(sign: str, password: str) -> None:
+    password = password.format(sign)
+    dsn = f"postgresql://me:{password}@db/app"
+    if sign in REFUSED_IN_A_PASSWORD:
+        found, shown = outcome_of(dsn)
+        assert found == INVALID
+        assert [mark for mark in MARKS if mark in shown] == []
+    elif sign != " ":  # libpq drops it at the ends and refuses it within
+        assert parse_dsn(dsn)["password"] == password
+
+
+@pytest.mark.parametrize("sign", RESERVED, ids=ascii)
+def test_an_unencoded_sign_in_a_user_name_never_shows_the_password(sign: str) -> None:
+    found, shown = outcome_of(f"postgresql://us{sign}er:{PW}@db/app")
+    assert found in {INVALID, ("db", 5432)}
+    assert [mark for mark in MARKS if mark in shown] == []
+
+
+# What the environment adds
+
+
+@pytest.mark.parametrize(
+    ("variables", "dsn", "outcome"),
+    [
+        ({"PGHOST": "env"}, "postgresql:///app", ("env", 5432)),
+        ({"PGHOST": "env"}, "postgresql://db/app", ("db", 5432)),
+        ({"PGHOST": "env", "PGPORT": "6543"}, "dbname=app", ("env", 6543)),
+        ({"PGPORT": "6543"}, "postgresql://db/app", ("db", 6543)),
+        ({"PGPORT": "6543"}, "postgresql://db:6544/app", ("db", 6544)),
+        ({"PGPORT": "6543"}, "host=db port=''", ("db", 6543)),
+        ({"PGHOSTADDR": "10.0.0.1"}, "dbname=app", ("10.0.0.1", 5432)),
+        ({"PGHOST": "a,b", "PGPORT": "1,2"}, "dbname=app", ("a,b", "1,2")),
+        ({"PGHOST": "", "PGPORT": ""}, "dbname=app", LOCAL),
+        ({"PGPASSWORD": PW, "PGUSER": PW, "PGDATABASE": PW}, "host=db", ("db", 5432)),
+        ({"PGHOST": f"postgresql://me:{PW}@db"}, "dbname=app", INVALID),
+        ({"PGHOST": f"me:{PW}@db"}, "postgresql://db/app", ("db", 5432)),
+        ({"PGPORT": PW}, "host=db", INVALID),
+        ({"PGPORT": "²"}, "host=db", INVALID),
+        ({"PGPORT": "0"}, "host=db", INVALID),
+        ({"PGPORT": PW}, "host=db port=6543", ("db", 6543)),
+        ({"PGSERVICE": "missing"}, "host=db", ("db", 5432)),
+    ],
+)
+def test_the_environment_fills_what_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], dsn: str, outcome: Outcome
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found, shown = outcome_of(dsn)
+    assert found == outcome
+    assert [mark for mark in MARKS if mark in shown] == []
+
+
+def test_a_service_in_the_environment_fills_what_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "services").write_text(f"[app]\nhost=from-service\nport=6543\npassword={PW}\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    monkeypatch.setenv("PGSERVICE", "app")
+    assert host_and_port("dbname=app") == ("from-service", 6543)
+    assert PW in secrets_of("dbname=app")
+
+
+# Secrets
+
+
+@pytest.mark.parametrize(
+    ("dsn", "expected"),
+    [
+        ("postgresql://me:Zq%2F7x%40y@db/app", {"Zq/7x@y", "Zq%2F7x%40y"}),
+        ("postgresql://me:Zq%2f7x@db/app", {"Zq/7x", "Zq%2F7x", "Zq%2f7x"}),
+        ("postgresql://me:Zq#7x@db/app", {"Zq#7x", "Zq%237x"}),
+        ("postgresql://me:%C3%BC%E2%82%AC%22'@db/app", {"ü€\"'", "%C3%BC%E2%82%AC%22%27", "ü€\"\\'"}),
+        ("postgresql://me:a%0Ab%5Cc@db/app", {"a\nb\\c", "a\\nb\\\\c", "a%0Ab%5Cc"}),
+        ("postgresql://db/app?user=me&password=Zq%2f7x", {"Zq/7x", "Zq%2F7x", "Zq%2f7x"}),
+        ("postgresql://db/app?sslpassword=Zq%2f7x&sslmode=require", {"Zq/7x", "Zq%2F7x", "Zq%2f7x"}),
+        ("postgresql://me:Zq7x@db/app?sslpassword=Kv9w", {"Zq7x", "Kv9w"}),
+        ("host=db password='Zq 7x' sslpassword=Kv9w", {"Zq 7x", "Zq%207x", "Kv9w"}),
+        ("host=db password=Zq%7x", {"Zq%7x", "Zq%257x"}),
+        # What cannot be read is not shown either, but its parts may come back from elsewhere.
+        ("postgresql://me:Zq@7x@db/app", {"Zq@7x"}),
+        ("postgresql://me:Zq/7x@db/app", {"Zq/7x"}),
+        ("postgresql://me:Zq%zz@db/app", {"Zq%zz"}),
+        ("postgresql://me:Zq:7x@db/app", {"Zq:7x"}),
+        ("mysql://me:Zq7x@db/app", {"Zq7x"}),
+        ("postgresql://me:Zq7\udcff@db/app", {"Zq7\udcff", "Zq7%FF"}),
+    ],
+    ids=ascii,
+)
+def test_a_secret_is_known_in_every_form(dsn: str, expected: set[str]) -> None:
+    assert secrets_of(dsn) >= {dsn, *expected}
+
+
+@pytest.mark.parametrize("dsn", ["postgresql://me@db/app", "host=db", "host=db password=''", "postgresql://me:@db/app"])
+def test_without_a_password_only_the_connection_string_is_secret(dsn: str) -> None:
+    assert secrets_of(dsn) == {dsn}
+
+
+def test_the_passwords_of_the_environment_are_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "Zq/7x")
+    assert secrets_of("host=db") == {"host=db", "Zq/7x", "Zq%2F7x"}
+    assert secrets_of("postgresql://me:Kv9w@db") >= {"Kv9w", "Zq/7x"}
+
+
+# Any password whatever
+
+passwords = st.text(st.sampled_from("QZXJqzxj0123456789" + RESERVED), min_size=1, max_size=20)
+templates = st.sampled_from(
+    [
+        "postgresql://me:{}@db.internal/app",
+        "postgres://me:{}@db.internal:6543/app?sslmode=require",
+        "postgresql://me:{}@db.internal",
+        "postgresql://:{}@a,b:6543/app",
+        "postgresql://me:{}@[::1]:6543/app",
+        "postgresql://me:{}@/app?host=/run",
+        "postgresql://me:{}@db.internal/app?application_name=x&connect_timeout=3",
+        "postgresql://db.internal/app?user=me&password={}",
+        "postgresql://db.internal?password={}&sslmode=require",
+        "postgresql://db.internal:6543/app?sslmode=require&password={}&user=me",
+    ]
+)
+
+
+@given(templates, passwords)
+def test_any_encoded_password_comes_back_and_is_secret(template: str, password: str) -> None:
+    dsn = template.format(quote(password, safe=""))
+    assert parse_dsn(dsn)["password"] == password
+    assert {dsn, password, quote(password, safe="")} <= secrets_of(dsn)
+    assert host_and_port(dsn) == host_and_port(template.format("x"))
+
+
+@given(templates, passwords)
+def test_any_unencoded_password_comes_back_or_is_not_shown(template: str, password: str) -> None:
+    dsn = template.format(password)
+    try:
+        values = parse_dsn(dsn)
+    except DatabaseUrlInvalid as error:
+        text_of(error)
+        return
+    shown = host_and_port(dsn)
+    if values.get("password") == password:
+        assert shown == host_and_port(template.format("x"))
+        assert password in secrets_of(dsn)
+    else:
+        assert [piece for piece in pieces(password) if piece in repr(shown)] == []
+
+
+@given(passwords)
+def test_any_quoted_password_of_a_key_value_string_comes_back(password: str) -> None:
+    escaped = password.replace("\\", "\\\\").replace("'", "\\'")
+    dsn = f"user=me password='{escaped}' host=db"
+    assert parse_dsn(dsn) == {"user": "me", "password": password, "host": "db"}
+    assert password in secrets_of(dsn)
+
+
+@given(st.text())
+def test_any_text_at_all_is_read_or_refused(text: str) -> None:
+    found, _ = outcome_of(text)
+    assert isinstance(found, tuple) or issubclass(found, (DatabaseUrlMissing, DatabaseUrlInvalid))
+    assert text in secrets_of(text)

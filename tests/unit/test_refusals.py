@@ -1,0 +1,209 @@
+"""The texts are libpq's and the servers' own; at login there is no SQLSTATE to go by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from predeploy.errors import PostgresRefused, PostgresUnavailable, StorageError
+from predeploy.refusals import explain, explain_statement
+
+TO = 'connection to server at "db-9081" (10.9.8.7), port 5432 failed: '
+SOCKET = 'connection to server on socket "/run/db-9081/.s.PGSQL.5432" failed: '
+FATAL = TO + "FATAL:  "
+ROOT_HINT = (
+    "\nEither provide the file, use the system's trusted roots with sslrootcert=system, or change sslmode to disable "
+    "server certificate verification."
+)
+
+PERMANENT = [
+    (FATAL + 'password authentication failed for user "zq7x"', "authentication"),
+    (FATAL + 'Peer authentication failed for user "zq7x"', "authentication"),
+    (FATAL + 'Ident authentication failed for user "zq7x"', "authentication"),
+    (FATAL + 'LDAP authentication failed for user "zq7x"', "authentication"),
+    (FATAL + 'certificate authentication failed for user "zq7x"', "authentication"),
+    (TO + "fe_sendauth: no password supplied", "authentication"),
+    (
+        TO + 'authentication method requirement "scram-sha-256" failed: server requested a cleartext password',
+        "authentication",
+    ),
+    (TO + "channel binding required, but SSL not in use", "authentication"),
+    (
+        TO + "channel binding is required, but server did not offer an authentication method that supports channel "
+        "binding",
+        "authentication",
+    ),
+    (
+        FATAL + 'no pg_hba.conf entry for host "10.9.8.7", user "zq7x", database "kv9w", no encryption',
+        "not_admitted",
+    ),
+    (
+        FATAL + 'pg_hba.conf rejects connection for host "10.9.8.7", user "zq7x", database "kv9w", SSL encryption',
+        "not_admitted",
+    ),
+    (FATAL + 'role "zq7x" is not permitted to log in', "not_admitted"),
+    (
+        FATAL + 'permission denied for database "kv9w"\nDETAIL:  User does not have CONNECT privilege.',
+        "privilege",
+    ),
+    (TO + "SSL error: certificate verify failed", "tls"),
+    (TO + "SSL error: certificate verify failed: self-signed certificate in certificate chain", "tls"),
+    (TO + 'server certificate for "localhost" does not match host name "db-9081"', "tls"),
+    (TO + 'root certificate file "/zq7x/root.crt" does not exist' + ROOT_HINT, "tls"),
+    (TO + 'could not read root certificate file "/zq7x/root.crt": no certificate or crl found', "tls"),
+    (TO + 'could not open certificate file "/zq7x/postgresql.crt": No such file or directory', "tls"),
+    (TO + 'certificate present, but not private key file "/zq7x/postgresql.key"', "tls"),
+    (TO + 'private key file "/zq7x/postgresql.key" has group or world access', "tls"),
+    (TO + "server does not support SSL, but SSL was required", "tls"),
+    (FATAL + "unsupported startup parameter: options", "startup_parameter"),
+    (FATAL + 'unrecognized configuration parameter "zq7x"', "startup_parameter"),
+    (FATAL + 'role "zq7x" does not exist', "unknown_role"),
+    (SOCKET + 'FATAL:  role "zq7x" does not exist', "unknown_role"),
+    (FATAL + 'database "kv9w" does not exist', "unknown_database"),
+    (
+        FATAL + 'database "kv9w" does not exist\nDETAIL:  It seems to have just been dropped or renamed.',
+        "unknown_database",
+    ),
+    # A permanent text wins over a passing one, whichever host came first.
+    (TO + "Connection refused\n" + FATAL + 'password authentication failed for user "zq7x"', "authentication"),
+    (FATAL + 'database "too many" does not exist', "unknown_database"),
+    (FATAL + 'password authentication failed for user "starting up"', "authentication"),
+]
+
+PASSING = [
+    (FATAL + "the database system is starting up", "starting_up"),
+    (FATAL + "the database system is shutting down", "shutting_down"),
+    (FATAL + "the database system is in recovery mode", "recovery"),
+    (
+        FATAL + "the database system is not yet accepting connections\n"
+        "DETAIL:  Consistent recovery state has not been yet reached.",
+        "recovery",
+    ),
+    (
+        FATAL + "the database system is not accepting connections\nDETAIL:  Hot standby mode is disabled.",
+        "not_accepting",
+    ),
+    (FATAL + 'database "kv9w" is not currently accepting connections', "not_accepting"),
+    (FATAL + "sorry, too many clients already", "too_many_clients"),
+    (FATAL + 'too many connections for role "zq7x"', "too_many_clients"),
+    (FATAL + 'too many connections for database "kv9w"', "too_many_clients"),
+    (
+        FATAL + "remaining connection slots are reserved for roles with the SUPERUSER attribute",
+        "too_many_clients",
+    ),
+    (
+        FATAL + "remaining connection slots are reserved for non-replication superuser connections",
+        "too_many_clients",
+    ),
+    (FATAL + "no more connections allowed (max_client_conn)", "too_many_clients"),
+    (
+        TO + "Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?",
+        "refused",
+    ),
+    (
+        SOCKET + "No such file or directory\n\tIs the server running locally and accepting connections on that socket?",
+        "refused",
+    ),
+    ('could not translate host name "db-9081" to address: Name or service not known', "dns"),
+    ('could not translate host name "db-9081" to address: Temporary failure in name resolution', "dns"),
+    ("failed to resolve host 'db-9081': [Errno -2] Name or service not known", "dns"),
+    ("[Errno -2] Name or service not known", "dns"),
+    ("[Errno -3] Temporary failure in name resolution", "dns"),
+    (TO + "No route to host", "unreachable"),
+    (TO + "Network is unreachable", "unreachable"),
+    (TO + "timeout expired", "timeout"),
+    (TO + "Connection timed out", "timeout"),
+    (TO + "could not receive data from server: Connection timed out", "timeout"),
+    (
+        TO + "server closed the connection unexpectedly\n"
+        "\tThis probably means the server terminated abnormally\n\tbefore or while processing the request.",
+        "closed",
+    ),
+    (TO + "could not receive data from server: Connection reset by peer", "closed"),
+]
+
+UNKNOWN = [
+    "",
+    "zq7x",
+    TO + "SSL SYSCALL error: EOF detected",
+    TO + "received invalid response to SSL negotiation: H",
+    FATAL + "Passwort-Authentifizierung für Benutzer »zq7x« fehlgeschlagen",
+    FATAL + "server login has been failing, try again later (server_login_retry)",
+    FATAL + 'cannot connect to invalid database "kv9w"',
+    FATAL + 'role "zq7x" is on holiday',
+    'missing "=" after "zq7x" in connection info string',
+]
+IN_THE_TEXTS = ("zq7x", "kv9w", "9081", "10.9.8.7", "root.crt")
+
+
+@pytest.mark.parametrize(("text", "reason"), PERMANENT)
+def test_what_waiting_cannot_help_is_a_refusal(text: str, reason: str) -> None:
+    error = explain(psycopg.OperationalError(text))
+    assert (type(error), error.reason) == (PostgresRefused, reason)
+    assert_own_words(error)
+
+
+@pytest.mark.parametrize(("text", "reason"), PASSING)
+def test_what_may_pass_is_unavailability(text: str, reason: str) -> None:
+    error = explain(psycopg.OperationalError(text))
+    assert (type(error), error.reason) == (PostgresUnavailable, reason)
+    assert_own_words(error)
+
+
+@pytest.mark.parametrize("text", UNKNOWN)
+def test_what_is_not_known_may_pass(text: str) -> None:
+    error = explain(psycopg.OperationalError(text))
+    assert (type(error), error.reason) == (PostgresUnavailable, "unknown")
+    assert str(error) == "the login failed for a reason that we do not know"
+
+
+def assert_own_words(error: StorageError) -> None:
+    assert len(str(error)) > 15
+    assert [word for word in IN_THE_TEXTS if word in repr(error).lower()] == []
+    assert "\n" not in str(error)
+
+
+def test_a_refusal_is_a_sentence_and_unavailability_goes_on_in_one() -> None:
+    for text, _ in PERMANENT:
+        sentence = str(explain(psycopg.OperationalError(text)))
+        assert sentence[0].isupper() or sentence.startswith("Pg_hba.conf")
+        assert sentence.endswith(".")
+    for text, _ in PASSING:
+        words = str(explain(psycopg.OperationalError(text)))
+        assert words[0].islower()
+        assert not words.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (psycopg.errors.InsufficientPrivilege, PostgresRefused),
+        (psycopg.errors.UndefinedTable, PostgresRefused),
+        (psycopg.errors.InvalidSchemaName, PostgresRefused),
+        (psycopg.errors.SyntaxError, PostgresRefused),
+        (psycopg.errors.DatatypeMismatch, PostgresRefused),
+        (psycopg.errors.ActiveSqlTransaction, PostgresRefused),
+        (psycopg.errors.ReadOnlySqlTransaction, PostgresUnavailable),
+        (psycopg.errors.ConnectionFailure, PostgresUnavailable),
+        (psycopg.errors.SerializationFailure, PostgresUnavailable),
+        (psycopg.errors.DeadlockDetected, PostgresUnavailable),
+        (psycopg.errors.DiskFull, PostgresUnavailable),
+        (psycopg.errors.OutOfMemory, PostgresUnavailable),
+        (psycopg.errors.TooManyConnections, PostgresUnavailable),
+        (psycopg.errors.LockNotAvailable, PostgresUnavailable),
+        (psycopg.errors.ObjectInUse, PostgresRefused),
+        (psycopg.errors.AdminShutdown, PostgresUnavailable),
+        (psycopg.errors.QueryCanceled, PostgresUnavailable),
+        (psycopg.errors.IoError, PostgresUnavailable),
+        (psycopg.OperationalError, PostgresRefused),
+    ],
+    ids=lambda value: value.__name__,
+)
+def test_a_refused_statement_of_ours_is_told_with_its_sqlstate(
+    error: type[psycopg.Error], kind: type[StorageError]
+) -> None:
+    explained: Any = explain_statement(error("zq7x"))
+    assert (type(explained), explained.reason) == (kind, "statement")
+    assert str(explained) == f"The server refused a statement of ours: None (SQLSTATE {error.sqlstate})."

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from predeploy.logs import open_log
+from predeploy.migrations import MigrationError
+from predeploy.report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Log(io.StringIO):
+    """A stream of JSON lines."""
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.getvalue().splitlines()]
+
+
+@pytest.fixture
+def stream() -> Iterator[Log]:
+    """Where the log goes during the test."""
+    logger = logging.getLogger("predeploy")
+    before = (logger.handlers[:], logger.level, logger.propagate, logging.lastResort, logging.raiseExceptions)
+    yield Log()
+    logger.handlers[:], level, logger.propagate, logging.lastResort, logging.raiseExceptions = before
+    logger.setLevel(level)
+    logging.captureWarnings(capture=False)
+
+
+@pytest.fixture
+def report(stream: Log, tmp_path: Path) -> Report:
+    """A report that has just begun, with a place for its termination message."""
+    begun = Report(time.monotonic(), open_log(stream=stream))
+    begun.termination_log = tmp_path / "termination-log"
+    return begun
+
+
+def message_of(report: Report) -> tuple[str, dict[str, Any]]:
+    """Return the two lines of the termination message."""
+    assert report.termination_log
+    content = report.termination_log.read_bytes()
+    assert len(content) <= 4096
+    sentence, summary = content.decode("utf-8").split("\n")
+    parsed: dict[str, Any] = json.loads(summary)
+    return sentence, parsed
+
+
+# The last line
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "outcome"),
+    [
+        (0, "succeeded"),
+        (1, "failed"),
+        (2, "misconfigured"),
+        (3, "unreachable"),
+        (4, "locked"),
+        (5, "refused"),
+        (6, "connection_lost"),
+        (10, "pending"),
+        (70, "crashed"),
+        (130, "interrupted"),
+        (143, "interrupted"),
+    ],
+)
+def test_line_message_and_exit_code_say_the_same(report: Report, stream: Log, exit_code: int, outcome: str) -> None:
+    report.end(exit_code, "What happened.")
+    assert report.finish() == exit_code
+    [line] = stream.lines
+    assert line["event"] == "run.finished"
+    assert line["message"] == "What happened."
+    assert (line["outcome"], line["exit_code"]) == (outcome, exit_code)
+    assert line["level"] == ("info" if exit_code == 0 else "error")
+    sentence, summary = message_of(report)
+    assert sentence == "What happened."
+    assert summary == {key: line[key] for key in summary}
+    assert set(line) - set(summary) == {"timestamp", "level", "message", "event"}
+
+
+def test_the_summary_counts_files_and_time(stream: Log) -> None:
+    report = Report(time.monotonic() - 2.5, open_log(stream=stream))
+    report.result.applied += ["1.sql", "2.sql", "3.sql"]
+    report.result.skipped += ["0.sql"]
+    report.result.errors += [MigrationError("4.sql", "x"), MigrationError("5.sql", "y")]
+    report.end(1)
+    report.finish()
+    [line] = stream.lines
+    assert (line["applied"], line["skipped"], line["failed"]) == (3, 1, 2)
+    assert 2500 <= line["duration_ms"] < 60_000
+    assert round(line["duration_ms"], 1) == line["duration_ms"]
+
+
+def test_fields_of_the_ending_are_told_too(report: Report, stream: Log) -> None:
+    report.end(2, "x", code="STORAGE_CONFIGURATION")
+    report.finish()
+    assert stream.lines[0]["code"] == message_of(report)[1]["code"] == "STORAGE_CONFIGURATION"
+
+
+def test_the_last_word_on_the_ending_counts(report: Report, stream: Log) -> None:
+    report.end(0, "Done.", pending=0)
+    report.end(143, "Ended by SIGTERM.")
+    assert report.finish() == 143
+    assert stream.lines[0]["message"] == "Ended by SIGTERM."
+    assert "pending" not in stream.lines[0]
+
+
+def test_only_the_first_finish_writes(report: Report, stream: Log) -> None:
+    assert report.termination_log
+    report.end(0, "Done.")
+    assert report.finish() == 0
+    report.termination_log.unlink()
+    report.end(143, "Ended by SIGTERM.")
+    assert report.finish() == 143
+    assert [line["message"] for line in stream.lines] == ["Done."]
+    assert not report.termination_log.exists()
+
+
+def test_of_two_threads_that_finish_only_one_writes(report: Report, stream: Log) -> None:
+    report.end(0, "Done.")
+    gate = threading.Barrier(8)
+
+    def finish() -> None:
+        gate.wait()
+        report.finish()
+
+    threads = [threading.Thread(target=finish) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(stream.lines) == 1
+
+
+def test_a_run_that_never_ended_has_crashed(report: Report, stream: Log) -> None:
+    assert report.finish() == 70
+    assert stream.lines[0]["outcome"] == "crashed"
+    assert stream.lines[0]["message"]
+
+
+# The sentence
+
+
+@pytest.mark.parametrize(
+    ("applied", "skipped", "failed", "not_run", "sentence"),
+    [
+        (0, 0, 0, 0, "Nothing to do: 0 already there"),
+        (0, 3, 0, 0, "Nothing to do: 3 already there"),
+        (2, 3, 0, 0, "2 applied, 3 already there"),
+        (2, 3, 1, 0, "1 failed (f0.sql), 2 applied, 3 skipped"),
+        (0, 0, 2, 4, "2 failed (f0.sql, f1.sql), 0 applied, 0 skipped, 4 not run"),
+        (0, 0, 10, 0, f"10 failed ({', '.join(f'f{n}.sql' for n in range(10))}), 0 applied, 0 skipped"),
+        (0, 0, 11, 0, f"11 failed ({', '.join(f'f{n}.sql' for n in range(10))}, ...), 0 applied, 0 skipped"),
+    ],
+)
+def test_without_a_message_the_ending_is_a_sentence_about_the_files(
+    report: Report, stream: Log, applied: int, skipped: int, failed: int, not_run: int, sentence: str
+) -> None:
+    report.result.applied += [f"a{n}.sql" for n in range(applied)]
+    report.result.skipped += [f"s{n}.sql" for n in range(skipped)]
+    report.result.errors += [MigrationError(f"f{n}.sql", "x") for n in range(failed)]
+    report.result.not_run += [f"n{n}.sql" for n in range(not_run)]
+    report.end(1 if failed else 0)
+    report.finish()
+    assert stream.lines[0]["message"] == message_of(report)[0] == sentence
+
+
+# The termination message
+
+
+@pytest.mark.parametrize("sign", ["x", "ü", "€", "🐘", "\udcff", "\x00", '"', "\\"], ids=ascii)
+@pytest.mark.parametrize("shift", [0, 1, 2, 3])
+def test_a_huge_message_is_cut_at_a_character(report: Report, stream: Log, sign: str, shift: int) -> None:
+    message = "-" * shift + sign * 10_000
+    report.end(1, message)
+    report.finish()
+    sentence, summary = message_of(report)
+    shown = message.encode(errors="backslashreplace").decode()
+    assert shown.startswith(sentence)
+    assert report.termination_log
+    assert report.termination_log.stat().st_size > 4096 - len(sign.encode(errors="backslashreplace"))
+    assert summary["exit_code"] == 1
+    assert stream.lines[0]["message"] == message  # the log line is whole
+
+
+def test_a_message_that_just_fits_is_whole(report: Report) -> None:
+    assert report.termination_log
+    for length in (3000, 5000):
+        fresh = Report(time.monotonic(), report.scrubber)
+        fresh.termination_log = report.termination_log
+        fresh.end(1, "x" * length)
+        fresh.finish()
+        sentence, summary = message_of(fresh)
+        assert len(sentence) == min(length, 4096 - 1 - len(json.dumps(summary)))
+
+
+@pytest.mark.parametrize("message", ["two\nlines", "a\r\nb", "tab\tand \x0b", "{}\n{}", '\n{"exit_code": 0}'])
+def test_the_first_line_is_one_line(report: Report, stream: Log, message: str) -> None:
+    report.end(1, message)
+    report.finish()
+    sentence, summary = message_of(report)
+    assert sentence == " ".join(message.split())
+    assert summary["exit_code"] == 1
+    assert stream.lines[0]["message"] == message
+
+
+def test_the_message_is_scrubbed_before_it_is_cut(report: Report, stream: Log) -> None:
+    report.scrubber.learn(["hunter2-" * 20])
+    report.end(1, "hunter2-" * 20 + "x" * 3700 + "hunter2-" * 20, code="hunter2-" * 20)
+    report.finish()
+    assert report.termination_log
+    assert "hunter" not in report.termination_log.read_text() + stream.getvalue()
+    assert message_of(report)[1]["code"] == "***"
+
+
+def test_the_message_replaces_what_was_there(report: Report) -> None:
+    assert report.termination_log
+    report.termination_log.write_text("old " * 5000)
+    report.end(0, "Done.")
+    report.finish()
+    assert message_of(report)[0] == "Done."
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("missing/log", "No such file or directory"),
+        ("", "Is a directory"),
+        ("file/log", "Not a directory"),
+        ("full", "No space left on device"),
+    ],
+)
+def test_a_message_that_cannot_be_written_is_survived(
+    report: Report, stream: Log, tmp_path: Path, path: str, why: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "full").symlink_to("/dev/full")
+    report.termination_log = tmp_path / path
+    report.end(0, "Done.")
+    assert report.finish() == 0
+    warning, last = stream.lines
+    assert (warning["event"], warning["level"]) == ("report.unwritten", "warning")
+    assert warning["message"] == f"No termination message: {why}"
+    assert (last["event"], last["message"]) == ("run.finished", "Done.")
+
+
+def test_without_a_place_no_message_is_written(report: Report, stream: Log, tmp_path: Path) -> None:
+    report.termination_log = None
+    report.end(0, "Done.")
+    assert report.finish() == 0
+    assert len(stream.lines) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+# A bug of ours
+
+
+def crashed(error: Exception) -> Exception:
+    """Return the error with a traceback."""
+    with pytest.raises(type(error)) as caught:
+        _raise(error)
+    return caught.value
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_a_bug_of_ours_is_told_with_its_places_and_ends_the_run(report: Report, stream: Log) -> None:
+    report.crash(crashed(KeyError("some key")))
+    assert report.finish() == 70
+    crash, last = stream.lines
+    assert (crash["event"], crash["level"]) == ("run.crashed", "error")
+    assert crash["message"] == "A bug of ours: KeyError: 'some key'"
+    assert crash["traceback"][-1].endswith(" _raise")
+    assert "test_report.py:" in crash["traceback"][-1]
+    assert last["outcome"] == "crashed"
+    assert last["message"] == (
+        "A bug of pg-predeploy: KeyError: 'some key'. Please report it with the traceback above."
+    )
+
+
+def test_a_bug_is_told_without_secrets(report: Report, stream: Log) -> None:
+    report.scrubber.learn(["hunter2"])
+    report.crash(crashed(ValueError("hunter2 and more")))
+    report.finish()
+    assert "hunter2" not in stream.getvalue() + message_of(report)[0]
+    assert stream.lines[0]["message"] == "A bug of ours: ValueError: *** and more"
+
+
+@pytest.mark.parametrize("error", [psycopg.OperationalError, psycopg.errors.UniqueViolation, psycopg.ProgrammingError])
+def test_the_text_of_a_database_error_is_not_told(report: Report, stream: Log, error: type[psycopg.Error]) -> None:
+    report.crash(crashed(error("Key (ssn)=(078-05-1120) already exists")))
+    report.finish()
+    assert "078" not in stream.getvalue() + message_of(report)[0]
+    assert stream.lines[0]["message"] == f"A bug of ours: {error.__name__}"
