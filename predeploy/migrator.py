@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -71,6 +71,7 @@ class Migrator:
         self._retries = retries
         self._stop_on_error = stop_on_error
         self._running: Migration | None = None
+        self._in_doubt: Migration | None = None  # its COMMIT may have been heard, the answer was not
         self._losses: Counter[str] = Counter()
 
     def run(self) -> MigrationResult:
@@ -105,6 +106,7 @@ class Migrator:
 
     def _lost(self, error: psycopg.Error) -> None:
         name = self._running.name if self._running else ""
+        self._in_doubt, self._running = self._running or self._in_doubt, None
         self._losses[name] += 1
         log.warning(
             "The connection was lost%s; connecting again",
@@ -132,14 +134,22 @@ class Migrator:
                     watcher.watch(migration.name)
                     self._apply(conn, table, migration)
             except BaseException:
-                roll_back(conn)
+                self._break_off(conn, table)
                 raise
             self._finish(rows)
         conn.close()  # a pool makes a new one: psycopg would not know that the reset dropped its prepared statements
 
+    def _break_off(self, conn: Connection, table: MigrationsTable) -> None:
+        """Roll back, and look: a COMMIT that is cancelled while it waits for a standby has committed all the same."""
+        roll_back(conn)
+        if self._running and not is_lost(conn):
+            self._in_doubt = self._running
+            with suppress(psycopg.Error, StorageError):
+                self._pending(table.rows(conn))
+
     def _pending(self, rows: dict[str, Row]) -> list[Migration]:
-        if self._running and self._running.name in rows:  # the answer to its COMMIT was lost, not the COMMIT
-            self._count_as_applied(self._running)
+        if self._in_doubt and self._in_doubt.name in rows:
+            self._count_as_applied(self._in_doubt)
         decided = {*rows, *self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         return [migration for migration in self._files.migrations if migration.name not in decided]
 
@@ -153,7 +163,7 @@ class Migrator:
             self._fail(migration, Failure(problem))
             return
         execution = Execution(conn, table, migration, self._setup)
-        self._running = migration
+        self._running, self._in_doubt = migration, None
         try:
             self._try(conn, execution)
         except AlreadyApplied:
@@ -166,7 +176,7 @@ class Migrator:
 
     def _count_as_applied(self, migration: Migration, **fields: Any) -> None:
         self.result.applied.append(migration.name)
-        self._running = None
+        self._running = self._in_doubt = None
         log.info(
             "Applied %s", migration.name, extra={"event": "migration.applied", "migration": migration.name, **fields}
         )

@@ -32,12 +32,13 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished process. `exit_code` is what a shell sees: 128+n after signal n."""
+    """A finished process. `exit_code` is what a shell sees: 128+n after signal n, which `killed` tells from an exit."""
 
     exit_code: int
     stdout: str
     stderr: str
     events: list[Event]
+    killed: bool = False
 
     def named(self, event: str) -> list[Event]:
         """Return the events of that name, in order."""
@@ -121,6 +122,7 @@ class Process:
             stdout=stdout,
             stderr=stderr,
             events=_parsed(stdout.removesuffix("\n")) if as_json else [],
+            killed=status < 0,
         )
 
     def check_streams(self) -> None:

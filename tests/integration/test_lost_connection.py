@@ -1,0 +1,199 @@
+"""The connection breaks in mid-run: what was committed counts, what was not is run again, and that has an end."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from predeploy.lock import LOCK_KEY
+from tests.support.database import fresh_database
+from tests.support.eventually import eventually
+from tests.support.proxy import COMMIT_COMPLETE, Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from scripts.postgres_server import PostgresServer
+    from tests.support.database import Database
+    from tests.support.migrations_dir import MigrationsDir
+    from tests.support.program import Process, Run
+
+SLEEPERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+TERMINATE_SLEEPERS = SLEEPERS.replace("pid", "pg_terminate_backend(pid)")
+NAMES = "SELECT name FROM _migrations ORDER BY name"
+CLAIM_COMPLETE = b"C\x00\x00\x00\x0fINSERT 0 1\x00Z"  # sent alone, as only the claim of a no-transaction file is
+KILL_OWN_BACKEND = "SELECT pg_terminate_backend(pg_backend_pid());"
+
+
+@pytest.fixture
+def proxy(server: PostgresServer) -> Iterator[Proxy]:
+    with Proxy(server.port) as running:
+        yield running
+
+
+def through(proxy: Proxy, database: Database) -> str:
+    return database.dsn.replace(f":{database.server.port}/", f":{proxy.port}/")
+
+
+def names(events: list[dict[str, str]]) -> list[str]:
+    return [event["migration"] for event in events]
+
+
+def test_a_file_that_was_cut_short_is_run_again_and_applied_once(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE TABLE runs (n INT); CREATE SEQUENCE attempts")
+    migrations_dir.write("001.sql", "INSERT INTO runs VALUES (1)")
+    # Long only the first time: a sequence is not rolled back.
+    migrations_dir.write("002.sql", "INSERT INTO runs SELECT 2 FROM pg_sleep(60 * (nextval('attempts') = 1)::int)")
+    migrations_dir.write("003.sql", "INSERT INTO runs VALUES (3)")
+    process = start()
+    eventually(lambda: database.query(SLEEPERS))
+    database.query(TERMINATE_SLEEPERS)
+    run = process.finish()
+    assert (run.exit_code, run.report["applied"], run.report["failed"]) == (0, 3, 0)
+    assert database.query("SELECT n FROM runs ORDER BY n") == [(1,), (2,), (3,)]
+    assert database.query("SELECT last_value FROM attempts") == [(2,)]
+    assert names(run.named("migration.applied")) == ["001.sql", "002.sql", "003.sql"]
+    (lost,) = run.named("connection.lost")
+    assert lost["migration"] == "002.sql"
+
+
+def test_a_file_that_ends_its_own_session_each_time_is_given_up_and_the_next_ones_are_applied(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", f"CREATE TABLE gone (); {KILL_OWN_BACKEND}")
+    migrations_dir.write("002.sql", "CREATE TABLE kept ()")
+    ended = run()
+    assert (ended.exit_code, ended.report["applied"], ended.report["failed"]) == (1, 1, 1)
+    assert names(ended.named("connection.lost")) == ["001.sql"] * 3
+    (failed,) = ended.named("migration.failed")
+    assert "3 times" in failed["error"]
+    assert database.query(NAMES) == [("002.sql",)]
+    assert database.query("SELECT to_regclass('gone')") == [(None,)]
+
+
+def test_a_file_outside_of_a_transaction_is_not_run_again(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE SEQUENCE attempts")
+    migrations_dir.write("001.sql", f"-- migrate:no-transaction\nSELECT nextval('attempts');\n{KILL_OWN_BACKEND}\n")
+    migrations_dir.write("002.sql", "CREATE TABLE kept ()")
+    ended = run()
+    assert (ended.exit_code, ended.report["applied"], ended.report["failed"]) == (1, 1, 1)
+    assert database.query("SELECT last_value FROM attempts") == [(1,)]
+    (failed,) = ended.named("migration.failed")
+    assert "no-transaction" in failed["error"]
+    assert database.query(NAMES) == [("002.sql",)]
+
+
+def test_an_error_that_only_looks_like_a_lost_connection_is_the_files_own(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "DO $$BEGIN RAISE 'pretended' USING ERRCODE = '57P01'; END$$")
+    ended = run()
+    assert (ended.exit_code, ended.named("connection.lost")) == (1, [])
+    assert ended.named("migration.failed")[0]["sqlstate"] == "57P01"
+    assert database.query("SELECT count(*) FROM _migrations") == [(0,)]
+
+
+def test_a_server_that_crashes_and_comes_back_is_met_again(
+    private_server: PostgresServer, start: Callable[..., Process], migrations_dir: MigrationsDir
+) -> None:
+    with fresh_database(private_server) as database:
+        database.execute("CREATE TABLE runs (n INT); CREATE TABLE go (n INT)")
+        migrations_dir.write("001.sql", "INSERT INTO runs VALUES (1)")
+        migrations_dir.write("002.sql", "INSERT INTO runs VALUES (2); SELECT pg_sleep(60) WHERE NOT EXISTS (TABLE go)")
+        process = start(DATABASE_URL=database.dsn)
+        eventually(lambda: database.query(SLEEPERS))
+        database.execute("INSERT INTO go VALUES (1)")
+        private_server.restart("immediate")
+        run = process.finish()
+        assert (run.exit_code, run.report["applied"]) == (0, 2)
+        assert database.query("SELECT n FROM runs ORDER BY n") == [(1,), (2,)]
+        assert names(run.named("connection.lost")) == ["002.sql"]
+
+
+@pytest.mark.parametrize(
+    ("mark", "answer"),
+    [("", COMMIT_COMPLETE), ("-- migrate:no-transaction\n", CLAIM_COMPLETE)],
+    ids=["transaction", "no transaction"],
+)
+def test_a_commit_whose_answer_is_lost_counts_and_takes_effect_once(
+    run: Callable[..., Run], proxy: Proxy, database: Database, migrations_dir: MigrationsDir, mark: str, answer: bytes
+) -> None:
+    database.execute("CREATE TABLE runs (n INT)")
+    migrations_dir.write("001.sql", f"{mark}DO $$BEGIN INSERT INTO runs VALUES (1); END$$")
+    migrations_dir.write("002.sql", "INSERT INTO runs VALUES (2)")
+    proxy.cut_before = [answer]
+    ended = run(DATABASE_URL=through(proxy, database))
+    assert proxy.cut_before == []
+    assert (ended.exit_code, ended.report["applied"], ended.report["skipped"]) == (0, 2, 0)
+    assert names(ended.named("migration.applied")) == ["001.sql", "002.sql"]
+    assert names(ended.named("connection.lost")) == ["001.sql"]
+    assert database.query("SELECT n FROM runs ORDER BY n") == [(1,), (2,)]
+    assert database.query(NAMES) == [("001.sql",), ("002.sql",)]
+
+
+def test_losses_in_the_wait_for_the_lock_are_not_counted_against_the_file(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    """One loss while the file runs, two while somebody else has the lock: the file has run once, not three times."""
+    database.execute("CREATE SEQUENCE attempts")
+    migrations_dir.write("001.sql", "SELECT pg_sleep(60 * (nextval('attempts') = 1)::int)")
+    waiting = "FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pg-predeploy%%'"
+    process = start()
+    [(backend,)] = eventually(lambda: database.query(SLEEPERS))
+    with database.connect() as other:
+        taker = threading.Thread(target=other.execute, args=[f"SELECT pg_advisory_lock({LOCK_KEY})"])
+        taker.start()
+        eventually(lambda: database.query("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+        for _ in range(3):
+            database.query("SELECT pg_terminate_backend(%s)", backend)
+            taker.join()
+            process.wait_for("lock.waiting")
+            [(backend,)] = database.query(f"SELECT pid {waiting} ORDER BY backend_start DESC LIMIT 1")
+    run = process.finish()
+    assert (run.exit_code, run.report["applied"]) == (0, 1)
+    assert [event.get("migration") for event in run.named("connection.lost")] == ["001.sql", None, None]
+
+
+def test_a_session_that_is_ended_in_the_wait_for_the_lock_each_time_ends_the_run(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "SELECT 1")
+    with database.connect() as holder:
+        holder.execute(f"SELECT pg_advisory_lock({LOCK_KEY})")
+        process = start()
+        for _ in range(3):
+            process.wait_for("lock.waiting")
+            database.query(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name LIKE 'pg-predeploy%'"
+            )
+        run = process.finish()
+    assert (run.exit_code, run.report["outcome"]) == (6, "connection_lost")
+    assert len(run.named("connection.lost")) == 3
+
+
+def test_what_was_committed_before_the_server_went_for_good_is_reported(
+    start: Callable[..., Process],
+    run: Callable[..., Run],
+    proxy: Proxy,
+    database: Database,
+    migrations_dir: MigrationsDir,
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE t ()")
+    migrations_dir.write("002.sql", "SELECT pg_sleep(60 * (to_regclass('go') IS NULL)::int)")
+    process = start(DATABASE_URL=through(proxy, database), MIGRATE_WAIT_TIMEOUT="500ms")
+    eventually(lambda: database.query(SLEEPERS))
+    proxy.refusals = [("57P03", "the database system is shutting down")] * 1000
+    database.query(TERMINATE_SLEEPERS)
+    ended = process.finish()
+    assert (ended.exit_code, ended.report["applied"], ended.report["failed"]) == (6, 1, 0)
+    assert "shutting down" in ended.report["message"]
+    database.execute("CREATE TABLE go ()")
+    again = run()
+    assert (again.exit_code, again.report["applied"], again.report["skipped"]) == (0, 1, 1)

@@ -1,0 +1,310 @@
+"""Ended from outside: the server is left clean, the last line is written, the exit code tells the signal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from predeploy.lock import LOCK_KEY
+from tests.support.database import fresh_database
+from tests.support.eventually import eventually
+from tests.support.program import ENTRYPOINT
+from tests.support.proxy import free_port, silent_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from scripts.postgres_server import PostgresServer
+    from tests.support.database import Database
+    from tests.support.migrations_dir import MigrationsDir
+    from tests.support.program import Process, Program, Run
+
+BOTH = pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+PROMPTLY_S = 4.0  # below the last resort: the ordinary way out was taken
+LAST_RESORT_S = 5.0 + 1.0
+MARGIN_S = 5.0
+
+SLEEPERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+WAITERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+OTHERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+LOCKED = f"SELECT pg_try_advisory_lock({LOCK_KEY})"
+
+
+def ended(process: Process, signum: signal.Signals, within: float = PROMPTLY_S) -> Run:
+    """Send the signal and return the run, which says everywhere that the signal ended it."""
+    sent = time.monotonic()
+    process.signal(signum)
+    run = process.finish()
+    assert time.monotonic() - sent < within
+    assert (run.exit_code, run.report["exit_code"], run.report["outcome"]) == (
+        128 + signum,
+        128 + signum,
+        "interrupted",
+    )
+    assert signum.name in run.report["message"]
+    return run
+
+
+def assert_clean(database: Database) -> None:
+    """Nobody is left on the server, so nothing is held: no lock, no transaction."""
+    eventually(lambda: not database.query(OTHERS))
+    assert database.query(LOCKED) == [(True,)]
+
+
+@BOTH
+def test_in_mid_migration(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, signum: signal.Signals
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE kept ()")
+    migrations_dir.write("002.sql", "CREATE TABLE gone (); SELECT pg_sleep(60)")
+    migrations_dir.write("003.sql", "CREATE TABLE never ()")
+    process = start()
+    eventually(lambda: database.query(SLEEPERS))
+    run = ended(process, signum)
+    assert_clean(database)
+    assert database.query("SELECT to_regclass('kept') IS NULL, to_regclass('gone'), to_regclass('never')") == [
+        (False, None, None)
+    ]
+    assert database.query("SELECT name FROM _migrations") == [("001.sql",)]
+    assert (run.report["applied"], run.report["failed"]) == (1, 0)
+
+
+def test_while_a_migration_waits_for_a_lock(
+    start: Callable[..., Process], run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE TABLE busy ()")
+    migrations_dir.write("001.sql", "ALTER TABLE busy ADD COLUMN n INT")
+    with database.connect(autocommit=False) as reader:
+        reader.execute("SELECT FROM busy")
+        process = start()
+        eventually(lambda: database.query(WAITERS))
+        ended(process, signal.SIGTERM)
+        eventually(lambda: not database.query(WAITERS))
+        assert database.query(LOCKED) == [(True,)]
+    assert run().report["applied"] == 1
+
+
+@BOTH
+def test_while_waiting_for_the_server(start: Callable[..., Process], signum: signal.Signals) -> None:
+    process = start(DATABASE_URL=f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/app")
+    process.wait_for("postgres.waiting")
+    time.sleep(0.5)  # into the pauses
+    ended(process, signum)
+
+
+def test_while_a_login_hangs(start: Callable[..., Process]) -> None:
+    with silent_port() as port:
+        process = start(DATABASE_URL=f"postgresql://someone:hunter2@127.0.0.1:{port}/app")
+        process.wait_for("run.started")
+        time.sleep(0.3)
+        ended(process, signal.SIGTERM)
+
+
+@BOTH
+def test_while_waiting_for_the_lock(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, signum: signal.Signals
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE t ()")
+    with database.connect() as holder:
+        holder.execute(LOCKED)
+        process = start()
+        process.wait_for("lock.waiting")
+        ended(process, signum)
+    assert_clean(database)
+
+
+@pytest.mark.parametrize("delay_ms", [0, 10, 20, 30, 50, 75, 100, 125, 150, 200, 250, 300])
+def test_at_the_start(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, delay_ms: int
+) -> None:
+    """Told in full and truthfully, unless the signal comes before Python has begun: then it kills, as any program."""
+    migrations_dir.write("001.sql", "CREATE TABLE t ()")
+    process = start()
+    time.sleep(delay_ms / 1000)
+    sent = time.monotonic()
+    process.terminate()
+    run = process.finish()
+    assert time.monotonic() - sent < PROMPTLY_S
+    assert run.exit_code in {0, 143}
+    if run.killed:
+        assert run.stdout == ""
+        return
+    assert run.report["exit_code"] == run.exit_code
+    assert run.report["applied"] == database.query("SELECT to_regclass('t') IS NOT NULL")[0][0]
+
+
+def test_while_the_driver_is_loaded(start: Callable[..., Process], tmp_path: Path) -> None:
+    """The heaviest import: it takes half a second where the byte code is not yet written."""
+    (tmp_path / "psycopg.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(tmp_path / 'loading')!r}).touch()\ntime.sleep(60)"
+    )
+    process = start(PYTHONPATH=str(tmp_path))
+    eventually((tmp_path / "loading").exists)
+    ended(process, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_changes_nothing(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, second: signal.Signals
+) -> None:
+    migrations_dir.write("001.sql", "SELECT pg_sleep(60)")
+    process = start()
+    eventually(lambda: database.query(SLEEPERS))
+    process.terminate()
+    eventually(lambda: not database.query(SLEEPERS))
+    if process.running:
+        process.signal(second)
+    run = process.finish()
+    assert (run.exit_code, run.report["exit_code"]) == (143, 143)
+    assert_clean(database)
+
+
+def test_two_signals_at_once_are_one(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "SELECT pg_sleep(60)")
+    process = start()
+    eventually(lambda: database.query(SLEEPERS))
+    os.kill(process.pid, signal.SIGSTOP)  # so that both are pending when it goes on
+    process.signal(signal.SIGTERM)
+    process.signal(signal.SIGINT)
+    os.kill(process.pid, signal.SIGCONT)
+    run = process.finish()
+    assert run.exit_code in {130, 143}
+    assert run.report["exit_code"] == run.exit_code
+    assert len(run.named("run.finished")) == 1
+    assert_clean(database)
+
+
+def test_while_a_statement_outside_of_a_transaction_runs(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "-- migrate:no-transaction\nCREATE TABLE kept ();\nSELECT pg_sleep(60);\n")
+    process = start()
+    eventually(lambda: database.query(SLEEPERS))
+    run = ended(process, signal.SIGTERM)
+    assert_clean(database)
+    assert database.query("SELECT to_regclass('kept') IS NOT NULL") == [(True,)]
+    assert database.query("SELECT name FROM _migrations") == []
+    assert run.report["applied"] == 0
+
+
+def test_a_frozen_server_does_not_hold_the_end(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "SELECT pg_sleep(60)")
+    process = start()
+    [(backend,)] = eventually(lambda: database.query(SLEEPERS))
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        ended(process, signal.SIGTERM, within=LAST_RESORT_S + MARGIN_S)
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    assert_clean(database)
+
+
+def test_after_a_kill_the_next_run_waits_until_the_server_has_noticed(
+    start: Callable[..., Process], run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    path = migrations_dir.write("001.sql", "CREATE TABLE t (); SELECT pg_sleep(60)")
+    process = start()
+    eventually(lambda: database.query(SLEEPERS))
+    process.kill()
+    assert process.finish().exit_code == 137
+    path.write_text("CREATE TABLE t ()")
+    killed = time.monotonic()
+    again = run(MIGRATE_LOCK_WAIT_TIMEOUT="30")
+    assert (again.exit_code, again.report["applied"]) == (0, 1)
+    assert time.monotonic() - killed < 20, "the server went on with a statement that nobody waits for"
+
+
+class Unread:
+    """The program with a stdout that is a pipe of our making."""
+
+    def __init__(self, database: Database, migrations_dir: MigrationsDir, home: Path) -> None:
+        self.reader, self._writer = os.pipe()
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "DATABASE_URL": database.dsn,
+            "MIGRATIONS_DIR": str(migrations_dir),
+        }
+
+    def fill(self) -> None:
+        os.set_blocking(self._writer, False)
+        size = fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, 4096)
+        assert os.write(self._writer, b"\n" * size) == size
+        os.set_blocking(self._writer, True)
+
+    def start(self, *, closed: bool = False) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(ENTRYPOINT)]
+        if closed:
+            command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+        try:
+            return subprocess.Popen(
+                command, env=self._environment, stdin=subprocess.DEVNULL, stdout=self._writer, stderr=subprocess.PIPE
+            )
+        finally:
+            os.close(self._writer)
+
+
+@pytest.mark.parametrize(("sql", "exit_code"), [("CREATE TABLE t ()", 0), ("CREATE TABLE t (); SELECT 1/0", 1)])
+@pytest.mark.parametrize("how", ["reader gone", "closed from the start"])
+def test_a_stdout_without_a_reader_changes_nothing(
+    database: Database, migrations_dir: MigrationsDir, tmp_path: Path, how: str, sql: str, exit_code: int
+) -> None:
+    migrations_dir.write("001.sql", sql)
+    unread = Unread(database, migrations_dir, tmp_path)
+    os.close(unread.reader)
+    process = unread.start(closed=how != "reader gone")
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (exit_code, b"")
+    assert database.query("SELECT to_regclass('t') IS NOT NULL") == [(exit_code == 0,)]
+
+
+def test_a_stdout_that_nobody_reads_does_not_hold_the_end(
+    database: Database, migrations_dir: MigrationsDir, tmp_path: Path
+) -> None:
+    unread = Unread(database, migrations_dir, tmp_path)
+    unread.fill()
+    process = unread.start()
+    try:
+        time.sleep(1)  # into the first line
+        assert process.poll() is None, "it does wait for its reader"
+        sent = time.monotonic()
+        process.terminate()
+        _, stderr = process.communicate(timeout=30)
+        assert (process.returncode, stderr) == (143, b"")
+        assert time.monotonic() - sent < LAST_RESORT_S + MARGIN_S
+    finally:
+        process.kill()
+        os.close(unread.reader)
+
+
+def test_what_was_committed_all_the_same_is_told_as_applied(
+    private_server: PostgresServer, program: Program, migrations_dir: MigrationsDir
+) -> None:
+    """A cancelled COMMIT that waits for a standby has committed: the server only stops waiting."""
+    migrations_dir.write("001.sql", "CREATE TABLE first ()")
+    with fresh_database(private_server) as database:
+        program.run(DATABASE_URL=database.dsn)
+        migrations_dir.write("002.sql", "CREATE TABLE second ()")
+        database.admin_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        database.admin_query("SELECT pg_reload_conf()")
+        eventually(lambda: database.admin_query("SHOW synchronous_standby_names") == [("nobody",)])
+        process = program.start(DATABASE_URL=database.dsn)
+        eventually(lambda: database.query("SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
+        run = ended(process, signal.SIGTERM)
+        database.admin_execute("ALTER SYSTEM RESET synchronous_standby_names")
+        database.admin_query("SELECT pg_reload_conf()")
+        assert database.query("SELECT name FROM _migrations ORDER BY name") == [("001.sql",), ("002.sql",)]
+        assert run.report["applied"] == 1
+        assert [event["migration"] for event in run.named("migration.applied")] == ["002.sql"]
