@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# All that a file can leave behind but the advisory lock, which DISCARD ALL would drop. SET SESSION AUTHORIZATION
-# forgets a role set by ALTER ROLE ... SET role; RESET ROLE brings that one back.
+# All that a file can leave behind but the advisory lock, which DISCARD ALL would drop. The first brings the role back
+# too, that of ALTER ROLE ... SET role included.
 _RESET = (
-    "SET SESSION AUTHORIZATION DEFAULT;RESET ROLE;RESET ALL;CLOSE ALL;UNLISTEN *;DEALLOCATE ALL;"
+    "SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;DEALLOCATE ALL;"
     "DISCARD PLANS;DISCARD TEMP;DISCARD SEQUENCES;"
 )
 # A server from 14 on notices within a second that a client was killed; a value that somebody has set is kept.
