@@ -134,7 +134,7 @@ def test_the_wait_lasts_as_long_as_the_timeout_says(database: Database) -> None:
         started = time.monotonic()
         with pytest.raises(LockTimeout, match=r"not free within 0\.5 s: held by a session without application_name"):
             advisory_lock(conn, timeout=0.5).__enter__()
-        assert time.monotonic() - started >= 0.5
+        assert 0.5 <= time.monotonic() - started < 3
 
 
 def test_the_lock_of_another_database_does_not_matter(database: Database) -> None:
