@@ -405,7 +405,7 @@ def test_a_service_in_the_environment_fills_what_is_left_out(tmp_path: Path, mon
         ("mysql://me:Zq7x@db/app", {"Zq7x"}),
         ("postgresql://me:Zq7\udcff@db/app", {"Zq7\udcff", "Zq7%FF"}),
     ],
-    ids=ascii,
+    ids=lambda value: ascii(value) if isinstance(value, str) else "",  # a set has no order, an id needs one
 )
 def test_a_secret_is_known_in_every_form(dsn: str, expected: set[str]) -> None:
     assert secrets_of(dsn) >= {dsn, *expected}
