@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from sys import UnraisableHookArgs
     from types import FrameType
 
     from predeploy.migrations import MigrationFiles
@@ -40,6 +41,7 @@ def run() -> NoReturn:
     """Be the process: handle signals, do what the command line says, leave with the exit code."""
     exit_code = 70
     try:
+        sys.unraisablehook = _raise_again
         _answer_signals(_terminate)
         exit_code = main(sys.argv[1:], os.environ)
     except Terminated as end:  # it came where main() could not take it
@@ -149,10 +151,8 @@ def _check(settings: Settings, files: MigrationFiles, report: Report) -> None:
 
     with Server(settings.dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
         pending = [row.name for row in migration_status(conn, files) if row.state == "pending"]
-    if pending:
-        report.end(10, f"{len(pending)} pending, the first is {pending[0]}", pending=len(pending))
-    else:
-        report.end(0, "Nothing is pending", pending=0)
+    message = f"{len(pending)} pending, the first is {pending[0]}" if pending else "Nothing is pending"
+    report.end(10 if pending else 0, message, pending=len(pending))
 
 
 def _health(settings: Settings, _files: MigrationFiles, report: Report) -> None:
@@ -160,8 +160,8 @@ def _health(settings: Settings, _files: MigrationFiles, report: Report) -> None:
     from predeploy.postgres import Server
 
     health = check_db_health(Server(settings.dsn))
-    fields = {"latency_ms": health.latency_ms}
-    report.end(0 if health.ok else 3, f"Not healthy: {health.error}" if health.error else "Healthy", **fields)
+    message = f"Not healthy: {health.error}" if health.error else "Healthy"
+    report.end(0 if health.ok else 3, message, latency_ms=health.latency_ms)
 
 
 COMMANDS = {"migrate": _migrate, "status": _status, "check": _check, "health": _health}
@@ -195,6 +195,15 @@ def _terminate(signum: int, _frame: FrameType | None) -> None:
     end = Terminated(signum)
     _start_last_resort(end)
     raise end
+
+
+def _raise_again(swallowed: UnraisableHookArgs) -> None:
+    """Send the signal again if it was raised where Python lets nothing out, as it does at the end of an import."""
+    if isinstance(end := swallowed.exc_value, Terminated):
+        _answer_signals(_terminate)
+        threading.Timer(
+            0.01, os.kill, [os.getpid(), end.exit_code - 128]
+        ).start()  # not here: it would be swallowed too
 
 
 def _be_patient(signum: int, _frame: FrameType | None) -> None:

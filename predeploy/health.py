@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from predeploy.errors import StorageError
+from predeploy.errors import PostgresUnavailable, StorageError
 from predeploy.postgres import within
 
 if TYPE_CHECKING:
     from predeploy.postgres import Connection, ConnectionSource
 
 HEALTH_TIMEOUT_S = 4.5  # with what surrounds it, an answer stands after 5 s
+_MOST_DEAD = 20  # connections that are passed over
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,24 @@ class DbHealth:
 def check_db_health(db: ConnectionSource) -> DbHealth:
     """Run `SELECT 1`, at most 5 s in all, whatever the server or the network does; never raise."""
     started = time.monotonic()
+    deadline = started + HEALTH_TIMEOUT_S
     borrowed: list[Connection] = []
 
     def select_one() -> None:
-        with db.connection(timeout=HEALTH_TIMEOUT_S - 0.2) as conn:
-            borrowed.append(conn)
-            conn.execute("SELECT 1")
+        for _ in range(_MOST_DEAD):
+            with db.connection(timeout=max(deadline - time.monotonic() - 0.2, 0)) as conn:
+                borrowed[:] = [conn]
+                try:
+                    conn.execute("SELECT 1")
+                except psycopg.OperationalError:
+                    if not conn.closed or time.monotonic() >= deadline:
+                        raise
+                    # It may have died in the pool, of a restart: that is not the server that answers now.
+                else:
+                    return
+                finally:
+                    borrowed.clear()
+        raise PostgresUnavailable("the server ends every session", "closed")
 
     try:
         within(HEALTH_TIMEOUT_S, select_one)
@@ -54,6 +67,8 @@ def _why(db: ConnectionSource, failure: Exception) -> str:
     reason = getattr(getattr(db, "connection_class", None), "failure", None) or failure
     if isinstance(reason, StorageError):
         return str(reason)
+    if type(reason).__name__ == "PoolTimeout":  # not imported, for those who have no pool
+        return "no connection of the pool was free in time"
     sqlstate = getattr(reason, "sqlstate", None)
     return f"{type(reason).__name__}" + (f" (SQLSTATE {sqlstate})" if sqlstate else "")
 

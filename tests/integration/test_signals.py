@@ -151,6 +151,22 @@ def test_while_the_driver_is_loaded(start: Callable[..., Process], tmp_path: Pat
     ended(process, signal.SIGTERM)
 
 
+def test_where_python_swallows_what_is_raised(start: Callable[..., Process], tmp_path: Path) -> None:
+    """As it does at the end of each import, for some microseconds; here for longer."""
+    (tmp_path / "psycopg.py").write_text(
+        "import pathlib, time\n"
+        "class Swallowing:\n"
+        "    def __del__(self):\n"
+        f"        pathlib.Path({str(tmp_path / 'loading')!r}).touch()\n"
+        "        time.sleep(60)\n"
+        "Swallowing()\n"
+        "time.sleep(60)\n"
+    )
+    process = start(PYTHONPATH=str(tmp_path))
+    eventually((tmp_path / "loading").exists)
+    ended(process, signal.SIGTERM)
+
+
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_changes_nothing(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, second: signal.Signals

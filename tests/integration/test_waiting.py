@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from predeploy.errors import PostgresUnavailable
+from predeploy.errors import PostgresRefused, PostgresUnavailable
 from predeploy.postgres import wait_for_postgres
 from tests.support.database import fresh_database
 from tests.support.proxy import Proxy, free_port, silent_port
@@ -164,36 +164,45 @@ PASSING = [
 
 
 @pytest.mark.parametrize(("sqlstate", "text", "reason"), PASSING)
-def test_what_passes_is_waited_for(
-    run: Callable[..., Run], proxy: Proxy, database: Database, sqlstate: str, text: str, reason: str
+def test_what_may_pass_is_told_by_a_word(
+    proxy: Proxy, database: Database, sqlstate: str, text: str, reason: str
+) -> None:
+    proxy.refusals = [(sqlstate, text)]
+    with pytest.raises(PostgresUnavailable) as caught:
+        wait_for_postgres(through(proxy.port, database), timeout=0)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(("sqlstate", "text"), [(PASSING[0][:2]), (PASSING[-1][:2])])
+def test_what_may_pass_is_waited_for(
+    run: Callable[..., Run], proxy: Proxy, database: Database, sqlstate: str, text: str
 ) -> None:
     proxy.refusals = [(sqlstate, text)] * 3
     ended = run(DATABASE_URL=through(proxy.port, database), MIGRATE_WAIT_TIMEOUT="30")
     assert ended.exit_code == 0
-    assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == [reason]
-    assert proxy.logins == 4
-    assert ended.named("postgres.ready")[0]["attempt"] == 4
+    assert len(ended.named("postgres.waiting")) == 1
+    assert (proxy.logins, ended.named("postgres.ready")[0]["attempt"]) == (4, 4)
 
 
 PERMANENT = [
-    ("28P01", 'password authentication failed for user "someone"', "STORAGE_DB_REFUSED"),
-    ("28000", 'role "someone" does not exist', "STORAGE_DB_REFUSED"),
-    ("28000", 'role "someone" is not permitted to log in', "STORAGE_DB_REFUSED"),
-    ("28000", 'no pg_hba.conf entry for host "10.0.0.1", user "someone", database "app"', "STORAGE_DB_REFUSED"),
-    ("3D000", 'database "too many clients" does not exist', "STORAGE_DB_REFUSED"),
-    ("42501", 'permission denied for database "app"', "STORAGE_DB_REFUSED"),
-    ("08P01", "unsupported startup parameter: options", "STORAGE_DB_REFUSED"),
+    ("28P01", 'password authentication failed for user "someone"', "authentication"),
+    ("28000", 'role "someone" does not exist', "unknown_role"),
+    ("28000", 'role "someone" is not permitted to log in', "not_admitted"),
+    ("28000", 'no pg_hba.conf entry for host "10.0.0.1", user "someone", database "app"', "not_admitted"),
+    ("3D000", 'database "too many clients" does not exist', "unknown_database"),
+    ("42501", 'permission denied for database "app"', "privilege"),
+    ("08P01", "unsupported startup parameter: options", "startup_parameter"),
 ]
 
 
-@pytest.mark.parametrize(("sqlstate", "text", "code"), PERMANENT)
+@pytest.mark.parametrize(("sqlstate", "text", "reason"), PERMANENT)
 def test_what_never_passes_ends_the_wait_at_once(
-    run: Callable[..., Run], proxy: Proxy, database: Database, sqlstate: str, text: str, code: str
+    proxy: Proxy, database: Database, sqlstate: str, text: str, reason: str
 ) -> None:
     proxy.refusals = [(sqlstate, text)] * 3
-    ended = run(DATABASE_URL=through(proxy.port, database), MIGRATE_WAIT_TIMEOUT="60", timeout=30)
-    assert (ended.exit_code, ended.report["code"]) == (5, code)
-    assert (proxy.logins, ended.named("postgres.waiting")) == (1, [])
+    with pytest.raises(PostgresRefused) as caught:
+        wait_for_postgres(through(proxy.port, database), timeout=60)
+    assert (caught.value.reason, proxy.logins) == (reason, 1)
 
 
 def test_a_change_of_the_reason_is_told_at_once(run: Callable[..., Run], proxy: Proxy, database: Database) -> None:

@@ -130,7 +130,7 @@ class Process:
         stdout, stderr = self._output()
         for secret in self._secrets:
             assert secret not in stdout + stderr, f"a secret was printed: {stdout}{stderr}"
-        assert stderr == ""
+        assert stderr == "", f"on stderr: {stderr}"
 
     def close(self) -> None:
         """End the process if need be; its streams are checked even so."""

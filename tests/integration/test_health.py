@@ -1,0 +1,262 @@
+"""The health check answers in five seconds whatever happens, and the pool behind it recovers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import predeploy.health
+from predeploy import DbHealth, StorageError, check_db_health, create_db, run_migrations
+from predeploy.postgres import Server
+from tests.support.eventually import eventually
+from tests.support.proxy import Proxy, free_port, silent_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from psycopg_pool import ConnectionPool
+
+    from predeploy.postgres import ConnectionSource
+    from scripts.postgres_server import PostgresServer
+    from tests.support.database import Database
+    from tests.support.migrations_dir import MigrationsDir
+
+ANSWER_S = 5.0
+MARGIN_S = 0.5  # between the deadline that is set and the answer
+OTHERS = """
+    SELECT pid FROM pg_stat_activity
+    WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
+"""
+SOURCES = pytest.mark.parametrize("source", [create_db, Server], ids=["pool", "one connection"])
+
+
+@contextmanager
+def opened(source: Callable[[str], Any], dsn: str) -> Iterator[Any]:
+    with ExitStack() as stack:
+        db = source(dsn)
+        if not isinstance(db, Server):
+            stack.callback(db.close, timeout=1)
+        yield db
+
+
+def unhealthy(db: ConnectionSource) -> DbHealth:
+    """Check, and see to it that the answer comes in time and says no."""
+    started = time.monotonic()
+    health = check_db_health(db)
+    assert time.monotonic() - started < predeploy.health.HEALTH_TIMEOUT_S + MARGIN_S
+    assert not health.ok
+    assert health.error
+    assert 0 < health.latency_ms < ANSWER_S * 1000
+    return health
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the cases that need the whole of the time: one of them waits for all five seconds, the others for one."""
+    monkeypatch.setattr("predeploy.health.HEALTH_TIMEOUT_S", 1.0)
+
+
+def test_an_answer_comes_within_five_seconds() -> None:
+    assert predeploy.health.HEALTH_TIMEOUT_S + MARGIN_S <= ANSWER_S
+
+
+@contextmanager
+def frozen(*pids: int) -> Iterator[None]:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+@SOURCES
+def test_a_running_server_is_healthy(database: Database, source: Callable[[str], Any]) -> None:
+    with opened(source, database.dsn) as db:
+        check_db_health(db)  # the first one may pay for a login
+        health = min((check_db_health(db) for _ in range(5)), key=lambda health: health.latency_ms)
+    assert (health.ok, health.error) == (True, None)
+    assert 0 < health.latency_ms < 100
+
+
+@pytest.mark.usefixtures("impatient")
+@SOURCES
+def test_nothing_listens(source: Callable[[str], Any]) -> None:
+    with opened(source, f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/app") as db:
+        assert "refused" in (unhealthy(db).error or "")
+
+
+@pytest.mark.usefixtures("impatient")
+@SOURCES
+def test_refused_for_good(database: Database, source: Callable[[str], Any]) -> None:
+    dsn = database.server.dsn(database.name, database.owner, "not the password")
+    with opened(source, dsn) as db:
+        error = unhealthy(db).error or ""
+    assert "password" in error
+    assert "not the password" not in error
+
+
+@SOURCES
+def test_a_server_that_never_answers(source: Callable[[str], Any]) -> None:
+    with silent_port() as port, opened(source, f"postgresql://someone:hunter2@127.0.0.1:{port}/app") as db:
+        unhealthy(db)
+
+
+@pytest.mark.usefixtures("impatient")
+@SOURCES
+def test_a_server_that_hangs_in_the_query(
+    server: PostgresServer, database: Database, source: Callable[[str], Any]
+) -> None:
+    with Proxy(server.port) as proxy, opened(source, through(proxy, database)) as db:
+        proxy.silent_after = b"SELECT 1"
+        assert "no answer" in (unhealthy(db).error or "")
+        proxy.silent_after = None
+        assert eventually(lambda: check_db_health(db).ok)
+
+
+def through(proxy: Proxy, database: Database) -> str:
+    return database.dsn.replace(f":{database.server.port}/", f":{proxy.port}/")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_backend_that_is_frozen_is_given_up_and_replaced(database: Database) -> None:
+    with opened(create_db, database.dsn) as db:
+        assert check_db_health(db).ok
+        [(backend,)] = database.query(OTHERS)
+        with frozen(backend):
+            unhealthy(db)
+            assert check_db_health(db).ok, "the next connection works"
+        eventually(lambda: (backend,) not in database.query(OTHERS))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_checks_on_a_frozen_server_do_not_use_up_the_pool(private_server: PostgresServer) -> None:
+    assert private_server.pid
+    threads = threading.active_count()
+    with create_db(private_server.dsn(), max_size=2) as db:
+        assert check_db_health(db).ok
+        with frozen(private_server.pid), ThreadPoolExecutor(6) as callers:
+            with db.connection() as kept:
+                list(callers.map(unhealthy, [db] * 6))
+            assert kept.closed or kept.execute("SELECT 1").fetchone() == (1,)
+        eventually(lambda: check_db_health(db).ok)
+        with db.connection(timeout=5), db.connection(timeout=5):
+            pass
+    eventually(lambda: threading.active_count() <= threads)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_pool_that_is_lent_out_is_told_as_such(database: Database) -> None:
+    with create_db(database.dsn, max_size=1) as db:
+        with db.connection():
+            assert "pool" in (unhealthy(db).error or "")
+        assert check_db_health(db).ok
+
+
+def test_a_connection_that_died_in_the_pool_is_not_taken_for_the_server(database: Database) -> None:
+    with create_db(database.dsn) as db:
+        with ExitStack() as stack:
+            for _ in range(3):
+                stack.enter_context(db.connection())
+        database.execute(f"SELECT pg_terminate_backend(pid) FROM ({OTHERS}) AS others")
+        eventually(lambda: not database.query(OTHERS))
+        health = check_db_health(db)
+    assert (health.ok, health.error) == (True, None)
+
+
+def test_a_closed_pool_is_not_healthy(database: Database) -> None:
+    db = create_db(database.dsn)
+    assert check_db_health(db).ok
+    db.close()
+    unhealthy(db)
+
+
+def test_whatever_the_source_raises_is_an_answer() -> None:
+    class Broken:
+        def connection(self, timeout: float | None = None) -> Any:
+            raise LookupError(f"hunter2 {timeout}")
+
+    assert unhealthy(Broken()).error == "LookupError"
+
+
+def test_a_pool_has_the_documented_limits(database: Database) -> None:
+    with opened(create_db, database.dsn) as db:
+        assert (db.min_size, db.max_size, db.max_idle) == (0, 10, 20.0)
+        with db.connection() as conn:
+            parameters = conn.info.get_parameters()
+    assert parameters["connect_timeout"] == "10"
+    assert create_db(database.dsn, max_size=3).max_size == 3
+
+
+def test_the_urls_own_connect_timeout_wins(database: Database) -> None:
+    with opened(create_db, f"{database.dsn}?connect_timeout=7") as db, db.connection() as conn:
+        assert conn.info.get_parameters()["connect_timeout"] == "7"
+
+
+def test_a_pool_opens_nothing_until_it_is_used(database: Database) -> None:
+    threads = threading.active_count()
+    db: ConnectionPool[Any] = create_db(database.dsn)
+    time.sleep(0.3)
+    assert database.query(OTHERS) == []
+    assert threading.active_count() == threads
+    with db.connection():
+        assert len(database.query(OTHERS)) == 1
+    db.close()
+    eventually(lambda: not database.query(OTHERS))
+
+
+def test_the_first_use_may_be_by_many_threads_at_once(database: Database) -> None:
+    with opened(create_db, database.dsn) as db, ThreadPoolExecutor(8) as callers:
+        assert all(health.ok for health in callers.map(check_db_health, [db] * 8))
+
+
+@pytest.mark.parametrize(
+    ("dsn", "code", "message"),
+    [
+        (None, "STORAGE_DB_URL_MISSING", "DATABASE_URL environment variable is required."),
+        ("", "STORAGE_DB_URL_MISSING", "DATABASE_URL environment variable is required."),
+        ("mysql://someone:hunter2@db/app", "STORAGE_DB_URL_INVALID", "must start with postgresql://"),
+        ("postgresql://someone:hun%zzter2@db/app", "STORAGE_DB_URL_INVALID", "malformed"),
+        ("postgresql://someone:hun/ter2@db/app", "STORAGE_DB_URL_INVALID", "percent-encode"),
+        ("host=db password=hun ter2", "STORAGE_DB_URL_INVALID", "single quotes"),
+    ],
+)
+def test_a_bad_url_is_refused_before_anything_is_opened(dsn: str | None, code: str, message: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        create_db(dsn)
+    assert caught.value.code == code
+    assert message in str(caught.value)
+    for secret in ("hun", "ter2"):
+        assert secret not in str(caught.value)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("password", ["not the password", "hunter2/@:%"])
+def test_the_pools_own_log_does_not_tell_the_url(
+    database: Database, caplog: pytest.LogCaptureFixture, password: str
+) -> None:
+    dsn = database.server.dsn(database.name, database.owner, password)
+    with caplog.at_level(logging.DEBUG, logger="psycopg.pool"), opened(create_db, dsn) as db:
+        unhealthy(db)
+        eventually(lambda: "error connecting" in caplog.text)
+    assert dsn not in caplog.text
+    assert password not in caplog.text
+    assert database.owner not in caplog.text
+
+
+def test_a_pool_works_on_after_migrations(database: Database, migrations_dir: MigrationsDir) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE t (); SET search_path = nowhere")
+    with create_db(database.dsn) as db:
+        assert run_migrations(db, migrations_dir.path).applied == ["001.sql"]
+        assert check_db_health(db).ok
+        with db.connection() as conn:
+            assert conn.execute("SHOW search_path").fetchone() == ('"$user", public',)
