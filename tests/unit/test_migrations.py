@@ -291,12 +291,13 @@ def test_a_file_that_is_not_utf_8_is_told_with_its_line(
     assert (migration.sql, bool(migration.checksum)) == ("", True)
 
 
+@pytest.mark.timeout(10)  # the FIFO
 def test_a_file_that_cannot_be_read_is_a_problem_of_that_file(tmp_path: Path) -> None:
     (tmp_path / "1_dangling.sql").symlink_to("nowhere")
     (tmp_path / "2_loop.sql").symlink_to("2_loop.sql")
     (tmp_path / "3_directory.sql").mkdir()
     os.mkfifo(tmp_path / "4_fifo.sql")
-    (tmp_path / "5_device.sql").symlink_to("/dev/zero")
+    (tmp_path / "5_device.sql").symlink_to("/dev/null")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "6_socket.sql"))
         (tmp_path / "7_good.sql").write_text(SQL)
@@ -314,6 +315,7 @@ def test_a_file_that_cannot_be_read_is_a_problem_of_that_file(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
+@pytest.mark.timeout(10)  # the FIFO
 def test_nothing_stays_open(tmp_path: Path) -> None:
     (tmp_path / "1.sql").write_text(SQL)
     (tmp_path / "2.sql").mkdir()
