@@ -21,7 +21,7 @@ LAYERS = [  # each imports only from those below it
     {"__init__", "report", "status", "usage"},
     {"migrator", "health", "pool"},
     {"execution", "drift"},
-    {"lock", "table"},
+    {"lock", "table", "watcher"},
     {"session"},
     {"postgres"},
     {"dsn", "guard", "refusals"},
