@@ -12,11 +12,13 @@ from predeploy.errors import LockTimeout
 from predeploy.lock import LOCK_KEY, advisory_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
     from tests.support.program import Process, Run
+
+    Gate = Callable[[], None]
 
 HOLD = f"SELECT pg_advisory_lock({LOCK_KEY})"
 ADVISORY_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
@@ -69,30 +71,41 @@ def test_with_nothing_pending_no_lock_is_taken(
     assert finished.named("lock.acquired") == []
 
 
+@pytest.fixture
+def gate(database: Database) -> Iterator[Gate]:
+    """A table that nobody can read until the gate is opened; reading it holds a migration where it is."""
+    database.execute("CREATE TABLE gate ()")
+    with database.connect(autocommit=False) as keeper:
+        keeper.execute("LOCK TABLE gate")
+        yield keeper.rollback
+
+
 def test_a_waiter_that_finds_all_applied_has_nothing_to_do(
-    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, gate: Gate
 ) -> None:
-    migrations_dir.write("001.sql", "CREATE TABLE a (); SELECT pg_sleep(1)")
+    migrations_dir.write("001.sql", "CREATE TABLE a (); SELECT * FROM gate")
     first = start()
     first.wait_for("lock.acquired")
     second = start()
     assert second.wait_for("lock.waiting")["holder"]["application_name"].startswith("pg-predeploy/")
+    gate()
     assert (first.finish().report["applied"], second.finish().report["skipped"]) == (1, 1)
     assert database.query(ADVISORY_LOCKS) == [(0,)]
 
 
 def test_a_waiter_does_not_hold_up_the_holders_concurrent_index(
-    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, gate: Gate
 ) -> None:
     database.execute("CREATE TABLE a AS SELECT generate_series(1, 1000) AS id")
     migrations_dir.write(
-        "001.sql", "-- migrate:no-transaction\nSELECT pg_sleep(1.5);\nCREATE INDEX CONCURRENTLY one ON a (id);"
+        "001.sql", "-- migrate:no-transaction\nSELECT * FROM gate;\nCREATE INDEX CONCURRENTLY one ON a (id);"
     )
     holder = start()
     holder.wait_for("lock.acquired")
     waiters = [start() for _ in range(3)]
     for waiter in waiters:
         waiter.wait_for("lock.waiting")
+    gate()
     assert [process.finish(timeout=30).exit_code for process in (holder, *waiters)] == [0, 0, 0, 0]
     assert database.query("SELECT indisvalid FROM pg_index WHERE indexrelid = 'one'::regclass") == [(True,)]
 
