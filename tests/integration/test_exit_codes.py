@@ -175,6 +175,20 @@ def table_not_ours_to_read(stage: Stage) -> Run:
     return stage.run()
 
 
+def may_not_lock(stage: Stage) -> Run:
+    stage.migrations_dir.write("001.sql", "SELECT 1")
+    stage.database.admin_execute("REVOKE EXECUTE ON FUNCTION pg_try_advisory_lock(bigint) FROM PUBLIC")
+    return stage.run()
+
+
+def table_locked(stage: Stage) -> Run:
+    file_applied(stage)
+    stage.database.admin_execute(f"ALTER ROLE {stage.database.owner} SET lock_timeout = '100ms'")
+    with stage.database.connect(autocommit=False) as other:
+        other.execute("LOCK TABLE _migrations")
+        return stage.run()
+
+
 def server_gone_for_good(stage: Stage) -> Run:
     stage.migrations_dir.write("001.sql", "CREATE TABLE t ()")
     stage.migrations_dir.write("002.sql", "SELECT pg_sleep(60)")
@@ -234,6 +248,7 @@ def sigint(stage: Stage) -> Run:
         (files_required, 2, "misconfigured"),
         (nothing_listens, 3, "unreachable"),
         (unhealthy, 3, "unreachable"),
+        (table_locked, 3, "unreachable"),
         (lock_held, 4, "locked"),
         (wrong_password, 5, "refused"),
         (unknown_role, 5, "refused"),
@@ -243,6 +258,7 @@ def sigint(stage: Stage) -> Run:
         (tls_required, 5, "refused"),
         (no_create_privilege, 5, "refused"),
         (table_not_ours_to_read, 5, "refused"),
+        (may_not_lock, 5, "refused"),
         (server_gone_for_good, 6, "connection_lost"),
         (pending, 10, "pending"),
         (broken_library, 70, "crashed"),

@@ -116,15 +116,11 @@ def test_a_server_that_never_answers(source: Callable[[str], Any]) -> None:
 def test_a_server_that_hangs_in_the_query(
     server: PostgresServer, database: Database, source: Callable[[str], Any]
 ) -> None:
-    with Proxy(server.port) as proxy, opened(source, through(proxy, database)) as db:
+    with Proxy(server.port) as proxy, opened(source, database.dsn_at(proxy.port)) as db:
         proxy.silent_after = b"SELECT 1"
         assert "no answer" in (unhealthy(db).error or "")
         proxy.silent_after = None
         assert eventually(lambda: check_db_health(db).ok)
-
-
-def through(proxy: Proxy, database: Database) -> str:
-    return database.dsn.replace(f":{database.server.port}/", f":{proxy.port}/")
 
 
 @pytest.mark.usefixtures("impatient")

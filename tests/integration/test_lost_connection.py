@@ -33,10 +33,6 @@ def proxy(server: PostgresServer) -> Iterator[Proxy]:
         yield running
 
 
-def through(proxy: Proxy, database: Database) -> str:
-    return database.dsn.replace(f":{database.server.port}/", f":{proxy.port}/")
-
-
 def names(events: list[dict[str, str]]) -> list[str]:
     return [event["migration"] for event in events]
 
@@ -128,7 +124,7 @@ def test_a_commit_whose_answer_is_lost_counts_and_takes_effect_once(
     migrations_dir.write("001.sql", f"{mark}DO $$BEGIN INSERT INTO runs VALUES (1); END$$")
     migrations_dir.write("002.sql", "INSERT INTO runs VALUES (2)")
     proxy.cut_before = [answer]
-    ended = run(DATABASE_URL=through(proxy, database))
+    ended = run(DATABASE_URL=database.dsn_at(proxy.port))
     assert proxy.cut_before == []
     assert (ended.exit_code, ended.report["applied"], ended.report["skipped"]) == (0, 2, 0)
     assert names(ended.named("migration.applied")) == ["001.sql", "002.sql"]
@@ -187,7 +183,7 @@ def test_what_was_committed_before_the_server_went_for_good_is_reported(
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE t ()")
     migrations_dir.write("002.sql", "SELECT pg_sleep(60 * (to_regclass('go') IS NULL)::int)")
-    process = start(DATABASE_URL=through(proxy, database), MIGRATE_WAIT_TIMEOUT="500ms")
+    process = start(DATABASE_URL=database.dsn_at(proxy.port), MIGRATE_WAIT_TIMEOUT="500ms")
     eventually(lambda: database.query(SLEEPERS))
     proxy.refusals = [("57P03", "the database system is shutting down")] * 1000
     database.query(TERMINATE_SLEEPERS)

@@ -36,6 +36,10 @@ class Database:
         """What no output may hold."""
         return (self._random_part, self.password, quote(self.password, safe=""), self.dsn)
 
+    def dsn_at(self, port: int) -> str:
+        """The same database by another port."""
+        return self.dsn.replace(f":{self.server.port}/", f":{port}/")
+
     def connect(self, **kwargs: Any) -> psycopg.Connection:
         return psycopg.connect(self.dsn, **{"autocommit": True, **kwargs})
 
