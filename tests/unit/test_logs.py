@@ -255,6 +255,19 @@ def test_other_loggers_write_nothing(name: str | None, capfd: pytest.CaptureFixt
     assert capfd.readouterr() == ("", "")
 
 
+def test_handlers_of_others_get_nothing_of_ours() -> None:
+    stream, other = io.StringIO(), io.StringIO()
+    open_log(stream=stream).learn(["hunter2"])
+    root, handler = logging.getLogger(), logging.StreamHandler(other)
+    root.addHandler(handler)
+    try:
+        log.error("hunter2")
+    finally:
+        root.removeHandler(handler)
+    assert len(logged(stream)) == 1
+    assert other.getvalue() == ""
+
+
 def test_warnings_write_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     stream = io.StringIO()
     with warnings.catch_warnings():
