@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -268,17 +267,14 @@ def test_handlers_of_others_get_nothing_of_ours() -> None:
     assert other.getvalue() == ""
 
 
-def test_warnings_write_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    stream = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        open_log(level="debug", stream=stream)
-        try:
-            warnings.warn("hunter2", ResourceWarning, stacklevel=1)
-        finally:
-            logging.captureWarnings(capture=False)
-    assert stream.getvalue() == ""
-    assert capfd.readouterr() == ("", "")
+def test_warnings_write_nothing() -> None:
+    source = (
+        "import warnings; from predeploy.logs import open_log; open_log(level='debug');"
+        "warnings.warn('hunter2', ResourceWarning)"
+    )
+    command = [sys.executable, "-W", "always", "-c", source]
+    done = subprocess.run(command, cwd=ROOT, env={}, capture_output=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == (b"", b"")
 
 
 @pytest.mark.parametrize(
