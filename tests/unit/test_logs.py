@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 log = logging.getLogger("predeploy.some_room")
+
+
+@pytest.fixture
+def _far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have another time zone than UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "IST-05:30")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 @pytest.fixture(autouse=True)
@@ -87,10 +98,8 @@ def test_a_line_is_one_json_object_with_its_fields_in_order() -> None:
     ],
 )
 @pytest.mark.parametrize("style", ["json", "text"])
-def test_a_timestamp_is_utc_with_milliseconds(
-    monkeypatch: pytest.MonkeyPatch, style: str, created: float, timestamp: str
-) -> None:
-    monkeypatch.setenv("TZ", "Asia/Kolkata")
+@pytest.mark.usefixtures("_far_from_greenwich")
+def test_a_timestamp_is_utc_with_milliseconds(style: str, created: float, timestamp: str) -> None:
     stream = io.StringIO()
     open_log(style=style, stream=stream)
     log.handle(logging.makeLogRecord({"created": created, "msg": "x", "levelno": 20, "levelname": "INFO"}))
