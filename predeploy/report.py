@@ -92,7 +92,7 @@ class Report:
         """Write the sentence as one line and the summary as JSON, at most 4096 bytes of them."""
         ending = b"\n" + json.dumps(self.scrubber.scrub(summary)).encode()
         sentence = " ".join(self.scrubber.scrub(self._message).split()).encode(errors="backslashreplace")
-        room = max(TERMINATION_MESSAGE_BYTES - len(ending), 0)
+        room = TERMINATION_MESSAGE_BYTES - len(ending)
         try:
             path.write_bytes(sentence[:room].decode(errors="ignore").encode() + ending)
         except OSError as error:

@@ -6,7 +6,7 @@ import logging
 import os
 import subprocess
 import sys
-import warnings
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 log = logging.getLogger("predeploy.some_room")
+
+
+@pytest.fixture
+def _far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have another time zone than UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "IST-05:30")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 @pytest.fixture(autouse=True)
@@ -88,10 +98,8 @@ def test_a_line_is_one_json_object_with_its_fields_in_order() -> None:
     ],
 )
 @pytest.mark.parametrize("style", ["json", "text"])
-def test_a_timestamp_is_utc_with_milliseconds(
-    monkeypatch: pytest.MonkeyPatch, style: str, created: float, timestamp: str
-) -> None:
-    monkeypatch.setenv("TZ", "Asia/Kolkata")
+@pytest.mark.usefixtures("_far_from_greenwich")
+def test_a_timestamp_is_utc_with_milliseconds(style: str, created: float, timestamp: str) -> None:
     stream = io.StringIO()
     open_log(style=style, stream=stream)
     log.handle(logging.makeLogRecord({"created": created, "msg": "x", "levelno": 20, "levelname": "INFO"}))
@@ -255,17 +263,27 @@ def test_other_loggers_write_nothing(name: str | None, capfd: pytest.CaptureFixt
     assert capfd.readouterr() == ("", "")
 
 
-def test_warnings_write_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    stream = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        open_log(level="debug", stream=stream)
-        try:
-            warnings.warn("hunter2", ResourceWarning, stacklevel=1)
-        finally:
-            logging.captureWarnings(capture=False)
-    assert stream.getvalue() == ""
-    assert capfd.readouterr() == ("", "")
+def test_handlers_of_others_get_nothing_of_ours() -> None:
+    stream, other = io.StringIO(), io.StringIO()
+    open_log(stream=stream).learn(["hunter2"])
+    root, handler = logging.getLogger(), logging.StreamHandler(other)
+    root.addHandler(handler)
+    try:
+        log.error("hunter2")
+    finally:
+        root.removeHandler(handler)
+    assert len(logged(stream)) == 1
+    assert other.getvalue() == ""
+
+
+def test_warnings_write_nothing() -> None:
+    source = (
+        "import warnings; from predeploy.logs import open_log; open_log(level='debug');"
+        "warnings.warn('hunter2', ResourceWarning)"
+    )
+    command = [sys.executable, "-W", "always", "-c", source]
+    done = subprocess.run(command, cwd=ROOT, env={}, capture_output=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == (b"", b"")
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ PASSING = [
     (FATAL + "the database system is starting up", "starting_up"),
     (FATAL + "the database system is shutting down", "shutting_down"),
     (FATAL + "the database system is in recovery mode", "recovery"),
+    (FATAL + "the database system is not yet accepting connections", "recovery"),
     (
         FATAL + "the database system is not yet accepting connections\n"
         "DETAIL:  Consistent recovery state has not been yet reached.",
