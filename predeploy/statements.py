@@ -27,10 +27,11 @@ _IN_WORD = r"[^\x00-#%-/:-@\[-^`{-\x7f]"
 _IN_TAG = r"[^\x00-/:-@\[-^`{-\x7f]"
 # Digits are here: where a token may follow a number at all, it is read the same without it.
 _PLAIN = r"[0-9!#%&()*+,.:<=>?@\[\]^`{|}~\x00-\x08\x0e-\x1f\x7f]"
+_BACK = "|(?!)"  # before Python 3.11.5 a possessive group keeps what a failed round has eaten (python/cpython#106052)
 # A string goes on after white space that holds a line end; `--` comments count as white space here.
-_CONTINUED = rf"[ \t\f\v]*+(?:--[^\n\r]*+)?+[\n\r](?:{_SPACE}++|--[^\n\r]*+[\n\r])*+'"
-_E_BODY = r"(?:[^'\\]++|\\[\s\S]|'')*+'"
-_E_STRING = rf"[eE]'{_E_BODY}(?:{_CONTINUED}{_E_BODY})*+(?!{_CONTINUED})"
+_CONTINUED = rf"[ \t\f\v]*+(?:--[^\n\r]*+{_BACK})?+[\n\r](?:{_SPACE}++|--[^\n\r]*+[\n\r]{_BACK})*+'"
+_E_BODY = rf"(?:[^'\\]++|\\[\s\S]|''{_BACK})*+'"
+_E_STRING = rf"[eE]'{_E_BODY}(?:{_CONTINUED}{_E_BODY}{_BACK})*+(?!{_CONTINUED})"
 
 
 def _token(trailing: str) -> str:
@@ -42,10 +43,11 @@ def _token(trailing: str) -> str:
 
 
 _TOKEN = re.compile(rf"{_token('')}|;")
-_RUN = re.compile(rf"(?:{_SPACE}*+(?:{_token(_PLAIN + '*+')}))++")
+_RUN = re.compile(rf"(?:{_SPACE}*+(?:{_token(_PLAIN + '*+')}){_BACK})++")
 _WORD = re.compile(rf"(?![bBeEnNxX]'|[uU]&['\"]){_LETTER}{_IN_WORD}*+")
-_WORDS_THEN_RUN = re.compile(rf"({_WORD.pattern}(?:{_SPACE}++{_WORD.pattern}){{0,7}}+)(?:{_RUN.pattern})?+")
-_DOLLAR_QUOTE = re.compile(rf"\$(?:{_LETTER}{_IN_TAG}*+)?+\$")
+_WORDS = rf"{_WORD.pattern}(?:{_SPACE}++{_WORD.pattern}{_BACK}){{0,7}}+"
+_WORDS_THEN_RUN = re.compile(rf"({_WORDS})(?:{_RUN.pattern}{_BACK})?+")
+_DOLLAR_QUOTE = re.compile(rf"\$(?:{_LETTER}{_IN_TAG}*+{_BACK})?+\$")
 _GAP = re.compile(rf"{_SPACE}++|--[^\n\r]*+|/\*")
 _GAP_OR_SEMICOLONS = re.compile(rf"[; \t\n\r\f\v]++|{_GAP.pattern}")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
