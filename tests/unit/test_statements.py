@@ -248,8 +248,7 @@ def test_time_is_linear_whatever_the_text(sql: str) -> None:
 def test_every_possessive_group_gives_back_what_a_failed_round_has_eaten() -> None:
     # Only Python before 3.11.5 needs it, and then every test here: Debian 12 has 3.11.2.
     patterns = [value.pattern for value in vars(statements).values() if isinstance(value, re.Pattern)]
-    groups = [
-        found for pattern in patterns for found in re.findall(r"(.{5})\)(?:[*+?]|\{\d+,\d+\})\+", pattern, re.DOTALL)
-    ]
+    bare = "".join(re.sub(r"\[(?:\\.|[^\]])*\]", "[]", pattern, flags=re.DOTALL) for pattern in patterns)
+    groups = re.findall(r"(.{5})\)(?:[*+?]|\{\d+,\d+\})\+", bare, re.DOTALL)
     assert len(groups) > 10
     assert set(groups) == {"|(?!)"}
