@@ -165,7 +165,7 @@ def tls_required(stage: Stage) -> Run:
 
 def no_create_privilege(stage: Stage) -> Run:
     stage.migrations_dir.write("001.sql", "SELECT 1")
-    stage.database.admin_execute("ALTER SCHEMA public OWNER TO postgres")
+    stage.database.admin_execute("ALTER SCHEMA public OWNER TO postgres; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     return stage.run()
 
 
