@@ -67,7 +67,7 @@ NOT_NEEDED = {
 
 
 def reachable() -> dict[str, Path]:
-    """Find the file of every module named by HIDDEN or by an import statement reachable from entrypoint.py."""
+    """Find the file of every module that HIDDEN or an import statement reachable from entrypoint.py names."""
     search = [str(APP), *(path for path in sys.path if path.startswith(str(STDLIB)))]
     finder = ModuleFinder(path=search, excludes=[name for names in NOT_NEEDED.values() for name in names])
     for name in ["entrypoint", *HIDDEN]:
