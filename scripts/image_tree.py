@@ -30,8 +30,8 @@ MODULES = HOME / "lib" / STDLIB.name
 LAUNCHER = f"""\
 #!{HOME}/bin/python3 -IS
 import os
+os.environ.setdefault("MIGRATIONS_DIR", "/migrations")
 os.environ.setdefault("SSL_CERT_FILE", "{HOME}/etc/ssl/certs/ca-certificates.crt")
-os.environ.setdefault("PGCLIENTENCODING", "UTF8")
 from entrypoint import run
 run()
 """
