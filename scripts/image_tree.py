@@ -108,9 +108,7 @@ def libraries(binary: Path) -> dict[str, Path]:
 
 def place_libraries() -> list[Path]:
     """Copy the shared libraries and say which. One OpenSSL, the wheel's, serves libpq and Python's ssl."""
-    vendored = {
-        re.sub(r"-[0-9a-f]{8}", "", path.name): path for path in (MODULES / "psycopg_binary.libs").iterdir()
-    }
+    vendored = {re.sub(r"-[0-9a-f]{8}", "", path.name): path for path in (MODULES / "psycopg_binary.libs").iterdir()}
     copied = []
     for binary in [path for path in HOME.rglob("*") if ".so" in path.name or path.parent.name == "bin"]:
         for name, path in libraries(binary).items():
@@ -161,9 +159,7 @@ def record(copied: list[Path]) -> None:
             target.mkdir(parents=True)
             shutil.copy(licence, target / "copyright")
     for folder in APP.glob("*.dist-info"):
-        shutil.copytree(
-            folder, MODULES / folder.name, ignore=shutil.ignore_patterns("REQUESTED", "INSTALLER")
-        )
+        shutil.copytree(folder, MODULES / folder.name, ignore=shutil.ignore_patterns("REQUESTED", "INSTALLER"))
 
 
 def place_files() -> None:
