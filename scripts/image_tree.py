@@ -159,7 +159,9 @@ def record(copied: list[Path]) -> None:
             target.mkdir(parents=True)
             shutil.copy(licence, target / "copyright")
     for folder in APP.glob("*.dist-info"):
-        shutil.copytree(folder, MODULES / folder.name, ignore=shutil.ignore_patterns("REQUESTED", "INSTALLER"))
+        listed = (line.split(",")[0] for line in (folder / "RECORD").read_text().splitlines())
+        if any((MODULES / name).with_suffix(".pyc").exists() for name in listed if name.endswith(".py")):
+            shutil.copytree(folder, MODULES / folder.name)
 
 
 def place_files() -> None:

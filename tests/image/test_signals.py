@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.image.engine import docker, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.image.engine import Container
+    from tests.support.migrations_dir import MigrationsDir
+
+LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+
+
+def backends(server: Container, database: str) -> int:
+    return int(server.psql(f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"))
+
+
+@pytest.mark.parametrize("delay", [0, 0.2, 2])
+def test_sigterm_ends_the_run_and_leaves_nothing_on_the_server(
+    migrate: Callable[..., Container],
+    server: Container,
+    database: str,
+    dsn: str,
+    migrations: MigrationsDir,
+    delay: float,
+) -> None:
+    migrations.write("002_long.sql", "CREATE TABLE half (); SELECT pg_sleep(60);")
+    runner = migrate(DATABASE_URL=dsn)
+    time.sleep(delay)
+    sent = time.monotonic()
+    docker("kill", "--signal=TERM", runner.name)
+    ended = runner.wait()
+    assert ended.code == 143
+    assert time.monotonic() - sent < 5
+    eventually(lambda: backends(server, database) == 0, within=3)
+    assert server.psql(LOCKS, database) == "0"
+    assert server.psql("SELECT to_regclass('half')", database) == ""
+    assert (ended.last["event"], ended.last["exit_code"]) == ("run.finished", 143)
+
+
+def test_a_killed_runner_keeps_its_backend_for_a_moment_only(
+    migrate: Callable[..., Container], server: Container, database: str, dsn: str, migrations: MigrationsDir
+) -> None:
+    migrations.write("002_long.sql", "SELECT pg_sleep(60);")
+    runner = migrate(DATABASE_URL=dsn)
+    runner.until("migration.applied")
+    docker("kill", runner.name)
+    eventually(lambda: backends(server, database) == 0, within=10)
