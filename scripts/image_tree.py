@@ -17,13 +17,21 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from modulefinder import ModuleFinder
 from pathlib import Path
+from types import CodeType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 APP = Path("/app")
 HOME = Path("/opt/pg-predeploy")
 ROOT = Path("/root-files")  # what the image has outside HOME
 STDLIB = Path(sysconfig.get_path("stdlib"))
+OURS = {"entrypoint", "predeploy"}
 MODULES = HOME / "lib" / STDLIB.name
 
 # One word to run in any image: its own interpreter, no site, nothing of the surroundings' PYTHON* variables.
@@ -37,7 +45,7 @@ run()
 """
 
 # Asked for by C code or by name, where no import statement shows it. The connection speaks UTF-8, so no other
-# codec of a database is ever looked up.
+# codec of a database is ever looked up; those that our own code names are found by `codecs_named`.
 HIDDEN = ["_strptime", "ctypes._layout", "psycopg_binary._psycopg", "psycopg_binary.pq", "stringprep"]
 HIDDEN += ["unicodedata", "encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.punycode"]
 HIDDEN += [
@@ -72,8 +80,22 @@ def reachable() -> dict[str, Path]:
     finder = ModuleFinder(path=search, excludes=[name for names in NOT_NEEDED.values() for name in names])
     for name in ["entrypoint", *HIDDEN]:
         finder.import_hook(name)
+    ours = [getattr(module, "__code__", None) for name, module in finder.modules.items() if name.split(".")[0] in OURS]
+    for name in codecs_named(filter(None, ours)):
+        finder.import_hook(name)
     files = {name: getattr(module, "__file__", None) for name, module in finder.modules.items()}
     return {name: Path(file) for name, file in sorted(files.items()) if file}  # others are built in or frozen
+
+
+def codecs_named(blocks: Iterable[CodeType]) -> set[str]:
+    """Find the modules of the codecs that strings in this code, and in the code inside it, could name."""
+    found = set()
+    for block in blocks:
+        words = [normalize_encoding(const).lower() for const in block.co_consts if isinstance(const, str)]
+        candidates = {f"encodings.{aliases.get(word, word)}" for word in words if word.isidentifier()}
+        found |= {name for name in candidates if importlib.util.find_spec(name)}
+        found |= codecs_named(const for const in block.co_consts if isinstance(const, CodeType))
+    return found
 
 
 def place(name: str, source: Path) -> None:
@@ -83,7 +105,7 @@ def place(name: str, source: Path) -> None:
     if source.suffix != ".py":
         shutil.copy(source, target)
         return
-    ours = name.split(".")[0] in {"entrypoint", "predeploy"}
+    ours = name.split(".")[0] in OURS
     compiled = target.with_suffix(".pyc")
     if ours:
         shutil.copy(source, target)

@@ -53,9 +53,7 @@ def test_one_word_migrates_in_an_image_of_any_kind(
 
 
 @pytest.mark.parametrize("application", ["DEBIAN_IMAGE", "BUSYBOX_IMAGE"], indirect=True)
-def test_the_trees_own_certificates_are_found(
-    migrate: Callable[..., Container], application: str, dsn: str
-) -> None:
+def test_the_trees_own_certificates_are_found(migrate: Callable[..., Container], application: str, dsn: str) -> None:
     ended = migrate(COMMAND, use=application, DATABASE_URL=f"{dsn}?sslrootcert=system").wait()
     assert ended.code == 5
     assert "certificate" in ended.last["message"].lower()
