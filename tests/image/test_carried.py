@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.image.engine import docker
+from tests.image.manifests import EXAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.image.engine import Container
 
@@ -26,21 +26,12 @@ SURROUNDINGS = {
 
 
 @pytest.fixture
-def application(image: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """An application's image with the tree and a migration in it."""
+def application(image: str, request: pytest.FixtureRequest) -> str:
+    """An application's image with the tree in it, built from the example."""
     base = os.environ[request.param]
-    context = tmp_path / "application"
-    context.mkdir()
-    (context / "001_notes.sql").write_text("CREATE TABLE notes (id bigint PRIMARY KEY);")
-    lines = [
-        f"FROM {base}",
-        f"COPY --from={image} /opt/pg-predeploy /opt/pg-predeploy",
-        "COPY 001_notes.sql /srv/migrations/",
-        "ENV MIGRATIONS_DIR=/srv/migrations",
-    ]
-    (context / "Dockerfile").write_text("\n".join(lines))
-    tag = f"{base.split('/')[-1].split(':')[0]}-with-pg-predeploy"
-    docker("build", "--quiet", "--tag", tag, str(context))
+    tag = f"{request.param.lower()}-with-pg-predeploy"
+    arguments = (f"--build-arg=BASE={base}", f"--build-arg=PG_PREDEPLOY={image}")
+    docker("build", "--quiet", "--tag", tag, *arguments, str(EXAMPLES / "application"))
     return tag
 
 
