@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -14,7 +16,6 @@ from tests.image.manifests import EXAMPLES, TOOLS, Podman, all_containers, breac
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.image.manifests import Document
 
@@ -61,14 +62,15 @@ def test_jobs_do_not_try_again_what_cannot_succeed(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def podman(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    engine = Podman(tmp_path_factory.mktemp("podman"))
-    archive = engine.place / "image.tar"
-    docker("save", "--output", str(archive), image)
-    engine("load", "--input", str(archive))
-    yield engine
-    engine("pod", "rm", "--all", "--force", check=False)
-    engine("system", "reset", "--force", check=False)
+def podman(image: str) -> Iterator[Podman]:
+    with tempfile.TemporaryDirectory(prefix="podman-", ignore_cleanup_errors=True) as place:  # a short path
+        engine = Podman(Path(place))
+        archive = engine.place / "image.tar"
+        docker("save", "--output", str(archive), image)
+        engine("load", "--input", str(archive))
+        yield engine
+        engine("pod", "rm", "--all", "--force", check=False)
+        engine("system", "reset", "--force", check=False)
 
 
 @pytest.fixture(scope="module")
