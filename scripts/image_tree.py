@@ -34,9 +34,13 @@ STDLIB = Path(sysconfig.get_path("stdlib"))
 OURS = {"entrypoint", "predeploy"}
 MODULES = HOME / "lib" / STDLIB.name
 
-# One word to run in any image: its own interpreter, no site, nothing of the surroundings' PYTHON* variables.
+# One word to run in any image: its own interpreter, no site, nothing of the surroundings' PYTHON* variables. The
+# kernel drops a signal that the first process of a container does not handle, but keeps one that it has blocked:
+# they are blocked before anything else and unblocked by run(), once it can answer them.
 LAUNCHER = f"""\
 #!{HOME}/bin/python3 -IS
+import _signal
+_signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGTERM, _signal.SIGINT))
 import os
 os.environ.setdefault("MIGRATIONS_DIR", "/migrations")
 os.environ.setdefault("SSL_CERT_FILE", "{HOME}/etc/ssl/certs/ca-certificates.crt")
