@@ -65,6 +65,7 @@ def test_a_connection_reset_in_mid_migration_is_taken_up_again(
         time.sleep(1)
     ended = runner.wait()
     assert (ended.code, ended.last["applied"]) == (0, 2)
+    assert len(ended.named("lock.acquired")) == 2
 
 
 def test_a_server_paused_in_mid_migration_is_waited_for(
