@@ -72,7 +72,7 @@ NOT_NEEDED = {
         "ctypes._aix", "ctypes.macholib", "encodings.mbcs", "encodings.oem", "ntpath", "nturl2path",
     ],
     "pure Python twins of C modules": ["_pydatetime", "_pydecimal", "_pyio", "_py_abc"],
-    "older Pythons": ["typing_extensions"],
+    "older Pythons": ["typing_extensions"] if sys.version_info >= (3, 13) else [],
     "a system libpq": ["psycopg.pq._pq_ctypes", "psycopg.pq.pq_ctypes"],
     "tornado": ["tenacity.tornadoweb"],
 }  # fmt: skip
