@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.image.engine import docker
-from tests.image.manifests import EXAMPLES
+from tests.image.manifests import EXAMPLES, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.image.engine import Container
 
@@ -48,3 +51,13 @@ def test_the_trees_own_certificates_are_found(migrate: Callable[..., Container],
     ended = migrate(COMMAND, use=application, DATABASE_URL=f"{dsn}?sslrootcert=system").wait()
     assert ended.code == 5
     assert "certificate" in ended.last["message"].lower()
+
+
+def test_a_python_application_can_install_it(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), str(ROOT)]
+    subprocess.run(pip, check=True)
+    command = tmp_path / "bin/pg-predeploy"
+    shown = subprocess.run(
+        [command, "--version"], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tmp_path)}
+    )
+    assert shown.stdout.startswith("pg-predeploy ")
