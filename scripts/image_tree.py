@@ -50,13 +50,10 @@ run()
 
 # Asked for by C code or by name, where no import statement shows it. The connection speaks UTF-8, so no other
 # codec of a database is ever looked up; those that our own code names are found by `codecs_named`.
-HIDDEN = ["_strptime", "ctypes._layout", "psycopg_binary._psycopg", "psycopg_binary.pq", "stringprep"]
-HIDDEN += ["unicodedata", "encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.punycode"]
-HIDDEN += [
-    "encodings.unicode_escape",
-    "encodings.utf_8",
-    *(path.stem for path in STDLIB.glob("_sysconfigdata_*.py")),
-]
+HIDDEN = ["_strptime", "psycopg_binary._psycopg", "psycopg_binary.pq", "stringprep", "unicodedata"]
+HIDDEN += ["encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.punycode", "encodings.utf_8"]
+HIDDEN += ["encodings.unicode_escape", *(path.stem for path in STDLIB.glob("_sysconfigdata_*.py"))]
+HIDDEN += [f"ctypes.{path.stem}" for path in STDLIB.glob("ctypes/_layout.py")]  # since Python 3.14
 
 # Reached by an import statement that a migration run never executes.
 NOT_NEEDED = {
