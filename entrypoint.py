@@ -43,6 +43,7 @@ def run() -> NoReturn:
     try:
         sys.unraisablehook = _raise_again
         _answer_signals(_terminate)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))  # the image's launcher blocks them
         exit_code = main(sys.argv[1:], os.environ)
     except Terminated as end:  # it came where main() could not take it
         exit_code = _end(end)
