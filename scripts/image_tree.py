@@ -181,6 +181,9 @@ def record(copied: list[Path]) -> None:
             target = HOME / "share/doc" / package
             target.mkdir(parents=True)
             shutil.copy(licence, target / "copyright")
+    if (STDLIB / "LICENSE.txt").exists():  # a Python that is no Debian package
+        (HOME / "share/doc/python").mkdir(parents=True)
+        shutil.copy(STDLIB / "LICENSE.txt", HOME / "share/doc/python/copyright")
     for folder in APP.glob("*.dist-info"):
         listed = (line.split(",")[0] for line in (folder / "RECORD").read_text().splitlines())
         if any((MODULES / name).with_suffix(".pyc").exists() for name in listed if name.endswith(".py")):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,16 +12,13 @@ from tests.support.migrations_dir import MigrationsDir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-HERE = Path(__file__).parent
-NOT_HERE = pytest.mark.skip(reason="needs a Docker engine and the built images: run scripts/test-image")
+    from pathlib import Path
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _images_were_built() -> None:
     if "IMAGE" not in os.environ:
-        for item in items:
-            if item.path.is_relative_to(HERE):
-                item.add_marker(NOT_HERE)
+        pytest.skip("needs a Docker engine and the built images: run scripts/test-image")
 
 
 @pytest.fixture(scope="session")

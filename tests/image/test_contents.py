@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from predeploy import __version__
 from tests.image.engine import HARDENED, docker
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def test_the_configuration_is_what_platforms_ask_for(image: str) -> None:
     assert config["User"] == "65532:65532"
     assert config["Entrypoint"] == ["pg-predeploy"]
     assert "MIGRATIONS_DIR=/migrations" in config["Env"]
-    assert config["Labels"]["org.opencontainers.image.title"] == "pg-predeploy"
+    assert config["Labels"]["org.opencontainers.image.version"] == __version__
     assert not config.get("Volumes")
     assert not config.get("ExposedPorts")
 

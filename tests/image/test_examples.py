@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from predeploy import __version__
 from tests.image.manifests import EXAMPLES, ROOT, TOOLS, breaches, pod_spec, read
 
 if TYPE_CHECKING:
@@ -72,3 +73,10 @@ def test_workflows_are_valid_and_safe() -> None:
     assert [path.stem for path in workflows] == ["ci", "release"]
     passes("check-jsonschema", "--builtin-schema=vendor.github-workflows", *workflows)
     passes("zizmor", "--offline", "--no-progress", "--min-severity=medium", *workflows)
+
+
+def test_every_file_names_the_same_version() -> None:
+    files = [path for path in EXAMPLES.rglob("*") if path.is_file()]
+    files += [ROOT / "docker-compose.yml", ROOT / "README.md"]
+    named = {version for path in files for version in re.findall(r"pg-predeploy:(\d+\.\d+\.\d+)", path.read_text())}
+    assert named == {__version__}
