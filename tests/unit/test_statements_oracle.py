@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import postgast
+import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ from predeploy.statements import scan
 
 SEED = int(os.environ.get("LEXER_SEED", "20261122"))
 FILES = int(os.environ.get("LEXER_FILES", "8000"))
+BATCHES = 8  # for several workers; coverage makes them three times as slow
 SOUPS = int(os.environ.get("LEXER_SOUPS", "4000"))
 
 # libpg_query was changed to return comments as tokens, and so ends a string before a `--` comment where the
@@ -261,12 +263,14 @@ class Author:
         )[kind - 6]
 
 
-def test_files_are_cut_where_the_server_cuts_them() -> None:
-    stream = random.Random(SEED)  # noqa: S311
-    outcomes = Counter(compare(Author(stream).file()) for _ in range(FILES))
-    print(f"seed {SEED}: {dict(outcomes)}")
-    assert outcomes["parsed"] > 0.85 * FILES
-    assert outcomes["unterminated"] > 0.01 * FILES
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_files_are_cut_where_the_server_cuts_them(batch: int) -> None:
+    stream = random.Random(f"{SEED} {batch}")  # noqa: S311
+    files = FILES // BATCHES
+    outcomes = Counter(compare(Author(stream).file()) for _ in range(files))
+    print(f"seed {SEED}, batch {batch}: {dict(outcomes)}")
+    assert outcomes["parsed"] > 0.85 * files
+    assert outcomes["unterminated"] > 0.01 * files
 
 
 SOUP = [
