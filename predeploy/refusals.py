@@ -45,7 +45,6 @@ _PASSING = (
     ("not yet accepting connections", "recovery", "the server is recovering"),
     ("not currently accepting connections", "not_accepting", "the database does not accept connections"),
     ("not accepting connections", "not_accepting", "the server does not accept connections"),
-    ("not currently accepting connections", "not_accepting", "the database does not accept connections"),
     ("recovery", "recovery", "the server is recovering"),
     ("shutting down", "shutting_down", "the server is shutting down"),
     ("too many", "too_many_clients", "the server has no connection to spare"),
