@@ -127,9 +127,10 @@ class Execution:
                 failure = self._failure(error, statement.start, number, statements)
                 if number:
                     failure.fields["hint"] = f"the {number} statement(s) before it have taken effect and stay"
-                run(self._conn, self._reset)
-                if concurrently and (invalid := self._invalid_indexes(invalid_before)):
-                    failure.fields["hint"] = _how_to_drop(invalid)
+                if concurrently:
+                    run(self._conn, self._reset)  # what the file has set must not stand in the way of the question
+                    if invalid := self._invalid_indexes(invalid_before):
+                        failure.fields["hint"] = _how_to_drop(invalid)
                 raise failure from None
         run(self._conn, self._reset)  # before we go on: the file may have left a read-only session
         if concurrently and (invalid := self._invalid_indexes(invalid_before)):
