@@ -60,7 +60,7 @@ def host_and_port(dsn: str) -> tuple[str, int | str]:
 
     Raise what `parse_dsn` raises, and `DatabaseUrlInvalid` when it is the environment that names no host or port.
     """
-    values = _defaults() | {key: value for key, value in parse_dsn(dsn).items() if value}
+    values = libpq_defaults() | {key: value for key, value in parse_dsn(dsn).items() if value}
     host = values.get("host") or values.get("hostaddr") or "local socket"
     port = values["port"] if values.get("port", "").strip(",") else "5432"
     if "@" in host or not _are_ports(port):
@@ -71,7 +71,7 @@ def host_and_port(dsn: str) -> tuple[str, int | str]:
 def secrets_of(dsn: str) -> set[str]:
     """Return every form in which this connection string's secrets could surface in a text."""
     found = {dsn}
-    values = _defaults()
+    values = libpq_defaults()
     for password in (values.get("password"), values.get("sslpassword"), *_own_passwords(dsn)):
         if password:
             encoded = quote(password, safe="", errors="surrogateescape")
@@ -79,7 +79,7 @@ def secrets_of(dsn: str) -> set[str]:
     return found
 
 
-def _defaults() -> dict[str, str]:
+def libpq_defaults() -> dict[str, str]:
     """Return what libpq takes from its PG* variables and a service file that they name."""
     return {o.keyword.decode(): o.val.decode(errors="replace") for o in pq.Conninfo.get_defaults() if o.val}
 

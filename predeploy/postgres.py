@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import psycopg
 
 from predeploy import __version__
-from predeploy.dsn import host_and_port, parse_dsn
+from predeploy.dsn import host_and_port, libpq_defaults, parse_dsn
 from predeploy.errors import DatabaseUrlInvalid, PostgresUnavailable, StorageError
 from predeploy.logs import Rhythm
 from predeploy.refusals import explain
@@ -185,8 +185,8 @@ def connect(dsn: str, *, timeout: float, writable: bool = False) -> Connection:
 
 
 def parameters(dsn: str | None) -> dict[str, Any]:
-    """Return what we add to the connection string: it wins, except over the encoding of the files."""
-    named = parse_dsn(dsn)
+    """Return what we add to the connection string: it and libpq's variables win, but for the encoding of the files."""
+    named = libpq_defaults() | parse_dsn(dsn)
     name = f"pg-predeploy/{__version__} {socket.gethostname()}"[:63]
     defaults = {**_KEEPALIVES, "connect_timeout": str(CONNECT_TIMEOUT_S), "fallback_application_name": name}
     return {key: value for key, value in defaults.items() if key not in named} | {"client_encoding": "UTF8"}
