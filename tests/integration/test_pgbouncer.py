@@ -106,7 +106,9 @@ def test_it_comes_back_on_its_port_after_it_was_killed(
         pgbouncer.kill()
         with pytest.raises(psycopg.OperationalError):
             conn.execute("SELECT 1")
+    port = pgbouncer.port
     pgbouncer.start()
+    assert pgbouncer.port == port
     with psycopg.connect(database.dsn_at(pgbouncer.port), autocommit=True) as conn:
         assert conn.execute("SELECT 1").fetchone() == (1,)
 
