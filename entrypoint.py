@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 STARTED = time.monotonic()
 _reports: list[Report] = []  # main()'s, once there is one
-LAST_RESORT_S = 5.0  # after a signal: a frozen server answers neither the cancel request nor the rollback
-LAST_WORD_S = 1.0  # after that: a stdout that nobody reads takes no last line either
+LAST_RESORT_S = 1.4  # after a signal: a frozen server answers neither the cancel request nor the rollback
+LAST_WORD_S = 0.3  # after that: a stdout that nobody reads takes no last line either
 
 
 class Terminated(KeyboardInterrupt):
@@ -125,6 +125,7 @@ def _migrate(settings: Settings, files: MigrationFiles, report: Report) -> None:
         statement_timeout=settings.statement_timeout,
         retries=settings.retries,
         stop_on_error=settings.on_error == "stop",
+        direct_url=settings.direct_url,
     )
     report.result = migrator.result
     migrator.run()

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 
 from predeploy.errors import ConfigurationError, PostgresRefused
+from predeploy.lock import TRY_IN_TRANSACTION
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -83,15 +84,27 @@ class MigrationsTable:
         """Return the applied migrations by name."""
         return read_rows(conn, self.identifier) or {}
 
-    def claim(self, conn: Connection, name: str, checksum: str | None) -> str:
-        """Return the INSERT that marks a migration as applied; its primary key lets only one runner through."""
-        values = {"name": name, "checksum": checksum} if self._has_checksum else {"name": name}
+    def claim(self, conn: Connection, name: str, checksum: str | None, *, fenced: bool = True) -> str:
+        """Return the INSERT that marks a migration as applied; its primary key lets only one runner through.
+
+        A `fenced` one takes the advisory lock for its transaction too, without waiting: where somebody else has it,
+        the name is NULL, which the primary key refuses.
+        """
+        literals = {"name": sql.Literal(name), "checksum": sql.Literal(checksum)}
+        values: dict[str, sql.Composable] = {"name": literals["name"]}
+        if fenced:
+            values["name"] = sql.SQL("CASE WHEN {} THEN {} END").format(sql.SQL(TRY_IN_TRANSACTION), literals["name"])
+        if self._has_checksum:
+            values["checksum"] = literals["checksum"]
         statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-            self.identifier,
-            sql.SQL(", ").join(map(sql.Identifier, values)),
-            sql.SQL(", ").join(map(sql.Literal, values.values())),
+            self.identifier, sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(values.values())
         )
         return statement.as_string(conn)
+
+    def proof(self, conn: Connection, name: str) -> str:
+        """Return a query that fails when the migration's row, or the table, is not there any more."""
+        query = sql.SQL("SELECT 1/count(*) FROM {} WHERE name = {}").format(self.identifier, sql.Literal(name))
+        return query.as_string(conn)
 
 
 def ensure_table(conn: Connection) -> MigrationsTable:
