@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +10,7 @@ from predeploy import create_db
 from scripts.postgres_server import PostgresServer
 from tests.support.database import Database, fresh_database
 from tests.support.migrations_dir import MigrationsDir
+from tests.support.pgbouncer import PgBouncer, PgBouncerMissing
 from tests.support.program import Program
 
 if TYPE_CHECKING:
@@ -17,7 +19,10 @@ if TYPE_CHECKING:
 
     from psycopg_pool import ConnectionPool
 
+    from tests.support.pgbouncer import PoolMode
     from tests.support.program import Process, Run
+
+PROGRAMS = {"PG_BIN", "PGBOUNCER"}  # where the tests' servers are, as the developer says
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,7 +30,7 @@ def _environment_of_its_own() -> Iterator[None]:
     """Keep the developer's databases out of reach: nothing in the environment names a server."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith(("DATABASE_URL", "MIGRATE_", "MIGRATIONS_", "PG")) and name != "PG_BIN":
+            if name.startswith(("DATABASE_URL", "MIGRATE_", "MIGRATIONS_", "PG")) and name not in PROGRAMS:
                 patch.delenv(name)
         yield
 
@@ -49,6 +54,44 @@ def database(server: PostgresServer) -> Iterator[Database]:
     """An empty database and the role that owns it, both gone afterwards."""
     with fresh_database(server) as fresh:
         yield fresh
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(server: PostgresServer) -> Iterator[PgBouncer]:
+    """A PgBouncer that many tests share, in front of `server`, in transaction mode: leave it running."""
+    with _pgbouncer(server, "transaction") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def session_pgbouncer(server: PostgresServer) -> Iterator[PgBouncer]:
+    """The same in session mode."""
+    with _pgbouncer(server, "session") as running:
+        yield running
+
+
+@pytest.fixture
+def start_pgbouncer(server: PostgresServer) -> Iterator[Callable[..., PgBouncer]]:
+    """A PgBouncer of one's own, ended with the test: `start_pgbouncer(server, pool_mode="session", setting=value)`.
+
+    `server` is the shared one unless another is given.
+    """
+    with ExitStack() as stack:
+
+        def start(front_of: PostgresServer = server, pool_mode: PoolMode = "transaction", **settings: Any) -> PgBouncer:
+            return stack.enter_context(_pgbouncer(front_of, pool_mode, **settings))
+
+        yield start
+
+
+def _pgbouncer(server: PostgresServer, pool_mode: PoolMode, **settings: Any) -> PgBouncer:
+    """Skip the test where there is no PgBouncer, unless this is CI, which has to have one."""
+    try:
+        return PgBouncer(server, pool_mode=pool_mode, **settings)
+    except PgBouncerMissing as missing:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(missing))
 
 
 @pytest.fixture
