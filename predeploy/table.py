@@ -37,6 +37,8 @@ _LOCATE = """
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid = to_regclass('_migrations')
 """
+# Spelt out, as a file may have put other operators first in search_path.
+_PROOF = "SELECT 1 OPERATOR(pg_catalog./) pg_catalog.count(*) FROM {table} WHERE name OPERATOR(pg_catalog.=) {name}"
 _CREATE = """
     CREATE TABLE {table} (
         name TEXT PRIMARY KEY,
@@ -111,8 +113,8 @@ class MigrationsTable:
 
         They are run by the role that logged in, whoever the file has become.
         """
-        query = sql.SQL("SELECT 1/count(*) FROM {} WHERE name = {}").format(self.identifier, sql.Literal(name))
-        return f"SET SESSION AUTHORIZATION DEFAULT;{query.as_string(conn)}"
+        query = sql.SQL(_PROOF).format(table=self.identifier, name=sql.Literal(name)).as_string(conn)
+        return f"SET SESSION AUTHORIZATION DEFAULT;{query}"
 
 
 def ensure_table(conn: Connection) -> MigrationsTable:
