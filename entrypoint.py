@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 STARTED = time.monotonic()
 _reports: list[Report] = []  # main()'s, once there is one
-LAST_RESORT_S = 5.0  # after a signal: a frozen server answers neither the cancel request nor the rollback
-LAST_WORD_S = 1.0  # after that: a stdout that nobody reads takes no last line either
+LAST_RESORT_S = 1.4  # after a signal: a frozen server answers neither the cancel request nor the rollback
+LAST_WORD_S = 0.3  # after that: a stdout that nobody reads takes no last line either
 
 
 class Terminated(KeyboardInterrupt):
@@ -125,6 +125,7 @@ def _migrate(settings: Settings, files: MigrationFiles, report: Report) -> None:
         statement_timeout=settings.statement_timeout,
         retries=settings.retries,
         stop_on_error=settings.on_error == "stop",
+        direct_url=settings.direct_url,
     )
     report.result = migrator.result
     migrator.run()
@@ -220,20 +221,20 @@ def _do_nothing(_signum: int, _frame: FrameType | None) -> None:
 def _start_last_resort(end: Terminated) -> None:
     def leave() -> None:
         threading.Timer(LAST_WORD_S, os._exit, [end.exit_code]).start()
-        os._exit(_end(end))
+        os._exit(_end(end, " before the server confirmed the end of what ran: _migrations tells what was committed"))
 
     last_resort = threading.Timer(LAST_RESORT_S, leave)
     last_resort.daemon = True
     last_resort.start()
 
 
-def _end(end: Terminated) -> int:
+def _end(end: Terminated, how: str = "") -> int:
     """Tell the ending where main() cannot: before it has begun, or when the way out is blocked."""
     from predeploy.logs import open_log
     from predeploy.report import Report
 
     report = _reports[0] if _reports else Report(STARTED, open_log())
-    report.end(end.exit_code, f"Ended by {end}.")
+    report.end(end.exit_code, f"Ended by {end}{how}.")
     return report.finish()
 
 

@@ -11,14 +11,16 @@ import psycopg
 
 from predeploy.errors import PostgresRefused
 from predeploy.guard import find_objection
-from predeploy.session import is_lost, reset_sql, results, run
-from predeploy.statements import Statement, line_and_column, scan
+from predeploy.lock import TRY_IN_TRANSACTION
+from predeploy.session import is_lost, results, run
+from predeploy.statements import Statement, line_and_column, scan, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from predeploy.migrations import Migration
     from predeploy.postgres import Connection
+    from predeploy.session import Frame
     from predeploy.table import MigrationsTable
 
 _PIECE_CHARS = 1 << 20  # the server parses a message whole: 50 MB in one cost it 462 MiB, in such pieces 13
@@ -29,6 +31,15 @@ _INVALID_INDEXES = """
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE NOT i.indisvalid AND c.relkind = 'i'
 """
+# With its schema or its owner, or by a function, a file can drop a table that it does not name.
+_REMOVER = re.compile(r"schema|owned|\b(?:select|do|call|execute)\b", re.IGNORECASE)
+_LOOKED_THROUGH_CHARS = 1 << 16  # in a longer file the query costs less than the look
+_ROW_REMOVED = (
+    "the file's row in _migrations is not there at its end, as the file, a trigger or a rule removes it, or the table: "
+    "rolled back, as nobody would know what has been applied; leave the table to the runner"
+)
+_NOT_SHARED = "a no-transaction file cannot run through a pooler in transaction mode: its session is not its own"
+_OUR_TABLE = "a no-transaction file may not touch _migrations: what it does there could not be rolled back"
 _OWN_HINTS = {
     "25001": "it cannot run in a transaction: put it into a file of its own that starts with -- migrate:no-transaction",
 }
@@ -37,7 +48,9 @@ _OWN_HINTS = {
 class AlreadyApplied(Exception):
     """Another runner committed this file between our look and our claim."""
 
-    sqlstate = "23505"
+
+class LockHeld(Exception):
+    """Another runner has the lock: ours was released by a file, or a pooler lets us hold it for a transaction only."""
 
 
 class Failure(Exception):
@@ -65,40 +78,51 @@ class Failure(Exception):
 class Execution:
     """Runs one migration on a connection in autocommit mode, under the lock.
 
-    Raise `Failure`, or `AlreadyApplied`, with the session still to be recovered; a psycopg error when the connection
-    is lost.
+    Raise `Failure`, `AlreadyApplied` or `LockHeld`, with the session still to be recovered; a psycopg error when the
+    connection is lost. `direct_url` names a variable that may hold the way around a pooler.
     """
 
-    def __init__(self, conn: Connection, table: MigrationsTable, migration: Migration, setup: str) -> None:
+    def __init__(
+        self, conn: Connection, table: MigrationsTable, migration: Migration, frame: Frame, direct_url: str = ""
+    ) -> None:
         self.migration = migration
         self.duration_ms = 0.0
         self._conn = conn
-        self._claim = table.claim(conn, migration.name, migration.checksum)
-        self._reset = reset_sql(setup)
+        self._table = table
+        self._frame = frame
+        self._direct_url = direct_url
 
     def run(self) -> None:
         """Look at the statements first, so that nothing is sent of a file that would wedge the session."""
         found = scan(self.migration.sql)
         if objection := find_objection(self.migration.sql, found):
             raise Failure(objection.message, line=objection.line)
+        if self._frame.shared and not self.migration.transactional:
+            raise Failure(_NOT_SHARED, hint=_way_around(self._direct_url))
+        if not self.migration.transactional and (line := _line_with_table(self.migration.sql, found.statements)):
+            raise Failure(_OUR_TABLE, line=line)
         started = time.monotonic()
         if self.migration.transactional:
             self._in_transaction(found.statements)
         else:
+            self._require_lock()
             self._one_by_one(found.statements)
         self.duration_ms = round((time.monotonic() - started) * 1000, 3)
 
     def _in_transaction(self, statements: list[Statement]) -> None:
         """Send BEGIN, claim, file, COMMIT and the session's reset as one message, a big file as several."""
+        frame, sql = self._frame, self.migration.sql
         pieces = list(_pieces(statements)) or [(0, [])]
+        opening = f"{frame.begin}{self._claim()};"
+        proof = f";{self._table.proof(self._conn, self.migration.name)}" if self._needs_proof() else ""
         committed = False
         for number, (first, piece) in enumerate(pieces):
-            head = f"BEGIN;{self._claim};" if number == 0 else ""
-            tail = f";COMMIT;{self._reset}" if number == len(pieces) - 1 else ""
+            head = opening if number == 0 else ""
+            tail = f"{proof};COMMIT;{frame.reset}" if number == len(pieces) - 1 else ""
             start, end = (piece[0].start, piece[-1].end) if piece else (0, 0)
-            done = -2 if head else 0  # BEGIN and the claim have results too
+            done = -frame.begin_statements - 1 if head else 0  # what opens the transaction has results too
             try:
-                for result in results(self._conn, f"{head}{self.migration.sql[start:end]}{tail}"):
+                for result in results(self._conn, f"{head}{sql[start:end]}{tail}"):
                     done += 1
                     committed = committed or result.command_status == b"COMMIT"
             except psycopg.Error as error:
@@ -109,39 +133,57 @@ class Execution:
                     raise
                 if done < 0:
                     _raise_for_claim(error)
+                if proof and first + done in {len(statements), len(statements) + 1}:
+                    raise Failure(_ROW_REMOVED, sqlstate=error.sqlstate) from None
                 offset = start - len(head)
                 raise self._failure(error, offset, first + done, statements) from None
         if not committed:
             raise Failure("the server rolled the transaction back instead of committing it")
 
+    def _needs_proof(self) -> bool:
+        """Tell whether the row may be gone at the end: a file may drop its table, or have left a trigger on it."""
+        sql, table = self.migration.sql, self._table
+        table.tampered = table.tampered or "_migrations" in sql
+        return table.tampered or len(sql) > _LOOKED_THROUGH_CHARS or bool(_REMOVER.search(sql))
+
+    def _require_lock(self) -> None:
+        """Look whether the lock can still be had: a file before may have released it."""
+        (result,) = run(self._conn, f"SELECT {TRY_IN_TRANSACTION}")
+        if result.get_value(0, 0) != b"t":
+            raise LockHeld
+
     def _one_by_one(self, statements: list[Statement]) -> None:
         """Send each statement alone, in autocommit, and the claim after the last."""
+        conn, reset = self._conn, self._frame.reset
         concurrently = "concurrently" in self.migration.sql.lower()
         invalid_before = self._invalid_indexes() if concurrently else set()
         for number, statement in enumerate(statements):
             try:
-                run(self._conn, self.migration.sql[statement.start : statement.end])
+                run(conn, self.migration.sql[statement.start : statement.end])
             except psycopg.Error as error:
-                if is_lost(self._conn):
+                if is_lost(conn):
                     raise
                 failure = self._failure(error, statement.start, number, statements)
                 if number:
                     failure.fields["hint"] = f"the {number} statement(s) before it have taken effect and stay"
                 if concurrently:
-                    run(self._conn, self._reset)  # what the file has set must not stand in the way of the question
+                    run(conn, reset)  # what the file has set must not stand in the way of the question
                     if invalid := self._invalid_indexes(invalid_before):
                         failure.fields["hint"] = _how_to_drop(invalid)
                 raise failure from None
-        run(self._conn, self._reset)  # before we go on: the file may have left a read-only session
+        run(conn, reset)  # before we go on: the file may have left a read-only session
         if concurrently and (invalid := self._invalid_indexes(invalid_before)):
             raise Failure("a concurrent index build has left an INVALID index", hint=_how_to_drop(invalid))
         try:
-            run(self._conn, self._claim)
+            run(conn, self._claim(fenced=False))  # its statements have taken effect, whoever has the lock by now
         except psycopg.Error as error:
-            if is_lost(self._conn):
+            if is_lost(conn):
                 raise
             _raise_for_claim(error)
             raise self._failure(error, 0, -1, statements) from None
+
+    def _claim(self, *, fenced: bool = True) -> str:
+        return self._table.claim(self._conn, self.migration.name, self.migration.checksum, fenced=fenced)
 
     def _invalid_indexes(self, before: set[tuple[str, str]] | None = None) -> set[tuple[str, str]]:
         """Return the INVALID indexes; with `before`, those that are new since, or that the file names."""
@@ -178,10 +220,24 @@ def _pieces(statements: list[Statement]) -> Iterator[tuple[int, list[Statement]]
 def _raise_for_claim(error: psycopg.Error) -> None:
     if isinstance(error, psycopg.errors.UniqueViolation):
         raise AlreadyApplied from None
+    if isinstance(error, psycopg.errors.NotNullViolation):
+        raise LockHeld from None
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         raise PostgresRefused(
             "The role may not write to _migrations: GRANT SELECT, INSERT on it.", "privilege"
         ) from None
+
+
+def _line_with_table(sql: str, statements: list[Statement]) -> int | None:
+    if "_migrations" not in sql.lower():
+        return None
+    named = (s.line for s in statements for token in tokens(sql, s) if token.strip('"').lower() == "_migrations")
+    return next(named, None)
+
+
+def _way_around(variable: str) -> str:
+    where = f": the one in {variable}?" if variable else ""
+    return f"give the direct connection string of the server in DATABASE_URL{where}"
 
 
 def _built_name(index: str) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +10,7 @@ import psycopg
 
 from predeploy.errors import PostgresUnavailable, StorageError
 from predeploy.postgres import within
+from predeploy.session import hang_up
 
 if TYPE_CHECKING:
     from predeploy.postgres import Connection, ConnectionSource
@@ -54,7 +53,8 @@ def check_db_health(db: ConnectionSource) -> DbHealth:
     try:
         within(HEALTH_TIMEOUT_S, select_one)
     except TimeoutError:
-        _hang_up(borrowed)
+        for conn in borrowed:
+            hang_up(conn)  # a pool drops the connection then
         error: str | None = f"no answer within {HEALTH_TIMEOUT_S:g} s"
     except Exception as failure:
         error = _why(db, failure)
@@ -71,10 +71,3 @@ def _why(db: ConnectionSource, failure: Exception) -> str:
         return "no connection of the pool was free in time"
     sqlstate = getattr(reason, "sqlstate", None)
     return f"{type(reason).__name__}" + (f" (SQLSTATE {sqlstate})" if sqlstate else "")
-
-
-def _hang_up(borrowed: list[Connection]) -> None:
-    """End the hung query's thread: with its socket shut down the wait fails and a pool drops the connection."""
-    for conn in borrowed:
-        with suppress(OSError, psycopg.Error), socket.fromfd(conn.fileno(), socket.AF_INET, socket.SOCK_STREAM) as end:
-            end.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,8 @@
-"""One runner at a time: a session-level advisory lock, polled, with the name of whoever holds it."""
+"""One runner at a time: an advisory lock, polled, with the name of whoever holds it.
+
+The session holds it for the whole run. Each migration's transaction takes it once more for itself (`TRY_IN_TRANSACTION`
+stands in its claim), which costs nothing there and is all there is where a pooler shares sessions.
+"""
 
 from __future__ import annotations
 
@@ -22,31 +26,67 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCK_KEY = 48756301  # shared with every other implementation of the same `_migrations` protocol
+TRY_IN_TRANSACTION = f"pg_catalog.pg_try_advisory_xact_lock({LOCK_KEY})"
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 0.5
 LOG_EVERY_S = 10.0
 
 # A bigint key stands in pg_locks as classid (its upper half) and objid (its lower), with objsubid 1.
+_HELD = f"""
+    l.locktype = 'advisory' AND l.classid = 0 AND l.objid = {LOCK_KEY} AND l.objsubid = 1 AND l.granted
+    AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+"""  # noqa: S608  our own constants
+HOLDER_PID = f"SELECT l.pid FROM pg_catalog.pg_locks l WHERE {_HELD} LIMIT 1"  # noqa: S608
 _HOLDER = f"""
     SELECT l.pid, a.application_name, host(a.client_addr), a.state,
            round(extract(epoch FROM clock_timestamp() - a.backend_start)::numeric, 1)::float8
     FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-    WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = {LOCK_KEY} AND l.objsubid = 1 AND l.granted
-      AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-"""  # noqa: S608  our own constant
+    WHERE {_HELD}
+"""  # noqa: S608
+
+
+def end_lost_holder(conn: Connection, pid: int) -> None:
+    """End the session with that process id, lost by us, if the server has not noticed and it still has the lock."""
+    ended = f"SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l WHERE {_HELD} AND l.pid = {pid}"  # noqa: S608
+    if conn.execute(ended).fetchall():
+        log.warning(
+            "Our lost session (pid %s) still had the migration lock and was ended",
+            pid,
+            extra={"event": "lock.freed", "pid": pid},
+        )
 
 
 @contextmanager
-def advisory_lock(conn: Connection, *, timeout: float) -> Iterator[None]:
+def advisory_lock(conn: Connection, *, timeout: float, shared: bool = False) -> Iterator[None]:
     """Hold the advisory lock; raise `LockTimeout`, naming the holder, when it is not free within `timeout` seconds.
 
     `conn` must be in autocommit mode: a waiter that blocks in pg_advisory_lock, or polls inside a transaction, keeps
-    a snapshot that the holder's CREATE INDEX CONCURRENTLY waits for, and the two deadlock.
+    a snapshot that the holder's CREATE INDEX CONCURRENTLY waits for, and the two deadlock. On a `shared` session
+    nothing is held, as the lock would stay behind with a stranger: it is only waited for.
     """
+    if shared:
+        wait_until_free(conn, timeout=timeout)
+        yield
+        return
+    wait_s = _poll(conn, f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})", timeout)
+    log.info("Holding the migration lock", extra={"event": "lock.acquired", "wait_s": wait_s})
+    try:
+        yield
+    finally:
+        _unlock(conn)
+
+
+def wait_until_free(conn: Connection, *, timeout: float) -> None:
+    """Wait until a transaction of ours could take the lock; raise `LockTimeout` after `timeout` seconds."""
+    _poll(conn, f"SELECT {TRY_IN_TRANSACTION}", timeout)
+
+
+def _poll(conn: Connection, attempt: str, timeout: float) -> float:
+    """Try until it is true and return how many seconds that took."""
     started = time.monotonic()
     rhythm = Rhythm(LOG_EVERY_S)
     pause = FIRST_PAUSE_S
-    while not _try_lock(conn):
+    while conn.execute(attempt).fetchone() != (True,):
         waited = time.monotonic() - started
         if waited >= timeout:
             raise LockTimeout(f"The migration lock was not free within {timeout:g} s: {_describe(_holder(conn))}.")
@@ -58,17 +98,7 @@ def advisory_lock(conn: Connection, *, timeout: float) -> Iterator[None]:
             )
         time.sleep(min(pause * random.uniform(0.5, 1.0), max(timeout - waited, 0)))  # noqa: S311  jitter
         pause = min(pause * 1.5, LONGEST_PAUSE_S)
-    wait_s = round(time.monotonic() - started, 3)
-    log.info("Holding the migration lock", extra={"event": "lock.acquired", "wait_s": wait_s})
-    try:
-        yield
-    finally:
-        _unlock(conn)
-
-
-def _try_lock(conn: Connection) -> bool:
-    row = conn.execute(f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})").fetchone()
-    return bool(row and row[0])
+    return round(time.monotonic() - started, 3)
 
 
 def _unlock(conn: Connection) -> None:
@@ -82,7 +112,7 @@ def _unlock(conn: Connection) -> None:
         return
     if not (row and row[0]):
         log.warning(
-            "The migration lock was not ours any more: a migration released it, or a pooler moved our session",
+            "The migration lock was not ours any more: a migration has released it",
             extra={"event": "lock.lost"},
         )
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-import random
-import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from predeploy.attempts import attempt
 from predeploy.drift import warn_of_drift, warn_of_order
 from predeploy.errors import ConnectionLost, PostgresUnavailable, StorageError
 from predeploy.execution import AlreadyApplied, Execution, Failure
-from predeploy.lock import advisory_lock
+from predeploy.lock import advisory_lock, end_lost_holder
 from predeploy.migrations import Migration, MigrationError, MigrationFiles, MigrationResult, read_migrations
+from predeploy.pooler import shares_sessions
 from predeploy.refusals import explain_statement
-from predeploy.session import is_lost, own_manners, recover, roll_back, run, setup_sql
+from predeploy.session import is_lost, own_frame, own_manners, roll_back, run, shared_frame
 from predeploy.table import ensure_table, read_rows
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from psycopg.errors import Diagnostic
 
     from predeploy.postgres import Connection, ConnectionSource
+    from predeploy.session import Frame
     from predeploy.table import MigrationsTable, Row
+    from predeploy.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
-_PASSING = {"55P03", "40P01", "40001"}  # lock not available, deadlock detected, serialization failure
-_LONGEST_PAUSE_S = 5.0
 _MOST_LOSSES = 3
 
 
@@ -62,28 +62,35 @@ class Migrator:
         statement_timeout: float = 0.0,
         retries: int = 5,
         stop_on_error: bool = False,
+        direct_url: str = "",
     ) -> None:
         self.result = MigrationResult()
         self._db = db
         self._files = files
         self._lock_wait_timeout = lock_wait_timeout
-        self._setup = setup_sql(lock_timeout=lock_timeout, statement_timeout=statement_timeout)
+        self._timeouts = {"lock_timeout": lock_timeout, "statement_timeout": statement_timeout}
         self._retries = retries
         self._stop_on_error = stop_on_error
+        self._direct_url = direct_url
         self._running: Migration | None = None
         self._in_doubt: Migration | None = None  # its COMMIT may have been heard, the answer was not
         self._losses: Counter[str] = Counter()
+        self._lost_pid: int | None = None
 
     def run(self) -> MigrationResult:
         """Do it, reconnecting when the connection is lost: a row in `_migrations` was committed with its file."""
+        from predeploy.watcher import Watcher
+
         while True:
-            with self._connection() as conn, own_manners(conn):
+            with self._connection() as conn, own_manners(conn), Watcher(self._db, conn) as watcher:
                 conn.add_notice_handler(self._tell_notice)
+                pid = conn.info.backend_pid
                 try:
-                    self._migrate(conn)
+                    self._migrate(conn, watcher)
                 except psycopg.Error as error:
                     if not is_lost(conn):
                         raise explain_statement(error) from None
+                    self._lost_pid = pid
                     self._lost(error)
                 else:
                     return self.result
@@ -116,32 +123,39 @@ class Migrator:
         if not name and self._losses[name] >= _MOST_LOSSES:
             raise ConnectionLost(f"The connection was lost {_MOST_LOSSES} times while no migration ran.")
 
-    def _migrate(self, conn: Connection) -> None:
+    def _migrate(self, conn: Connection, watcher: Watcher) -> None:
+        if self._lost_pid:
+            end_lost_holder(conn, self._lost_pid)
         rows = read_rows(conn) or {}
         if not self._pending(rows):  # the fast path: fifty replicas start side by side
             self._finish(rows)
             return
-        from predeploy.watcher import Watcher
-
-        with advisory_lock(conn, timeout=self._lock_wait_timeout), Watcher(self._db, conn.info.backend_pid) as watcher:
+        frame = self._frame(conn, watcher)
+        with advisory_lock(conn, timeout=self._lock_wait_timeout, shared=frame.shared):
             table = ensure_table(conn)
-            run(conn, self._setup)
+            run(conn, frame.setup)
             rows = table.rows(conn)
             pending = self._pending(rows)
             warn_of_order(self._files, [migration.name for migration in pending], rows)
             try:
                 for migration in pending:
                     watcher.watch(migration.name)
-                    self._apply(conn, table, migration)
+                    self._apply(conn, table, migration, frame)
             except BaseException:
-                self._break_off(conn, table)
+                self._break_off(conn, table, frame)
                 raise
             self._finish(rows)
         conn.close()  # a pool makes a new one: psycopg would not know that the reset dropped its prepared statements
 
-    def _break_off(self, conn: Connection, table: MigrationsTable) -> None:
+    def _frame(self, conn: Connection, watcher: Watcher) -> Frame:
+        if shares_sessions(conn, self._db):
+            watcher.behind_pooler()
+            return shared_frame(**self._timeouts)
+        return own_frame(**self._timeouts, options=conn.info.options)
+
+    def _break_off(self, conn: Connection, table: MigrationsTable, frame: Frame) -> None:
         """Roll back, and look: a COMMIT that is cancelled while it waits for a standby has committed all the same."""
-        roll_back(conn)
+        roll_back(conn, frame)
         if self._running and not is_lost(conn):
             self._in_doubt = self._running
             with suppress(psycopg.Error, StorageError):
@@ -153,7 +167,7 @@ class Migrator:
         decided = {*rows, *self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         return [migration for migration in self._files.migrations if migration.name not in decided]
 
-    def _apply(self, conn: Connection, table: MigrationsTable, migration: Migration) -> None:
+    def _apply(self, conn: Connection, table: MigrationsTable, migration: Migration, frame: Frame) -> None:
         name = migration.name
         if self._stop_on_error and self.result.errors:
             self.result.not_run.append(name)
@@ -162,10 +176,10 @@ class Migrator:
         if problem := migration.problem or self._given_up(migration):
             self._fail(migration, Failure(problem))
             return
-        execution = Execution(conn, table, migration, self._setup)
+        execution = Execution(conn, table, migration, frame, self._direct_url)
         self._running, self._in_doubt = migration, None
         try:
-            self._try(conn, execution)
+            attempt(conn, execution, frame, attempts=self._retries, lock_wait_timeout=self._lock_wait_timeout)
         except AlreadyApplied:
             log.info("Another runner applied %s", name, extra={"event": "migration.skipped", "migration": name})
         except Failure as failure:
@@ -180,27 +194,6 @@ class Migrator:
         log.info(
             "Applied %s", migration.name, extra={"event": "migration.applied", "migration": migration.name, **fields}
         )
-
-    def _try(self, conn: Connection, execution: Execution) -> None:
-        name = execution.migration.name
-        for attempt in range(1, self._retries + 1):
-            try:
-                execution.run()
-            except (Failure, AlreadyApplied) as outcome:
-                recover(conn, self._setup)
-                if not _may_pass(outcome, execution.migration) or attempt == self._retries:
-                    raise
-                pause = random.uniform(0.5, 1.0) * min(0.1 * 2**attempt, _LONGEST_PAUSE_S)  # noqa: S311  jitter
-                fields = {"migration": name, "attempt": attempt, "attempts": self._retries, "pause_s": round(pause, 2)}
-                log.warning(
-                    "Trying %s again: %s",
-                    name,
-                    outcome,
-                    extra={"event": "migration.retrying", "sqlstate": outcome.sqlstate, **fields},
-                )
-                time.sleep(pause)
-            else:
-                return
 
     def _given_up(self, migration: Migration) -> str | None:
         """After a reconnect: why a file whose row is not there must not be run once more."""
@@ -240,7 +233,3 @@ class Migrator:
             notice.message_primary,
             extra={"event": "postgres.notice", "migration": name, "severity": severity, "sqlstate": notice.sqlstate},
         )
-
-
-def _may_pass(outcome: Failure | AlreadyApplied, migration: Migration) -> bool:
-    return isinstance(outcome, Failure) and outcome.sqlstate in _PASSING and migration.transactional

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
+import socket
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -22,27 +24,72 @@ log = logging.getLogger(__name__)
 # All that a file can leave behind but the advisory lock, which DISCARD ALL would drop. The first brings the role back
 # too, that of ALTER ROLE ... SET role included.
 _RESET = (
-    "SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;DEALLOCATE ALL;"
-    "DISCARD PLANS;DISCARD TEMP;DISCARD SEQUENCES;"
+    "SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;DISCARD PLANS;DISCARD TEMP;DISCARD SEQUENCES;"
 )
+_DEALLOCATE = "DEALLOCATE ALL;"
 # A server from 14 on notices within a second that a client was killed; a value that somebody has set is kept.
-_SETTINGS = (
-    "SET default_transaction_isolation='read committed';SET standard_conforming_strings=on;"
-    "SELECT set_config('client_connection_check_interval','1s',false)"
+_CHECK_INTERVAL = (
+    "SELECT set_config('client_connection_check_interval','1s',{local})"
     " WHERE current_setting('client_connection_check_interval',true)='0';"
 )
+# And a client whose network is gone, in milliseconds or seconds as Postgres counts them: by default after two hours,
+# for which it would keep the lock.
+_SERVER_KEEPALIVES = {
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "8000",
+}
+_STRINGS = "SET standard_conforming_strings=on;"
 _COPYING = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)
 
 
-def setup_sql(*, lock_timeout: float, statement_timeout: float) -> str:
-    """Return what a session starts with; a timeout of 0 leaves what the role or the database sets."""
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What goes around a file: `begin`, of so many `begin_statements`, its claim, the file, COMMIT, `reset`.
+
+    `setup` comes once, before the first file. `shared`: every transaction may meet another session of the server, so
+    that what a session would keep stands in `begin`, and `reset` leaves nothing behind for other clients.
+    """
+
+    setup: str
+    begin: str
+    begin_statements: int
+    reset: str
+    shared: bool = False
+
+
+def own_frame(*, lock_timeout: float, statement_timeout: float, options: str = "") -> Frame:
+    """Return the frame for a session of our own; a timeout of 0 leaves what the role or the database sets.
+
+    What the connection string's `options` set of the server's keepalives is kept.
+    """
+    keepalives = {name: value for name, value in _SERVER_KEEPALIVES.items() if name not in options}
+    pairs = ",".join(f"set_config('{name}','{value}',false)" for name, value in keepalives.items())
+    setup = (
+        f"SET default_transaction_isolation='read committed';{_STRINGS}{_CHECK_INTERVAL.format(local='false')}"
+        + (f"SELECT {pairs};" if pairs else "")
+        + "".join(f"SET {setting};" for setting in _timeouts(lock_timeout, statement_timeout))
+    )
+    return Frame(setup, "BEGIN;", 1, f"{_RESET}{_DEALLOCATE}{setup}")
+
+
+def shared_frame(*, lock_timeout: float, statement_timeout: float) -> Frame:
+    """Return the frame for a session that a pooler shares among its clients.
+
+    Of a session's settings it keeps for each client only those two that Postgres reports. Prepared statements are
+    left alone: they may be other clients'.
+    """
+    local = [f"SET LOCAL {setting};" for setting in _timeouts(lock_timeout, statement_timeout)]
+    begin = ["BEGIN ISOLATION LEVEL READ COMMITTED;", _CHECK_INTERVAL.format(local="true"), *local]
+    setup = f"SET client_encoding='UTF8';{_STRINGS}"
+    reset = f"{_RESET}SELECT pg_catalog.pg_advisory_unlock_all();{setup}"
+    return Frame(setup, "".join(begin), len(begin), reset, shared=True)
+
+
+def _timeouts(lock_timeout: float, statement_timeout: float) -> list[str]:
     timeouts = {"lock_timeout": lock_timeout, "statement_timeout": statement_timeout}
-    return _SETTINGS + "".join(f"SET {name}={max(round(s * 1000), 1)};" for name, s in timeouts.items() if s > 0)
-
-
-def reset_sql(setup: str) -> str:
-    """Return what cleans the session of what a file left behind and sets it up again."""
-    return _RESET + setup
+    return [f"{name}={max(round(s * 1000), 1)}" for name, s in timeouts.items() if s > 0]
 
 
 def results(conn: Connection, message: str) -> Iterator[PGresult]:
@@ -83,21 +130,27 @@ def is_lost(conn: Connection) -> bool:
     return conn.closed or conn.broken or conn.pgconn.status == pq.ConnStatus.BAD
 
 
-def recover(conn: Connection, setup: str) -> None:
-    """After a failed file: end its transaction and clean the session."""
-    if conn.pgconn.transaction_status in {pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR}:
-        run(conn, "ROLLBACK")
-    run(conn, reset_sql(setup))
+def recover(conn: Connection, frame: Frame) -> None:
+    """After a failed file: end its transaction and clean the session, in one message as it may be shared."""
+    in_transaction = conn.pgconn.transaction_status in {pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR}
+    if in_transaction or not frame.shared:
+        run(conn, ("ROLLBACK;" if in_transaction else "") + frame.reset)
 
 
-def roll_back(conn: Connection) -> None:
+def roll_back(conn: Connection, frame: Frame) -> None:
     """Leave no transaction open behind an interruption; what cannot be rolled back is closed."""
     if is_lost(conn) or conn.pgconn.transaction_status == pq.TransactionStatus.IDLE:
         return
     try:
-        run(conn, "ROLLBACK")
+        recover(conn, frame)
     except psycopg.Error:
         conn.close()
+
+
+def hang_up(conn: Connection) -> None:
+    """End the wait of the thread that uses the connection: its socket is shut down, and what it waits for fails."""
+    with suppress(OSError, psycopg.Error), socket.fromfd(conn.fileno(), socket.AF_INET, socket.SOCK_STREAM) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager

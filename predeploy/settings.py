@@ -25,6 +25,12 @@ _TRUTH = {
     "no": False,
     "off": False,
 }
+_DIRECT_URLS = (  # where platforms put the way around their pooler
+    "DATABASE_UNPOOLED_URL",
+    "DATABASE_URL_UNPOOLED",
+    "DIRECT_DATABASE_URL",
+    "DIRECT_URL",
+)
 _KNOWN = {
     "MIGRATE_WAIT_TIMEOUT",
     "MIGRATE_LOCK_WAIT_TIMEOUT",
@@ -41,7 +47,10 @@ _KNOWN = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a run needs to know; every duration in seconds, 0 meaning off for the two timeouts inside a migration."""
+    """What a run needs to know; every duration in seconds, 0 meaning off for the two timeouts inside a migration.
+
+    `direct_url` is the name of a variable that is set and may hold the way around a pooler, else empty.
+    """
 
     dsn: str = field(repr=False)
     migrations_dir: Path
@@ -54,6 +63,7 @@ class Settings:
     require_files: bool
     log_level: str
     log_format: str
+    direct_url: str
     unknown: tuple[str, ...]
 
 
@@ -74,6 +84,7 @@ def load_settings(environ: Mapping[str, str], *, default_dir: Path) -> Settings:
         require_files=_truth(environ, "MIGRATE_REQUIRE_FILES"),
         log_level=_choice(environ, "MIGRATE_LOG_LEVEL", "info", "debug", "warning", "error"),
         log_format=_choice(environ, "MIGRATE_LOG_FORMAT", "auto", "json", "text"),
+        direct_url=next((name for name in _DIRECT_URLS if environ.get(name)), ""),
         unknown=tuple(sorted(name for name in environ if name.startswith("MIGRATE_") and name not in _KNOWN)),
     )
 

@@ -1,47 +1,53 @@
-"""What a migration that takes long is doing, and who blocks it, told from a second connection."""
+"""A second pair of eyes on a message that has had no answer for long: tells what it does, hangs up where all is dead.
+
+Neither keepalives nor timeouts end a wait for a peer that acknowledges and says nothing: a stopped server, a stuck
+proxy. Only another connection can tell it from a statement that takes long.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import psycopg
+from psycopg import pq
 
-from predeploy.errors import StorageError
+from predeploy.errors import PostgresUnavailable, StorageError
+from predeploy.postgres import within
+from predeploy.session import hang_up
 
 if TYPE_CHECKING:
     from predeploy.postgres import Connection, ConnectionSource
+    from predeploy.progress import Progress
 
 log = logging.getLogger(__name__)
 
 FIRST_AFTER_S = 5.0
 LONGEST_INTERVAL_S = 60.0
+SILENCE_S = 15.0  # without an answer to any login, before the server is given up
 _TICK_S = 0.5
-_CONNECT_TIMEOUT_S = 3.0
-
-_STATE = """
-    SELECT a.wait_event_type, a.wait_event,
-           (SELECT json_agg(json_build_object('pid', b.pid, 'application_name', b.application_name,
-                                              'user', b.usename, 'state', b.state,
-                                              'transaction_age_s', round(extract(epoch FROM now() - b.xact_start))))
-            FROM pg_catalog.pg_stat_activity b WHERE b.pid = ANY (pg_catalog.pg_blocking_pids(a.pid))),
-           p.phase, round(100.0 * p.blocks_done / nullif(p.blocks_total, 0), 1)::float8
-    FROM pg_catalog.pg_stat_activity a
-    LEFT JOIN pg_catalog.pg_stat_progress_create_index p ON p.pid = a.pid
-    WHERE a.pid = %s
-"""
+_LOGIN_S = 3.0
+_LOOK_S = 5.0
+_NO_ANSWER = {"timeout", "unreachable"}  # all other reasons are somebody's answer
 
 
 class Watcher:
-    """Writes `migration.progress` after 5 s, then at doubling intervals of at most 60 s; its failures harm nobody."""
+    """Looks after 5 s without an answer, then at doubling intervals of at most 60 s; its own failures harm nobody.
 
-    def __init__(self, db: ConnectionSource, pid: int) -> None:
+    Writes `migration.progress` for a migration that runs. Hangs up, so that the connection counts as lost, when no
+    login has been answered for 15 s, or when the server waits for us while we wait for it: the line is dead then.
+    """
+
+    def __init__(self, db: ConnectionSource, conn: Connection) -> None:
         self._db = db
-        self._pid = pid
-        self._watched: tuple[str, float] | None = None
+        self._conn = conn
+        self._pid: int | None = conn.info.backend_pid
+        self._watched: tuple[str | None, float] = (None, 0.0)
         self._ended = threading.Event()
+        self._silent_since: float | None = None
+        self._idle: Progress | None = None
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._run, name="pg-predeploy-watcher", daemon=True).start()
@@ -50,53 +56,85 @@ class Watcher:
     def __exit__(self, *_: object) -> None:
         self._ended.set()  # without waiting: it may be in the middle of a login
 
-    def watch(self, migration: str) -> None:
+    def watch(self, migration: str | None) -> None:
         """Say which migration runs from now on."""
         self._watched = (migration, time.monotonic())
 
+    def behind_pooler(self) -> None:
+        """Say that the process id told at login is a pooler's invention."""
+        self._pid = None
+
     def _run(self) -> None:
-        told: tuple[str, float] | None = None
-        due = FIRST_AFTER_S
+        since: float | None = None
+        watched, due = self._watched, FIRST_AFTER_S
         while not self._ended.wait(_TICK_S):
-            watched = self._watched
-            if watched is None:
+            if not self._is_waiting():
+                since = self._silent_since = self._idle = None
                 continue
-            if watched != told:
-                told, due = watched, FIRST_AFTER_S
-            elapsed = time.monotonic() - watched[1]
-            if elapsed >= due:
-                due = elapsed + min(elapsed, LONGEST_INTERVAL_S)
-                self._tell(*watched)
+            if since is None or watched != self._watched:
+                watched, since, due = self._watched, time.monotonic(), FIRST_AFTER_S
+                self._silent_since = self._idle = None
+            elapsed = time.monotonic() - (watched[1] or since)
+            if elapsed < due:
+                continue
+            self._look(*watched)
+            again_at_once = self._silent_since is not None or self._idle is not None
+            due = 0.0 if again_at_once else elapsed + min(elapsed, LONGEST_INTERVAL_S)
 
-    def _tell(self, migration: str, started: float) -> None:
+    def _is_waiting(self) -> bool:
         try:
-            with self._db.connection(timeout=_CONNECT_TIMEOUT_S) as conn:
-                seen = _look(conn, self._pid)
-        except (StorageError, psycopg.Error):
-            seen = {}
-        if self._ended.is_set() or self._watched != (migration, started):
+            return self._conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
+        except psycopg.Error:  # closed
+            return False
+
+    def _look(self, migration: str | None, started: float) -> None:
+        asked = time.monotonic()
+        seen, answered = self._ask()
+        if self._ended.is_set() or self._watched != (migration, started) or not self._is_waiting():
             return
-        elapsed_s = round(time.monotonic() - started, 1)
-        log.info(
-            "%s has run for %.0f s%s",
-            migration,
-            elapsed_s,
-            _describe(seen),
-            extra={"event": "migration.progress", "migration": migration, "elapsed_s": elapsed_s, **seen},
-        )
+        if not answered:
+            self._silent_since = self._silent_since or asked
+            if time.monotonic() - self._silent_since >= SILENCE_S:
+                self._hang_up("Postgres answers neither this connection nor a new one")
+            return
+        self._silent_since = None
+        if seen and seen.is_idle and self._pid is not None:
+            if self._idle == seen:
+                self._hang_up("Postgres waits for us while we wait for it: the line is dead")
+            self._idle = seen
+            return
+        self._idle = None
+        if migration:
+            elapsed_s = round(time.monotonic() - started, 1)
+            fields = {"migration": migration, "elapsed_s": elapsed_s, **(seen.fields if seen else {})}
+            log.info(
+                "%s has run for %.0f s%s",
+                migration,
+                elapsed_s,
+                seen or "",
+                extra={"event": "migration.progress", **fields},
+            )
 
+    def _ask(self) -> tuple[Progress | None, bool]:
+        """Return what is seen from a second connection, and whether anybody answered at all."""
+        answered = threading.Event()
 
-def _look(conn: Connection, pid: int) -> dict[str, Any]:
-    row = conn.execute(_STATE, [pid]).fetchone()
-    names = ("wait_event_type", "wait_event", "blocked_by", "phase", "percent")
-    return {name: value for name, value in zip(names, row or (), strict=False) if value is not None}
+        def ask() -> Progress:
+            from predeploy.progress import look
 
+            with self._db.connection(timeout=_LOGIN_S) as other:
+                answered.set()
+                return look(other, self._pid)
 
-def _describe(seen: dict[str, Any]) -> str:
-    if blockers := seen.get("blocked_by"):
-        return "; blocked by " + ", ".join(
-            f"{b['application_name'] or 'a session'} (pid {b['pid']}, {b['state']})" for b in blockers
-        )
-    if "phase" in seen:
-        return f"; index build: {seen['phase']}, {seen.get('percent', 0):g} %"
-    return ""
+        try:
+            return within(_LOOK_S, ask), True
+        except TimeoutError:
+            return None, answered.is_set()
+        except PostgresUnavailable as error:
+            return None, error.reason not in _NO_ANSWER
+        except (StorageError, psycopg.Error):
+            return None, True
+
+    def _hang_up(self, why: str) -> None:
+        log.warning("%s: hanging up", why, extra={"event": "connection.silent", "migration": self._watched[0]})
+        hang_up(self._conn)

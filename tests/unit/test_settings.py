@@ -34,6 +34,7 @@ def test_only_the_connection_string_is_required() -> None:
         require_files=False,
         log_level="info",
         log_format="auto",
+        direct_url="",
         unknown=(),
     )
 
@@ -298,3 +299,11 @@ def test_the_termination_log_is_kubernetes_own_where_it_is(
 ) -> None:
     monkeypatch.setattr(Path, "exists", lambda path: there and path == Path("/dev/termination-log"))
     assert termination_log(environ) == (Path("/dev/termination-log") if there else None)
+
+
+@pytest.mark.parametrize(
+    "variable", ["DATABASE_UNPOOLED_URL", "DATABASE_URL_UNPOOLED", "DIRECT_DATABASE_URL", "DIRECT_URL"]
+)
+def test_the_way_around_a_pooler_is_known_by_the_name_of_its_variable(variable: str) -> None:
+    assert load(**{variable: "postgres://someone:hunter2@direct/app"}).direct_url == variable
+    assert load(**{variable: ""}).direct_url == ""

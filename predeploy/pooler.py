@@ -1,0 +1,73 @@
+"""Whether a pooler such as PgBouncer stands between us and Postgres, and whether it keeps a session for us."""
+
+from __future__ import annotations
+
+import logging
+import select
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from predeploy.errors import StorageError
+from predeploy.session import run
+
+if TYPE_CHECKING:
+    from predeploy.postgres import Connection, ConnectionSource
+
+log = logging.getLogger(__name__)
+
+_BACKEND = "SELECT pg_catalog.pg_backend_pid()"
+_ROUNDS = 3
+_ANSWER_S = 2.0
+_MODES = {
+    True: "a pooler in transaction mode stands between: each transaction takes the migration lock for itself",
+    False: "a pooler in session mode stands between",
+}
+
+
+def shares_sessions(conn: Connection, db: ConnectionSource) -> bool:
+    """Tell whether our next transaction may meet another session of the server, as in PgBouncer's transaction mode.
+
+    A pooler makes up the process id that it tells at login, so that it differs from the backend's. Which mode it is in
+    shows only beside a second client: in session mode the two never meet the same backend. Where that cannot be
+    seen, the answer is the safe one, yes.
+    """
+    backend = _backend(conn)
+    if backend == conn.info.backend_pid:
+        return False
+    shared = _meets_others(conn, db, backend)
+    mode = "transaction" if shared else "session"
+    log.info("Not connected to Postgres itself: %s", _MODES[shared], extra={"event": "pooler.detected", "mode": mode})
+    return shared
+
+
+def _meets_others(conn: Connection, db: ConnectionSource, backend: int) -> bool:
+    try:
+        with db.connection(timeout=_ANSWER_S) as other:
+            # An uneven number of questions: two idle backends may take turns.
+            for _ in range(_ROUNDS):
+                if _backend(conn) != backend or _backend(conn) != backend or _answer(other) in {None, backend}:
+                    return True
+    except (StorageError, psycopg.Error):
+        return True
+    return False
+
+
+def _backend(conn: Connection) -> int:
+    value = run(conn, _BACKEND)[0].get_value(0, 0)
+    return int(value or 0)
+
+
+def _answer(other: Connection) -> int | None:
+    """Return the backend of the second client, None when the pooler has none for it at once."""
+    other.pgconn.send_query(_BACKEND.encode())
+    other.pgconn.flush()
+    poll = select.poll()
+    poll.register(other.fileno(), select.POLLIN)
+    if not poll.poll(_ANSWER_S * 1000):
+        other.close()
+        return None
+    found = None
+    while result := other.pgconn.get_result():
+        found = int(result.get_value(0, 0) or 0) if result.ntuples else None
+    return found
