@@ -32,6 +32,7 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 LOG_EVERY_S = 10.0
 SHORTEST_LOGIN_S = 0.75  # what an attempt is given even at the end of the wait, which may last so much longer
+TELLING_LOGIN_S = 2.0  # in less, no answer tells nothing that the attempt before did not tell better
 
 # Without these a vanished peer is noticed after hours; with them after about 11 s idle and 8 s in mid-query.
 _KEEPALIVES = {
@@ -83,13 +84,18 @@ def wait_for_postgres(dsn: str, *, timeout: float, writable: bool = True) -> Con
     started = time.monotonic()
     rhythm = Rhythm(LOG_EVERY_S)
     attempts = 0
+    before: PostgresUnavailable | None = None
 
     def attempt() -> Connection:
-        nonlocal attempts
+        nonlocal attempts, before
         attempts += 1
+        given = max(deadline - time.monotonic(), SHORTEST_LOGIN_S)
         try:
-            return connect(dsn, timeout=max(deadline - time.monotonic(), SHORTEST_LOGIN_S), writable=writable)
+            return connect(dsn, timeout=given, writable=writable)
         except PostgresUnavailable as error:
+            if before and error.reason == "timeout" and given < TELLING_LOGIN_S:
+                raise before from None
+            before = error
             if rhythm.due(error.reason):
                 wait_s = round(time.monotonic() - started, 1)
                 fields = {"attempt": attempts, "wait_s": wait_s, "timeout_s": timeout, "reason": error.reason}

@@ -58,7 +58,7 @@ def prepared(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
 
 def refusal(dsn: str) -> PostgresRefused:
     with pytest.raises(PostgresRefused) as caught:
-        wait_for_postgres(dsn, timeout=60).close()
+        wait_for_postgres(dsn, timeout=5).close()
     assert caught.value.exit_code == 5
     return caught.value
 
