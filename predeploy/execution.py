@@ -13,7 +13,7 @@ from predeploy.errors import PostgresRefused
 from predeploy.guard import find_objection
 from predeploy.lock import TRY_IN_TRANSACTION
 from predeploy.session import is_lost, results, run
-from predeploy.statements import Statement, line_and_column, scan
+from predeploy.statements import Statement, line_and_column, scan, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,13 +31,15 @@ _INVALID_INDEXES = """
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE NOT i.indisvalid AND c.relkind = 'i'
 """
-_REMOVER = re.compile(r"_migrations|schema|owned|\b(?:select|do|call|execute)\b", re.IGNORECASE)
+# With its schema or its owner, or by a function, a file can drop a table that it does not name.
+_REMOVER = re.compile(r"schema|owned|\b(?:select|do|call|execute)\b", re.IGNORECASE)
 _LOOKED_THROUGH_CHARS = 1 << 16  # in a longer file the query costs less than the look
 _ROW_REMOVED = (
-    "the file removes its own row from _migrations, or the table itself: rolled back, as nobody would know what has "
-    "been applied; leave the table to the runner"
+    "the file's row in _migrations is not there at its end, as the file, a trigger or a rule removes it, or the table: "
+    "rolled back, as nobody would know what has been applied; leave the table to the runner"
 )
 _NOT_SHARED = "a no-transaction file cannot run through a pooler in transaction mode: its session is not its own"
+_OUR_TABLE = "a no-transaction file may not touch _migrations: what it does there could not be rolled back"
 _OWN_HINTS = {
     "25001": "it cannot run in a transaction: put it into a file of its own that starts with -- migrate:no-transaction",
 }
@@ -97,6 +99,8 @@ class Execution:
             raise Failure(objection.message, line=objection.line)
         if self._frame.shared and not self.migration.transactional:
             raise Failure(_NOT_SHARED, hint=_way_around(self._direct_url))
+        if not self.migration.transactional and (line := _line_with_table(self.migration.sql, found.statements)):
+            raise Failure(_OUR_TABLE, line=line)
         started = time.monotonic()
         if self.migration.transactional:
             self._in_transaction(found.statements)
@@ -110,7 +114,7 @@ class Execution:
         frame, sql = self._frame, self.migration.sql
         pieces = list(_pieces(statements)) or [(0, [])]
         opening = f"{frame.begin}{self._claim()};"
-        proof = f";{self._table.proof(self._conn, self.migration.name)}" if _may_remove_rows(sql) else ""
+        proof = f";{self._table.proof(self._conn, self.migration.name)}" if self._needs_proof() else ""
         committed = False
         for number, (first, piece) in enumerate(pieces):
             head = opening if number == 0 else ""
@@ -129,12 +133,18 @@ class Execution:
                     raise
                 if done < 0:
                     _raise_for_claim(error)
-                if proof and first + done == len(statements):
+                if proof and first + done in {len(statements), len(statements) + 1}:
                     raise Failure(_ROW_REMOVED, sqlstate=error.sqlstate) from None
                 offset = start - len(head)
                 raise self._failure(error, offset, first + done, statements) from None
         if not committed:
             raise Failure("the server rolled the transaction back instead of committing it")
+
+    def _needs_proof(self) -> bool:
+        """Tell whether the row may be gone at the end: a file may drop its table, or have left a trigger on it."""
+        sql, table = self.migration.sql, self._table
+        table.tampered = table.tampered or "_migrations" in sql
+        return table.tampered or len(sql) > _LOOKED_THROUGH_CHARS or bool(_REMOVER.search(sql))
 
     def _require_lock(self) -> None:
         """Look whether the lock can still be had: a file before may have released it."""
@@ -218,9 +228,11 @@ def _raise_for_claim(error: psycopg.Error) -> None:
         ) from None
 
 
-def _may_remove_rows(sql: str) -> bool:
-    """Tell whether a file names `_migrations` or may reach it otherwise: with its schema or owner, by a function."""
-    return len(sql) > _LOOKED_THROUGH_CHARS or bool(_REMOVER.search(sql))
+def _line_with_table(sql: str, statements: list[Statement]) -> int | None:
+    if "_migrations" not in sql.lower():
+        return None
+    named = (s.line for s in statements for token in tokens(sql, s) if token.strip('"').lower() == "_migrations")
+    return next(named, None)
 
 
 def _way_around(variable: str) -> str:

@@ -37,6 +37,19 @@ _COPY = {
     "statements (pg_dump --inserts or --column-inserts makes them)",
     "TO": "COPY ... TO STDOUT sends its rows to a client that does not read them: remove it",
 }
+# A file is sent in messages that Postgres reads whole, in UTF-8 and with backslashes that mean nothing: what it says of
+# that itself would count from its next MiB on, or never.
+_READING = {
+    "STANDARD_CONFORMING_STRINGS": (
+        {"ON", "TRUE", "YES", "1", "DEFAULT"},
+        "a migration is read with standard_conforming_strings on: remove this, and write E'...' for escapes",
+    ),
+    "CLIENT_ENCODING": (
+        {"UTF8", "UTF-8", "UNICODE", "DEFAULT"},
+        "a migration is read as UTF-8: save it so, and remove this",
+    ),
+}
+_READING["NAMES"] = _READING["CLIENT_ENCODING"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +77,7 @@ def _first_of_each_kind(sql: str, scan: Scan) -> Iterator[tuple[int, str]]:
             f"the {scan.unterminated.what} that opens here is never closed: close it",
         )
     for statement in scan.statements:
-        if message := _about_transaction(statement.words) or _about_copy(sql, statement):
+        if message := _about_statement(sql, statement):
             yield statement.start, message
             break
     for comment in scan.comments:
@@ -89,6 +102,15 @@ def _about_backslash(sql: str, offset: int) -> str:
         "a backslash outside quotes: psql meta-commands are not SQL, and no psql runs this file: say it in "
         "SQL, or remove it"
     )
+
+
+def _about_statement(sql: str, statement: Statement) -> str | None:
+    match statement.words[:1]:
+        case ("COPY",):
+            return _about_copy(sql, statement)
+        case ("SET",):
+            return _about_reading(sql, statement)
+    return _about_transaction(statement.words)
 
 
 def _about_transaction(words: tuple[str, ...]) -> str | None:
@@ -117,8 +139,6 @@ def _about_copy(sql: str, statement: Statement) -> str | None:
 
     The grammar takes STDIN and STDOUT for each other: the direction is what counts.
     """
-    if statement.words[:1] != ("COPY",):
-        return None
     depth, previous, direction = 0, "", ""
     for token in tokens(sql, statement):
         word = token.upper()
@@ -129,3 +149,13 @@ def _about_copy(sql: str, statement: Statement) -> str | None:
             direction = word
         previous = word
     return None
+
+
+def _about_reading(sql: str, statement: Statement) -> str | None:
+    _, *words = (token.strip("\"'").upper() for token in tokens(sql, statement))
+    if words[:1] in (["LOCAL"], ["SESSION"]):
+        del words[0]
+    if not words or words[0] not in _READING:
+        return None
+    harmless, message = _READING[words[0]]
+    return None if words[-1] in harmless else message

@@ -45,6 +45,17 @@ _HOLDER = f"""
 """  # noqa: S608
 
 
+def end_lost_holder(conn: Connection, pid: int) -> None:
+    """End the session with that process id, lost by us, if the server has not noticed and it still has the lock."""
+    ended = f"SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l WHERE {_HELD} AND l.pid = {pid}"  # noqa: S608
+    if conn.execute(ended).fetchall():
+        log.warning(
+            "Our lost session (pid %s) still had the migration lock and was ended",
+            pid,
+            extra={"event": "lock.freed", "pid": pid},
+        )
+
+
 @contextmanager
 def advisory_lock(conn: Connection, *, timeout: float, shared: bool = False) -> Iterator[None]:
     """Hold the advisory lock; raise `LockTimeout`, naming the holder, when it is not free within `timeout` seconds.

@@ -13,7 +13,7 @@ from predeploy.attempts import attempt
 from predeploy.drift import warn_of_drift, warn_of_order
 from predeploy.errors import ConnectionLost, PostgresUnavailable, StorageError
 from predeploy.execution import AlreadyApplied, Execution, Failure
-from predeploy.lock import advisory_lock
+from predeploy.lock import advisory_lock, end_lost_holder
 from predeploy.migrations import Migration, MigrationError, MigrationFiles, MigrationResult, read_migrations
 from predeploy.pooler import shares_sessions
 from predeploy.refusals import explain_statement
@@ -75,6 +75,7 @@ class Migrator:
         self._running: Migration | None = None
         self._in_doubt: Migration | None = None  # its COMMIT may have been heard, the answer was not
         self._losses: Counter[str] = Counter()
+        self._lost_pid: int | None = None
 
     def run(self) -> MigrationResult:
         """Do it, reconnecting when the connection is lost: a row in `_migrations` was committed with its file."""
@@ -83,11 +84,13 @@ class Migrator:
         while True:
             with self._connection() as conn, own_manners(conn), Watcher(self._db, conn) as watcher:
                 conn.add_notice_handler(self._tell_notice)
+                pid = conn.info.backend_pid
                 try:
                     self._migrate(conn, watcher)
                 except psycopg.Error as error:
                     if not is_lost(conn):
                         raise explain_statement(error) from None
+                    self._lost_pid = pid
                     self._lost(error)
                 else:
                     return self.result
@@ -121,6 +124,8 @@ class Migrator:
             raise ConnectionLost(f"The connection was lost {_MOST_LOSSES} times while no migration ran.")
 
     def _migrate(self, conn: Connection, watcher: Watcher) -> None:
+        if self._lost_pid:
+            end_lost_holder(conn, self._lost_pid)
         rows = read_rows(conn) or {}
         if not self._pending(rows):  # the fast path: fifty replicas start side by side
             self._finish(rows)

@@ -32,10 +32,13 @@ _READ = """
 _LOCATE = """
     SELECT n.nspname,
            EXISTS (SELECT FROM pg_catalog.pg_attribute a
-                   WHERE a.attrelid = c.oid AND a.attname = 'checksum' AND NOT a.attisdropped)
+                   WHERE a.attrelid = c.oid AND a.attname = 'checksum' AND NOT a.attisdropped),
+           c.relhastriggers OR c.relhasrules
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid = to_regclass('_migrations')
 """
+# Spelt out, as a file may have put other operators first in search_path.
+_PROOF = "SELECT 1 OPERATOR(pg_catalog./) pg_catalog.count(*) FROM {table} WHERE name OPERATOR(pg_catalog.=) {name}"
 _CREATE = """
     CREATE TABLE {table} (
         name TEXT PRIMARY KEY,
@@ -74,9 +77,13 @@ def read_rows(conn: Connection, table: sql.Composable = sql.Identifier("_migrati
 
 
 class MigrationsTable:
-    """`_migrations` in the schema where it was found or made, whatever a file does to search_path afterwards."""
+    """`_migrations` in the schema where it was found or made, whatever a file does to search_path afterwards.
 
-    def __init__(self, schema: str, *, has_checksum: bool) -> None:
+    `tampered`: it has triggers or rules, or a file has named it, so that a row may not stay where it was put.
+    """
+
+    def __init__(self, schema: str, *, has_checksum: bool, tampered: bool = False) -> None:
+        self.tampered = tampered
         self.identifier = sql.Identifier(schema, "_migrations")
         self._has_checksum = has_checksum
 
@@ -102,9 +109,12 @@ class MigrationsTable:
         return statement.as_string(conn)
 
     def proof(self, conn: Connection, name: str) -> str:
-        """Return a query that fails when the migration's row, or the table, is not there any more."""
-        query = sql.SQL("SELECT 1/count(*) FROM {} WHERE name = {}").format(self.identifier, sql.Literal(name))
-        return query.as_string(conn)
+        """Return two statements of which one fails when the migration's row, or the table, is not there any more.
+
+        They are run by the role that logged in, whoever the file has become.
+        """
+        query = sql.SQL(_PROOF).format(table=self.identifier, name=sql.Literal(name)).as_string(conn)
+        return f"SET SESSION AUTHORIZATION DEFAULT;{query}"
 
 
 def ensure_table(conn: Connection) -> MigrationsTable:
@@ -113,8 +123,10 @@ def ensure_table(conn: Connection) -> MigrationsTable:
     To be called under the lock: two CREATE TABLE IF NOT EXISTS race into a unique violation of pg_type. It looks
     before it creates, because IF NOT EXISTS asks for CREATE on the schema even when the table is there.
     """
-    if found := _locate(conn):
-        return MigrationsTable(found[0], has_checksum=True) if found[1] else _with_checksum(conn, found[0])
+    if found := conn.execute(_LOCATE).fetchone():
+        schema, has_checksum, tampered = found
+        has_checksum = has_checksum or _add_checksum(conn, schema)
+        return MigrationsTable(schema, has_checksum=has_checksum, tampered=tampered)
     row = conn.execute("SELECT current_schema()").fetchone()
     if not row or row[0] is None:
         raise PostgresRefused("No schema of search_path exists, so _migrations has no place to be made.", "privilege")
@@ -131,12 +143,7 @@ def ensure_table(conn: Connection) -> MigrationsTable:
     return MigrationsTable(schema, has_checksum=True)
 
 
-def _locate(conn: Connection) -> tuple[str, bool] | None:
-    row = conn.execute(_LOCATE).fetchone()
-    return (row[0], row[1]) if row else None
-
-
-def _with_checksum(conn: Connection, schema: str) -> MigrationsTable:
+def _add_checksum(conn: Connection, schema: str) -> bool:
     try:
         conn.execute(sql.SQL(_ADD_CHECKSUM).format(table=sql.Identifier(schema, "_migrations")))
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
@@ -145,5 +152,5 @@ def _with_checksum(conn: Connection, schema: str) -> MigrationsTable:
             "Without a column checksum in _migrations, which we could not add, changed files go unnoticed",
             extra={"event": "table.unaltered"},
         )
-        return MigrationsTable(schema, has_checksum=False)
-    return MigrationsTable(schema, has_checksum=True)
+        return False
+    return True

@@ -58,6 +58,11 @@ def objection(sql: str) -> Objection | None:
         ("a;\n\t-- Down Migration\nb;", 2, "roll back"),
         ("a;\n-- migrate:down\nROLLBACK;", 2, "roll back"),
         ("BEGIN;\n-- migrate:down\nb;", 1, "BEGIN: "),
+        ("a;\nSET standard_conforming_strings = off", 2, "E'...'"),
+        ("SET LOCAL standard_conforming_strings TO 'off'", 1, "E'...'"),
+        ("SET SESSION client_encoding = 'LATIN1'", 1, "UTF-8"),
+        ("set names 'latin1'", 1, "UTF-8"),
+        ('SET "client_encoding" TO win1252', 1, "UTF-8"),
     ],
 )
 def test_the_first_thing_that_must_not_be_sent_is_named_with_its_line(sql: str, line: int, says: str) -> None:
@@ -72,6 +77,8 @@ def test_the_first_thing_that_must_not_be_sent_is_named_with_its_line(sql: str, 
     [
         "",
         "SELECT 'BEGIN;'; -- BEGIN;",
+        "SET standard_conforming_strings = on; SET LOCAL standard_conforming_strings TO 'on'",
+        "SET client_encoding = 'UTF8'; SET NAMES 'utf-8'; SET client_encoding TO DEFAULT; SET search_path = names",
         "SAVEPOINT a; RELEASE a; ROLLBACK TO a; ROLLBACK TRANSACTION TO SAVEPOINT a; rollback work to a",
         "COMMIT PREPARED 'x'; ROLLBACK PREPARED 'x'",
         "PREPARE q AS SELECT 1; PREPARE begin AS SELECT 1",

@@ -1,0 +1,274 @@
+"""Behind PgBouncer: the same migrations, once each, and nothing of ours stays with the pool."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from predeploy import create_db, run_migrations
+from predeploy.lock import LOCK_KEY
+from tests.support.eventually import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.database import Database
+    from tests.support.migrations_dir import MigrationsDir
+    from tests.support.pgbouncer import PgBouncer
+    from tests.support.program import Process, Run
+
+NO_TRANSACTION = "-- migrate:no-transaction\n"
+ADVISORY_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+NAMES = "SELECT name FROM _migrations ORDER BY name"
+
+
+@pytest.fixture
+def gate(database: Database) -> Iterator[Callable[[], None]]:
+    """A table that nobody can read until the gate is opened; reading it holds a migration where it is."""
+    database.execute("CREATE TABLE gate (n int)")
+    with database.connect(autocommit=False) as keeper:
+        keeper.execute("LOCK TABLE gate")
+        yield keeper.rollback
+
+
+def waits_at_gate(database: Database) -> Callable[[], bool]:
+    asks = "SELECT 1 FROM pg_locks WHERE relation = 'gate'::regclass AND NOT granted"
+    return lambda: bool(database.query(asks))
+
+
+def test_in_transaction_mode_the_run_is_right_and_leaves_nothing_with_the_pool(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE effects (n int); INSERT INTO effects VALUES (1)")
+    migrations_dir.write("002.sql", "INSERT INTO effects VALUES (2); SELECT 1/0")
+    migrations_dir.write("003.sql", "INSERT INTO effects VALUES (3)")
+    ended = run(DATABASE_URL=database.dsn_at(pgbouncer.port), MIGRATE_LOCK_TIMEOUT="7s")
+    assert (ended.exit_code, ended.report["applied"], ended.report["failed"]) == (1, 2, 1)
+    (detected,) = ended.named("pooler.detected")
+    assert detected["mode"] == "transaction"
+    assert ended.named("lock.acquired") == [], "a session lock in a pool excludes nobody"
+    assert ended.named("migration.failed")[0]["line"] == 1
+    assert database.query("SELECT n FROM effects ORDER BY n") == [(1,), (3,)]
+    assert database.query(NAMES) == [("001.sql",), ("003.sql",)]
+    # The backends that served us are still there, with the pool.
+    others = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    assert database.query(others)
+    assert database.query(ADVISORY_LOCKS) == [(0,)]
+    again = run(DATABASE_URL=database.dsn_at(pgbouncer.port))
+    assert (again.report["skipped"], again.report["failed"]) == (2, 1)
+
+
+def test_session_mode_is_told_from_it_and_holds_the_session_lock(
+    start: Callable[..., Process],
+    database: Database,
+    migrations_dir: MigrationsDir,
+    session_pgbouncer: PgBouncer,
+    gate: Callable[[], None],
+) -> None:
+    database.execute("CREATE TABLE t (id int)")
+    migrations_dir.write("001.sql", f"{NO_TRANSACTION}SELECT * FROM gate; CREATE INDEX CONCURRENTLY one ON t (id)")
+    process = start(DATABASE_URL=database.dsn_at(session_pgbouncer.port))
+    assert process.wait_for("pooler.detected")["mode"] == "session"
+    process.wait_for("lock.acquired")
+    eventually(waits_at_gate(database))
+    assert database.query(ADVISORY_LOCKS) == [(1,)]
+    gate()
+    assert process.finish().exit_code == 0
+    assert database.query("SELECT indisvalid FROM pg_index WHERE indexrelid = 'one'::regclass") == [(True,)]
+    assert database.query(ADVISORY_LOCKS) == [(0,)]
+
+
+def test_a_direct_connection_is_no_pooler(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+    migrations_dir.write("001.sql", "SELECT 1")
+    ended = run()
+    assert (ended.named("pooler.detected"), len(ended.named("lock.acquired"))) == ([], 1)
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_UNPOOLED_URL", "DIRECT_URL", None])
+def test_in_transaction_mode_a_no_transaction_file_is_refused_and_the_way_around_named(
+    run: Callable[..., Run],
+    database: Database,
+    migrations_dir: MigrationsDir,
+    pgbouncer: PgBouncer,
+    variable: str | None,
+) -> None:
+    migrations_dir.write("001.sql", f"{NO_TRANSACTION}CREATE TABLE never ()")
+    migrations_dir.write("002.sql", "CREATE TABLE kept ()")
+    environment = {variable: database.dsn} if variable else {}
+    ended = run(DATABASE_URL=database.dsn_at(pgbouncer.port), **environment)
+    assert (ended.exit_code, ended.report["applied"]) == (1, 1)
+    (failed,) = ended.named("migration.failed")
+    assert (failed["migration"], "transaction mode" in failed["error"]) == ("001.sql", True)
+    assert "DATABASE_URL" in failed["hint"]
+    assert variable is None or f"the one in {variable}" in failed["hint"]
+    assert database.query("SELECT to_regclass('never'), to_regclass('kept')::text") == [(None, "kept")]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("pooled", "pooled"), ("pooled", "direct"), ("direct", "pooled")], ids="-".join
+)
+def test_two_runners_exclude_each_other_whichever_way_they_come(
+    start: Callable[..., Process],
+    database: Database,
+    migrations_dir: MigrationsDir,
+    pgbouncer: PgBouncer,
+    gate: Callable[[], None],
+    first: str,
+    second: str,
+) -> None:
+    database.execute("CREATE TABLE effects (n int)")
+    migrations_dir.write("001.sql", "INSERT INTO effects VALUES (1); SELECT * FROM gate")
+    migrations_dir.write("002.sql", "INSERT INTO effects VALUES (2)")
+    way = {"pooled": database.dsn_at(pgbouncer.port), "direct": database.dsn}
+    holder = start(DATABASE_URL=way[first])
+    eventually(waits_at_gate(database))
+    waiter = start(DATABASE_URL=way[second])
+    assert waiter.wait_for("lock.waiting")["holder"]["state"] == "active"
+    gate()
+    assert [process.finish().exit_code for process in (holder, waiter)] == [0, 0]
+    assert database.query("SELECT n FROM effects ORDER BY n") == [(1,), (2,)]
+    assert database.query(ADVISORY_LOCKS) == [(0,)]
+
+
+def test_a_runner_that_meets_another_between_two_files_waits_and_goes_on(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
+) -> None:
+    """A foreign session takes the key while our first file runs, as it can once our transaction is over."""
+    database.execute("CREATE TABLE effects (n int); CREATE TABLE gate (n int)")
+    migrations_dir.write("001.sql", "INSERT INTO effects VALUES (1); SELECT * FROM gate")
+    migrations_dir.write("002.sql", "INSERT INTO effects VALUES (2)")
+    with database.connect(autocommit=False) as keeper, database.connect() as foreign:
+        keeper.execute("LOCK TABLE gate")
+        process = start(DATABASE_URL=database.dsn_at(pgbouncer.port))
+        eventually(waits_at_gate(database))
+        queued = threading.Thread(target=foreign.execute, args=[f"SELECT pg_advisory_lock({LOCK_KEY})"])
+        queued.start()
+        eventually(lambda: database.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+        keeper.rollback()
+        queued.join()
+        process.wait_for("lock.waiting")
+        assert database.query("SELECT n FROM effects") == [(1,)]
+    ended = process.finish()
+    assert (ended.exit_code, ended.report["applied"], ended.named("migration.failed")) == (0, 2, [])
+    assert database.query("SELECT n FROM effects ORDER BY n") == [(1,), (2,)]
+
+
+def test_a_holder_that_never_goes_ends_the_run_with_4(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE t ()")
+    with database.connect() as holder:
+        holder.execute(f"SELECT pg_advisory_lock({LOCK_KEY})")
+        ended = run(DATABASE_URL=database.dsn_at(pgbouncer.port), MIGRATE_LOCK_WAIT_TIMEOUT="300ms")
+    assert (ended.exit_code, ended.report["code"]) == (4, "STORAGE_LOCK_TIMEOUT")
+    assert database.query("SELECT to_regclass('t')") == [(None,)]
+
+
+LEFTOVERS = {
+    "settings": "SET search_path = pg_catalog; SET statement_timeout = '9s'; SET standard_conforming_strings = off",
+    "the migration lock itself": f"SELECT pg_advisory_lock({LOCK_KEY})",
+    "a temporary table": "CREATE TEMP TABLE probe ()",
+    "a listener": "LISTEN probe",
+    "a held cursor": "DECLARE probe CURSOR WITH HOLD FOR SELECT 1",
+}
+STATE = """
+    SELECT current_schema(), current_setting('statement_timeout'), current_setting('standard_conforming_strings'),
+           to_regclass('pg_temp.probe'), (SELECT count(*) FROM pg_listening_channels()),
+           (SELECT count(*) FROM pg_cursors WHERE name = 'probe')
+"""
+
+
+@pytest.mark.parametrize("leftover", LEFTOVERS)
+@pytest.mark.parametrize("failing", [False, True], ids=["applied", "failed"])
+def test_what_a_file_leaves_in_the_session_does_not_reach_the_pools_next_client(
+    run: Callable[..., Run],
+    database: Database,
+    migrations_dir: MigrationsDir,
+    start_pgbouncer: Callable[..., PgBouncer],
+    leftover: str,
+    failing: bool,
+) -> None:
+    alone = start_pgbouncer(default_pool_size=1)
+    migrations_dir.write("001.sql", f"{LEFTOVERS[leftover]};" + ("SELECT 1/0" if failing else ""))
+    migrations_dir.write("002.sql", "CREATE TABLE kept ()")
+    ended = run(DATABASE_URL=database.dsn_at(alone.port))
+    assert (ended.exit_code, ended.report["applied"]) == ((1, 1) if failing else (0, 2))
+    with psycopg.connect(database.dsn_at(alone.port), autocommit=True) as next_client:
+        assert next_client.execute(STATE).fetchone() == ("public", "0", "on", None, 0, 0)
+    assert database.query(ADVISORY_LOCKS) == [(0,)]
+
+
+def test_a_file_in_pieces_and_one_with_literal_backslashes_are_read_as_they_are_meant(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
+) -> None:
+    row = "INSERT INTO effects VALUES ('ü\\n" + "x" * 1000 + "');\n"
+    migrations_dir.write("001.sql", "CREATE TABLE effects (t text);\n" + row * 3000)
+    check = "DO $$BEGIN IF (SELECT count(DISTINCT t) FROM effects) <> 1 THEN RAISE 'cut'; END IF; END$$"
+    migrations_dir.write("002.sql", check)
+    assert run(DATABASE_URL=database.dsn_at(pgbouncer.port)).exit_code == 0
+    assert database.query("SELECT count(*), max(length(t)) FROM effects") == [(3000, 1003)]
+
+
+def test_statement_mode_takes_what_fits_into_one_message(
+    run: Callable[..., Run],
+    database: Database,
+    migrations_dir: MigrationsDir,
+    start_pgbouncer: Callable[..., PgBouncer],
+) -> None:
+    bouncer = start_pgbouncer(pool_mode="statement")
+    migrations_dir.write("001.sql", "CREATE TABLE a (); CREATE TABLE b ()")
+    ended = run(DATABASE_URL=database.dsn_at(bouncer.port))
+    assert (ended.exit_code, ended.named("pooler.detected")[0]["mode"]) == (0, "transaction")
+
+
+@pytest.mark.parametrize("settings", [{"server_round_robin": 1}, {"default_pool_size": 1}], ids=["round robin", "one"])
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_the_mode_is_found_whatever_the_pool_is_like(
+    run: Callable[..., Run],
+    database: Database,
+    migrations_dir: MigrationsDir,
+    start_pgbouncer: Callable[..., PgBouncer],
+    settings: dict[str, int],
+    mode: str,
+) -> None:
+    bouncer = start_pgbouncer(pool_mode=mode, **settings)
+    with (
+        psycopg.connect(database.dsn_at(bouncer.port)) as one,
+        psycopg.connect(database.dsn_at(bouncer.port)) as two,
+    ):  # leaves the pool with two idle backends, if it may have them
+        for conn in (one, two)[: settings.get("default_pool_size", 2)]:
+            conn.execute("SELECT 1")
+    migrations_dir.write("001.sql", "CREATE TABLE a ()")
+    ended = run(DATABASE_URL=database.dsn_at(bouncer.port))
+    # A pool in session mode that has no second backend cannot be told from the other: the safe answer is given.
+    expected = "transaction" if "default_pool_size" in settings else mode
+    assert (ended.exit_code, ended.named("pooler.detected")[0]["mode"]) == (0, expected)
+
+
+def test_a_backend_that_dies_behind_the_pooler_is_met_again(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
+) -> None:
+    database.execute("CREATE TABLE effects (n int); CREATE SEQUENCE attempts")
+    sleeper = "SELECT pg_sleep(60 * (nextval('attempts') = 1)::int)"
+    migrations_dir.write("001.sql", f"INSERT INTO effects VALUES (1); {sleeper}")
+    process = start(DATABASE_URL=database.dsn_at(pgbouncer.port))
+    asleep = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+    [(pid,)] = eventually(lambda: database.query(asleep))
+    database.query("SELECT pg_terminate_backend(%s)", pid)
+    ended = process.finish()
+    assert (ended.exit_code, ended.report["applied"]) == (0, 1)
+    assert [line["migration"] for line in ended.named("connection.lost")] == ["001.sql"]
+    assert database.query("SELECT n FROM effects") == [(1,)]
+
+
+def test_the_library_runs_on_a_pool_behind_the_pooler(
+    database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a ()")
+    with create_db(database.dsn_at(pgbouncer.port)) as db:
+        assert run_migrations(db, migrations_dir.path).applied == ["001.sql"]
+        assert run_migrations(db, migrations_dir.path).skipped == ["001.sql"]
+    assert database.query(ADVISORY_LOCKS) == [(0,)]
