@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Mapping
 
-CUTS = ("cut_before", "cut_after", "cut_client", "terminate", "restart")  # the run is to survive these
+CUTS = ("cut_before", "cut_after", "cut_client", "cut_line", "terminate", "restart")  # the run is to survive these
 SIGNALS = ("sigterm", "sigint", "freeze_sigterm")
 KILLS = ("kill_before", "kill_after")
 OTHERS = ("rival", "waiter", "foreign")  # somebody else who wants to apply the same files, or does
@@ -22,6 +22,7 @@ _FILES = {
     "ddl": "CREATE TABLE t_{stem} (id int PRIMARY KEY, n int);\n{1}CREATE INDEX ON t_{stem} (n);\n{2}",
     "rows": "SELECT g, repeat('x', 20) FROM generate_series(1, 40) AS g;\n{1}",
     "notice": "DO $$BEGIN RAISE NOTICE 'half way'; END$$;\n{1}DO $$BEGIN RAISE WARNING 'nearly'; END$$;\n",
+    "notices": "{1}DO $$BEGIN FOR n IN 1..200 LOOP RAISE NOTICE 'this is number %', n; END LOOP; END$$;\n",
     "settings": "SET search_path = public, pg_temp;\nCREATE TEMP TABLE left_over (n int);\n"
     "{1}SET statement_timeout = 0;\n",
     "big": "{1}SELECT length('" + "x" * 1_100_000 + "');\n{2}SELECT length('" + "y" * 1_100_000 + "');\n{3}",
@@ -109,7 +110,15 @@ _WIDE = Focus()
 _PATHS = {"direct": 40, "tls": 20, "session": 15, "transaction": 25}
 _COMMON = {"plain": 4, "ddl": 2, "rows": 1, "notice": 1, "settings": 1}
 _SPECIAL = {"failing": 0.2, "big": 0.04, "no-transaction": 0.2, "outside": 0.1}
-_FAULTS = {"restart": 2, "freeze_sigterm": 1, "sigint": 5, "rival": 8, "waiter": 6, "foreign": 8}  # of the others, 12
+_FAULTS = {
+    "cut_line": 6,
+    "restart": 2,
+    "freeze_sigterm": 1,
+    "sigint": 5,
+    "rival": 8,
+    "waiter": 6,
+    "foreign": 8,
+}  # of the others, 12
 
 
 def draw(rng: random.Random, lengths: Mapping[str, Length], focus: Focus = _WIDE, *, fresh: bool = False) -> Plan:

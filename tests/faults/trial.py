@@ -121,6 +121,9 @@ class Trial:
     def _cut_client(self) -> Action:
         return Action.CUT_CLIENT
 
+    def _cut_line(self) -> Action:
+        return Action.CUT_LINE
+
     def _terminate(self) -> None:
         self.stage.terminate_backends()
 

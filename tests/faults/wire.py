@@ -31,6 +31,7 @@ class Action(enum.Enum):
     CUT_BEFORE = "both ends are hung up, the message is lost"
     CUT_AFTER = "the message is handed on, then both ends are hung up"
     CUT_CLIENT = "the client is hung up; the server finds out when it has done what it was asked to"
+    CUT_LINE = "the message is lost, and every connection is hung up"
     FREEZE = "from now on no connection of this line carries anything, and none is hung up"
 
 
@@ -77,7 +78,7 @@ class Wire:
 
     def __exit__(self, *_: object) -> None:
         self._in_loop(self._listener.close)
-        self._in_loop(self._hang_up)
+        self._in_loop(self.hang_up)
         self._in_loop(lambda: [task.cancel() for task in asyncio.all_tasks(self.loop) - {asyncio.current_task()}])
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
@@ -87,7 +88,7 @@ class Wire:
         """Hang up what is left of the run before, and start to count."""
 
         def reset() -> None:
-            self._hang_up()
+            self.hang_up()
             self.messages, self.problems, self.faults = [], [], faults or {}
             self.backends, self.frozen = set(), False
 
@@ -95,7 +96,7 @@ class Wire:
 
     def end(self) -> list[Message]:
         """Hang up every connection and return the run's messages."""
-        self._in_loop(self._hang_up)
+        self._in_loop(self.hang_up)
         return self.messages
 
     def pass_on(self, sender: str, kind: str) -> Action:
@@ -111,7 +112,8 @@ class Wire:
             self.problems.append(problem)
             return Action.FORWARD
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """Hang up every connection; to be called in the line's own thread."""
         for link in list(self.links):
             link.cut()
 
@@ -180,13 +182,15 @@ class _End(asyncio.Protocol):
             if action is Action.FREEZE:
                 self.wire.frozen = True
                 break
-            if action is not Action.CUT_BEFORE:
+            if action not in {Action.CUT_BEFORE, Action.CUT_LINE}:
                 outgoing += self.take(kind, message)
             if action is Action.FORWARD:
                 continue
             self.send(outgoing)
             if action is Action.CUT_CLIENT:
                 self.link.orphan()
+            elif action is Action.CUT_LINE:
+                self.wire.hang_up()
             else:
                 self.link.cut()
             return
