@@ -25,7 +25,8 @@ LAYERS = [  # each imports only from those below it
     {"session"},
     {"postgres"},
     {"dsn", "guard", "refusals"},
-    {"logs", "migrations", "settings", "statements"},
+    {"disclosure"},
+    {"logs", "migrations", "settings", "statements", "vocabulary"},
     {"errors"},
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -54,7 +55,7 @@ def test_a_room_imports_only_from_below(room: str) -> None:
     assert not any(name.split(".")[0] == "entrypoint" for name in imports(room))
 
 
-@pytest.mark.parametrize("room", ["errors", "migrations", "statements", "guard", "settings", "logs"])
+@pytest.mark.parametrize("room", ["errors", "migrations", "statements", "guard", "settings", "logs", "vocabulary"])
 def test_what_is_decided_from_text_alone_needs_no_database(room: str) -> None:
     assert not any(name.startswith("psycopg") for name in imports(room))
 
