@@ -80,7 +80,9 @@ def _first(causes: list[Cause]) -> Cause:
 
 def explain_statement(error: psycopg.Error) -> StorageError:
     """Return the server's refusal of one of our own statements as an error that tells whether a later run can help."""
-    text = f"The server refused a statement of ours: {error.diag.message_primary} (SQLSTATE {error.sqlstate})."
+    from predeploy.disclosure import disclose  # only where something fails
+
+    text = f"The server refused a statement of ours: {disclose(error.diag)} (SQLSTATE {error.sqlstate})."
     if (error.sqlstate or "").startswith(_PASSING_CLASSES):
         return PostgresUnavailable(text, "statement")
     return PostgresRefused(text, "statement")
