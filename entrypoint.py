@@ -191,21 +191,34 @@ def _answer_signals(answer: Callable[[int, FrameType | None], None]) -> None:
         signal.signal(signum, answer)
 
 
-def _terminate(signum: int, _frame: FrameType | None) -> None:
+def _terminate(signum: int, frame: FrameType | None) -> None:
     """Raise once; what comes after is the way out and must not be cut short by the same signal again."""
+    if _is_called_back(frame):
+        _send_again(signum)
+        return
     _answer_signals(_do_nothing)
     end = Terminated(signum)
     _start_last_resort(end)
     raise end
 
 
+def _is_called_back(frame: FrameType | None) -> bool:
+    """Tell whether libpq calls us with a notice: what is raised there is printed and forgotten."""
+    while frame and frame.f_code.co_name != "_notice_handler":
+        frame = frame.f_back
+    return frame is not None
+
+
 def _raise_again(swallowed: UnraisableHookArgs) -> None:
     """Send the signal again if it was raised where Python lets nothing out, as it does at the end of an import."""
     if isinstance(end := swallowed.exc_value, Terminated):
         _answer_signals(_terminate)
-        threading.Timer(
-            0.01, os.kill, [os.getpid(), end.exit_code - 128]
-        ).start()  # not here: it would be swallowed too
+        _send_again(end.exit_code - 128)  # not raised here: it would be swallowed too
+
+
+def _send_again(signum: int) -> None:
+    """Send ourselves the signal in a moment, when it may be answered."""
+    threading.Timer(0.01, os.kill, [os.getpid(), signum]).start()
 
 
 def _be_patient(signum: int, _frame: FrameType | None) -> None:

@@ -224,12 +224,14 @@ class Migrator:
         warn_of_drift(self._files, rows)
 
     def _tell_notice(self, notice: Diagnostic) -> None:
-        name = self._running.name if self._running else None
+        from predeploy.disclosure import disclose  # most runs hear none
+
+        name, sql = (self._running.name, self._running.sql) if self._running else (None, "")
         severity = notice.severity_nonlocalized or "NOTICE"
         level = logging.WARNING if severity == "WARNING" else logging.INFO
         log.log(
             level,
             "Postgres says: %s",
-            notice.message_primary,
+            disclose(notice, sql),
             extra={"event": "postgres.notice", "migration": name, "severity": severity, "sqlstate": notice.sqlstate},
         )

@@ -111,7 +111,8 @@ def results(conn: Connection, message: str) -> Iterator[PGresult]:
                     raise psycopg.OperationalError("COPY to or from the client is not possible in a migration")
                 yield result
         finally:
-            _drain(conn)
+            with suppress(psycopg.Error):  # raised in place of a signal it would make the run go on
+                _drain(conn)
 
 
 def run(conn: Connection, message: str) -> list[PGresult]:
@@ -161,5 +162,7 @@ def own_manners(conn: Connection) -> Iterator[None]:
     try:
         yield
     finally:
+        if not is_lost(conn) and conn.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+            conn.close()  # a signal between sending and waiting leaves an answer in it that nobody will read
         if not is_lost(conn):
             conn.autocommit, conn.prepare_threshold = autocommit, prepare_threshold

@@ -1,0 +1,194 @@
+"""Many trials, by several workers, for as long as they may take: what scripts/fuzz runs.
+
+Every violation is printed with the words that run its trial again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import random
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests.faults.plan import Focus, Plan, draw
+from tests.faults.planted import BUGS
+from tests.faults.points import points
+from tests.faults.stage import Stage
+from tests.faults.trial import Trial, measure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from multiprocessing.queues import SimpleQueue
+
+    from tests.faults.trial import Outcome
+
+FRESH_EVERY = 25  # so many forks to one process of its own
+ENOUGH_VIOLATIONS = 20
+PLANTED_TRIALS = 60
+MID_RUN = 0.4
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of trials: how many, how many of their faults came to pass, and landed between login and goodbye."""
+
+    trials: int = 0
+    fired: int = 0
+    mid_run: int = 0
+    exit_codes: Counter[int] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        self.trials += 1
+        self.fired += bool(outcome.fired)
+        self.mid_run += outcome.mid_run
+        self.exit_codes[outcome.exit_code] += 1
+        self.faults.update(kind for kind, _ in outcome.fired)
+        if outcome.violations:
+            self.violations.append(str(outcome))
+
+    def __str__(self) -> str:
+        shares = (
+            f"{self.fired / self.trials:.0%} fired, {self.mid_run / self.trials:.0%} mid-run" if self.trials else ""
+        )
+        faults = ", ".join(f"{kind} {count}" for kind, count in sorted(self.faults.items()))
+        codes = ", ".join(f"{code}: {count}" for code, count in sorted(self.exit_codes.items()))
+        return (
+            f"{self.trials} trials, {shares}, {len(self.violations)} violations\n"
+            f"  faults: {faults}\n  exit codes of the faulted runs: {codes}"
+        )
+
+
+def random_plans(stage: Stage, seed: str, numbers: Iterable[int], focus: Focus | None = None) -> Iterator[Plan]:
+    """Draw the trials of those numbers; each depends on the seed and its number alone."""
+    lengths = measure(stage)
+    for number in numbers:
+        fresh = number % FRESH_EVERY == FRESH_EVERY - 1
+        chance = random.Random(f"{seed}:{number}")  # noqa: S311  to be drawn again, not to be kept secret
+        yield draw(chance, lengths, focus or Focus(), fresh=fresh)
+
+
+def attempt(stage: Stage, plans: Iterable[Plan]) -> Tally:
+    """Run the trials one after the other, until too many of them show something."""
+    tally = Tally()
+    for plan in plans:
+        tally.add(Trial(stage, plan).run())
+        if len(tally.violations) >= ENOUGH_VIOLATIONS:
+            break
+    return tally
+
+
+def caught(stage: Stage, bug: str, seed: str, trials: int = PLANTED_TRIALS) -> tuple[int, str]:
+    """Return in which of so many trials the stage's planted bug showed first, and how; 0 if it did not."""
+    for number, plan in enumerate(random_plans(stage, seed, range(trials), BUGS[bug].focus), 1):
+        outcome = Trial(stage, plan).run()
+        if outcome.violations:
+            return number, str(outcome)
+    return 0, ""
+
+
+def _work(share: int, options: argparse.Namespace, queue: SimpleQueue[Outcome | None]) -> None:
+    """Do every n-th trial of all, tell each outcome, and at last None."""
+    deadline = time.monotonic() + options.minutes * 60
+    per_seed = options.trials // len(options.seeds)
+    try:
+        with Stage() as stage:
+            plans: list[Iterable[Plan]] = [points(stage, options.points)[share :: options.workers]] * bool(
+                options.points
+            )
+            plans += [random_plans(stage, seed, range(share, per_seed, options.workers)) for seed in options.seeds]
+            for plan in (plan for some in plans for plan in some):
+                if time.monotonic() > deadline:
+                    break
+                queue.put(Trial(stage, plan).run())
+    finally:
+        queue.put(None)
+
+
+def fuzz(options: argparse.Namespace) -> int:
+    """Spread the trials over workers, print what they find and return the exit code."""
+    context = multiprocessing.get_context("spawn")
+    queue: SimpleQueue[Outcome | None] = context.SimpleQueue()
+    workers = [context.Process(target=_work, args=(n, options, queue)) for n in range(options.workers)]
+    started = time.monotonic()
+    for worker in workers:
+        worker.start()
+    tally, running = Tally(), len(workers)
+    while running:
+        outcome = queue.get()
+        if outcome is None:
+            running -= 1
+            continue
+        tally.add(outcome)
+        if outcome.violations:
+            print(f"VIOLATION {outcome}\n  again: scripts/fuzz --again '{outcome.plan}'", flush=True)
+        elif tally.trials % 500 == 0:
+            print(f"... {tally.trials} trials", flush=True)
+    for worker in workers:
+        worker.join()
+    minutes = (time.monotonic() - started) / 60
+    print(f"seeds {', '.join(options.seeds)}: {tally}\n  {tally.trials / minutes:.0f} trials a minute")
+    died = [worker.exitcode for worker in workers if worker.exitcode]
+    wanted = options.points + options.trials // len(options.seeds) * len(options.seeds)
+    if tally.trials < wanted:
+        print(f"  ended after {minutes:.1f} of {options.minutes} minutes, with {tally.trials} of {wanted} trials")
+    if died or tally.violations or tally.mid_run < MID_RUN * tally.trials:
+        return 1
+    return 0
+
+
+def planted(options: argparse.Namespace) -> int:
+    """Build each bug in and count in how many runs of 60 trials it is caught."""
+    missed = 0
+    for bug in BUGS if options.planted == "all" else [options.planted]:
+        firsts = []
+        with Stage(bug) as stage:
+            for run in range(options.runs):
+                number, how = caught(stage, bug, f"{bug}:{run}")
+                firsts.append(number)
+                if run == 0:
+                    print(f"{bug}: {how}")
+        found = [number for number in firsts if number]
+        print(f"{bug}: caught in {len(found)} of {len(firsts)} runs, first in trial {firsts}", flush=True)
+        missed += len(found) < 0.95 * len(firsts)
+    return 1 if missed else 0
+
+
+def again(options: argparse.Namespace) -> int:
+    """Run one trial until it shows something, or often enough."""
+    with Stage(options.planted or "") as stage:
+        for number in range(1, options.times + 1):
+            trial = Trial(stage, Plan.parse(options.again))
+            outcome = trial.run()
+            if outcome.violations:
+                line = " ".join(f"{m.number}{'>' if m.sender == 'client' else '<'}{m.kind}" for m in trial.messages)
+                print(f"time {number}: {outcome}\n{trial.said}\nmessages: {line}")
+                return 1
+    print(f"nothing in {options.times} times")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
+    parser.add_argument("--seeds", default="1", type=lambda text: text.split(","), help="1,2,3: of the random trials")
+    parser.add_argument("--trials", default=200, type=int, help="random ones, over all seeds")
+    parser.add_argument("--points", default=0, type=int, help="enumerated ones: a message and a fault each")
+    parser.add_argument("--workers", default=2, type=int, help="each with a server of its own")
+    parser.add_argument("--minutes", default=60.0, type=float, help="then it ends with what it has")
+    parser.add_argument("--planted", choices=["all", *BUGS], help="build a bug in and see that it is caught")
+    parser.add_argument("--runs", default=20, type=int, help="of 60 trials, for each planted bug")
+    parser.add_argument("--again", metavar="PLAN", help="one trial, as a violation names it")
+    parser.add_argument("--times", default=100, type=int, help="how often --again tries")
+    options = parser.parse_args()
+    if options.again:
+        return again(options)
+    return planted(options) if options.planted else fuzz(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

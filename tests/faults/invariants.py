@@ -1,0 +1,197 @@
+"""What has to hold whatever was done to a run: each effect once, the table true, the log and the exit code true."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tests.faults.plan import CUTS, KILLS, SIGNALS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.faults.plan import File, Plan
+    from tests.faults.wire import Message
+
+# A signal that comes when so little was left to do may be answered by the ending that was being told.
+_LAST_QUERIES = 4
+_SIGNAL_CODES = {128 + signal.SIGTERM, 128 + signal.SIGINT}
+
+
+class Ended:
+    """A run that has ended, as far as it can be told from outside; `status` is negative for a signal."""
+
+    def __init__(self, who: str, status: int, stdout: str, stderr: str) -> None:
+        self.who = who
+        self.status = status
+        self.stdout = stdout
+        self.stderr = stderr
+        self.killed = status == -signal.SIGKILL
+        self.problems: list[str] = []
+        self.events: list[dict[str, Any]] = []
+        lines = stdout.split("\n")
+        if lines.pop() and not self.killed:
+            self.problems.append("the last line was not ended")
+        for line in lines:
+            try:
+                self.events.append(json.loads(line))
+            except ValueError:
+                self.problems.append(f"a line is no JSON: {line!r}")
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return self.events[-1] if self.events and self.events[-1].get("event") == "run.finished" else {}
+
+    def names(self, event: str) -> list[str]:
+        return [line["migration"] for line in self.events if line.get("event") == event]
+
+    @property
+    def applied(self) -> list[str]:
+        return self.names("migration.applied")
+
+    @property
+    def failed(self) -> list[str]:
+        return self.names("migration.failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The database once all is quiet: how often each effect is there, and what `_migrations` says is applied."""
+
+    effects: dict[tuple[str, int], int]
+    rows: set[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """Everything that is known of a trial when it is over; `stranger` is what somebody else applied."""
+
+    plan: Plan
+    fired: list[tuple[str, Message]]
+    messages: list[Message]
+    run: Ended
+    rivals: list[Ended]
+    stranger: list[str]
+    first: Observation
+    clean: Ended
+    second: Observation
+
+    @property
+    def kinds(self) -> set[str]:
+        return {kind for kind, _ in self.fired}
+
+
+def violations(story: Story) -> list[str]:
+    """Return every invariant that does not hold, as a sentence."""
+    found = [*_once(story), *_told(story), *_ended_well(story), *_clean(story)]
+    for ended in (story.run, *story.rivals, story.clean):
+        found += [f"{ended.who}: {problem}" for problem in [*ended.problems, *_report(ended)]]
+        if ended.stderr:
+            found.append(f"{ended.who} wrote to stderr: {ended.stderr.strip().splitlines()[-1]}")
+    return found
+
+
+def _once(story: Story) -> Iterator[str]:
+    """Each effect once, with its row; a no-transaction file once a run at most, and not again once its row is there."""
+    runs = 1 + len(story.rivals) if story.kinds - {"rival", "waiter", "foreign"} else 1
+    for file in story.plan.files:
+        first = [story.first.effects.get((file.name, number), 0) for number in file.effects]
+        second = [story.second.effects.get((file.name, number), 0) for number in file.effects]
+        recorded = file.name in story.first.rows
+        what = f"{file.name} ({file.kind}), row: {recorded}, effects: {first}, after the clean run {second}"
+        if file.fails:
+            if any(first) or any(second) or recorded or file.name in story.second.rows:
+                yield f"a failed file has left something: {what}"
+            continue
+        if file.name not in story.second.rows:
+            yield f"not applied by the clean run: {what}"
+        if file.transactional:
+            if set(first) != {int(recorded)} or set(second) != {1}:
+                yield f"not exactly once: {what}"
+            continue
+        if max(first) > runs or first != sorted(first, reverse=True):
+            yield f"run more than once, or not in order: {what}"
+        if (recorded and not all(first)) or second != [count + (not recorded) for count in first]:
+            yield f"not what the row says: {what}"
+    strange = (story.first.rows | story.second.rows) - {file.name for file in story.plan.files}
+    if strange or not story.first.rows <= story.second.rows:
+        yield f"_migrations: {sorted(story.first.rows)}, after the clean run {sorted(story.second.rows)}"
+
+
+def _told(story: Story) -> Iterator[str]:
+    """What is logged as applied is; what is there was logged by whoever applied it, if he could; failures are real."""
+    run, rows = story.run, story.first.rows
+    told = Counter([*run.applied, *story.stranger, *(name for rival in story.rivals for name in rival.applied)])
+    if wrong := sorted(set(told) - rows):
+        yield f"told as applied and is not: {wrong}"
+    in_doubt = {name for ended in (run, *story.rivals) for name in ended.names("connection.lost")}  # perhaps it was he
+    if twice := sorted(name for name, count in told.items() if count > 1 and name not in in_doubt):
+        yield f"told as applied by more than one, or twice: {twice}"
+    confirmed = not story.run.killed and not (story.kinds & {*SIGNALS} and story.kinds & {*CUTS, "freeze_sigterm"})
+    if confirmed and (untold := sorted(rows - set(told))):
+        yield f"applied and nobody said so: {untold}"
+    shaken = bool(story.kinds & {*CUTS, *KILLS, *SIGNALS})
+    for ended in (run, *story.rivals):
+        for file in story.plan.files:
+            if file.name not in ended.failed or file.fails:
+                continue
+            if file.transactional or not shaken:
+                yield f"{ended.who} says that {file.name} ({file.kind}) failed"
+            elif file.name in rows and not story.rivals:
+                yield f"{ended.who} says that {file.name} failed, but it is applied"
+
+
+def _report(ended: Ended) -> Iterator[str]:
+    """The last line, the lines before it and the exit code say the same."""
+    if ended.killed:
+        return
+    report = ended.report
+    if not report:
+        yield f"exit code {ended.status} without a last line run.finished"
+        return
+    said = {key: report.get(key) for key in ("exit_code", "applied", "failed")}
+    if said != {"exit_code": ended.status, "applied": len(ended.applied), "failed": len(ended.failed)}:
+        yield f"exit code {ended.status}, applied {ended.applied}, failed {ended.failed}, but the report: {said}"
+    if ended.status == 0 and ended.failed:
+        yield f"exit code 0 with failures: {ended.failed}"
+    if ended.status == 1 and not ended.failed:
+        yield "exit code 1 without a failure"
+    if any(line.get("event") == "run.finished" for line in ended.events[:-1]):
+        yield "run.finished more than once"
+    if crashes := [line for line in ended.events if line.get("event") == "run.crashed"]:
+        yield f"a crash: {crashes[0]['message']} at {crashes[0]['traceback'][-1]}"
+
+
+def _ended_well(story: Story) -> Iterator[str]:
+    """The exit code is one that what was done explains, and 0 only if all is applied."""
+    run, files = story.run, story.plan.files
+    signals = [(kind, message) for kind, message in story.fired if kind in SIGNALS]
+    if run.killed and story.kinds & set(KILLS):
+        return
+    expected = {0, 1} | (_SIGNAL_CODES if signals else set())
+    if run.status not in expected:
+        yield f"the run ended with {run.status}: {run.report.get('message')}"
+    elif run.status not in _SIGNAL_CODES and signals:
+        after = [m for m in story.messages if m.kind == "Q" and m.number > signals[0][1].number]
+        if len(after) > _LAST_QUERIES:
+            yield f"the run went on after {signals[0][0]}: {len(after)} more queries, exit code {run.status}"
+    for ended in (run, *story.rivals):
+        if ended.status == 0 and not _all_there(files, story.first.rows):
+            yield f"{ended.who} ended with 0, but only these are applied: {sorted(story.first.rows)}"
+    for rival in story.rivals:
+        lock_wait_is_over = {4} if "rival" in story.kinds else set()
+        if rival.status not in {0, 1, *lock_wait_is_over}:
+            yield f"{rival.who} ended with {rival.status}: {rival.report.get('message')}"
+
+
+def _all_there(files: list[File], rows: set[str]) -> bool:
+    return all(file.name in rows for file in files)
+
+
+def _clean(story: Story) -> Iterator[str]:
+    failing = any(file.fails for file in story.plan.files)
+    if story.clean.status != int(failing):
+        yield f"the clean run ended with {story.clean.status}: {story.clean.report.get('message')}"

@@ -1,0 +1,151 @@
+"""What a trial is made of: files whose effects can be counted, a way to the server, and faults at numbered messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Mapping
+
+CUTS = ("cut_before", "cut_after", "cut_client", "cut_line", "terminate", "restart")  # the run is to survive these
+SIGNALS = ("sigterm", "sigint", "freeze_sigterm")
+KILLS = ("kill_before", "kill_after")
+OTHERS = ("rival", "waiter", "foreign")  # somebody else who wants to apply the same files, or does
+FAULTS = (*CUTS, *SIGNALS, *KILLS, *OTHERS)
+
+EFFECTS = "CREATE TABLE effects (migration text, statement int)"  # no key: whatever happens twice is there twice
+_EFFECT = "INSERT INTO effects VALUES ('{name}', {number});\n"
+_FILES = {
+    "plain": "{1}",
+    "ddl": "CREATE TABLE t_{stem} (id int PRIMARY KEY, n int);\n{1}CREATE INDEX ON t_{stem} (n);\n{2}",
+    "rows": "SELECT g, repeat('x', 20) FROM generate_series(1, 40) AS g;\n{1}",
+    "notice": "DO $$BEGIN RAISE NOTICE 'half way'; END$$;\n{1}DO $$BEGIN RAISE WARNING 'nearly'; END$$;\n",
+    "notices": "{1}DO $$BEGIN FOR n IN 1..200 LOOP RAISE NOTICE 'this is number %', n; END LOOP; END$$;\n",
+    "settings": "SET search_path = public, pg_temp;\nCREATE TEMP TABLE left_over (n int);\n"
+    "{1}SET statement_timeout = 0;\n",
+    "big": "{1}SELECT length('" + "x" * 1_100_000 + "');\n{2}SELECT length('" + "y" * 1_100_000 + "');\n{3}",
+    "failing": "{1}SELECT 1 / 0;\n{2}",
+    # Whoever writes such a file makes it fit to be run again; the effects show how often it was.
+    "no-transaction": "-- migrate:no-transaction\n{1}DROP INDEX CONCURRENTLY IF EXISTS i_{stem};\n"
+    "CREATE INDEX CONCURRENTLY i_{stem} ON effects (statement);\n{2}",
+    "outside": "-- migrate:no-transaction\n{1}VACUUM effects;\n{2}{3}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A migration of that kind, and the effects that are to be found once it is applied."""
+
+    name: str
+    kind: str
+
+    @property
+    def effects(self) -> tuple[int, ...]:
+        return tuple(number for number in (1, 2, 3) if f"{{{number}}}" in _FILES[self.kind])
+
+    @property
+    def fails(self) -> bool:
+        return self.kind == "failing"
+
+    @property
+    def transactional(self) -> bool:
+        return not _FILES[self.kind].startswith("-- migrate:no-transaction")
+
+    @property
+    def sql(self) -> str:
+        text = _FILES[self.kind].replace("{stem}", self.name.removesuffix(".sql"))
+        for number in self.effects:
+            text = text.replace(f"{{{number}}}", _EFFECT.format(name=self.name, number=number))
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One trial. Its text, `path/kinds/fault@message,...`, is all that is needed to run it again."""
+
+    path: str
+    kinds: tuple[str, ...]
+    faults: tuple[tuple[str, int], ...] = ()
+    fresh: bool = False  # as a process of its own and not a fork, to see that both behave alike
+
+    def __str__(self) -> str:
+        faults = ",".join(f"{kind}@{number}" for kind, number in self.faults)
+        return f"{self.path}/{','.join(self.kinds)}/{faults}" + ("/fresh" if self.fresh else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Plan:
+        path, kinds, faults, *rest = text.split("/")
+        due = [fault.split("@") for fault in faults.split(",") if fault]
+        return cls(path, tuple(kinds.split(",")), tuple((kind, int(number)) for kind, number in due), rest == ["fresh"])
+
+    @property
+    def files(self) -> list[File]:
+        return [File(f"{number:03}.sql", kind) for number, kind in enumerate(self.kinds, 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How many messages a run has on one path: until it is logged in, and then with so many files."""
+
+    login: int
+    base: int
+    per_file: int
+
+    def of(self, files: int) -> int:
+        return self.base + self.per_file * files
+
+
+@dataclass(frozen=True, slots=True)
+class Focus:
+    """What is drawn from; what is empty is drawn from everything, `special` is a kind of file that is always there."""
+
+    paths: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    special: str = ""
+
+
+_WIDE = Focus()
+_PATHS = {"direct": 40, "tls": 20, "session": 15, "transaction": 25}
+_COMMON = {"plain": 4, "ddl": 2, "rows": 1, "notice": 1, "settings": 1}
+_SPECIAL = {"failing": 0.2, "big": 0.04, "no-transaction": 0.2, "outside": 0.1}
+_FAULTS = {
+    "cut_line": 6,
+    "restart": 2,
+    "freeze_sigterm": 1,
+    "sigint": 5,
+    "rival": 8,
+    "waiter": 6,
+    "foreign": 8,
+}  # of the others, 12
+
+
+def draw(rng: random.Random, lengths: Mapping[str, Length], focus: Focus = _WIDE, *, fresh: bool = False) -> Plan:
+    """Draw a trial: mostly one fault after the login, now and then one before it, or a second one after it."""
+    paths = [path for path in focus.paths or _PATHS if path in lengths] or ["direct"]  # there may be no pooler
+    path = rng.choices(paths, [_PATHS[path] for path in paths])[0]
+    kinds = _draw_kinds(rng, path, focus)
+    length = lengths[path]
+    in_login = rng.random() < 0.12
+    first = rng.randint(1, length.login) if in_login else rng.randint(length.login + 1, length.of(len(kinds)))
+    faults = [(_draw_fault(rng, focus), first)]
+    if rng.random() < 0.3:
+        faults.append((_draw_fault(rng, focus), first + rng.randint(1, 60)))
+    return Plan(path, kinds, tuple(faults), fresh)
+
+
+def _draw_kinds(rng: random.Random, path: str, focus: Focus) -> tuple[str, ...]:
+    (count,) = rng.choices((1, 3, 10), (4, 4, 2))
+    kinds = rng.choices(list(_COMMON), list(_COMMON.values()), k=count)
+    for kind, share in _SPECIAL.items():
+        if path == "transaction" and not File("", kind).transactional:  # where such a file is refused
+            continue
+        if kind == focus.special or rng.random() < share:
+            kinds[rng.randrange(count)] = kind
+    return tuple(kinds)
+
+
+def _draw_fault(rng: random.Random, focus: Focus) -> str:
+    faults = focus.faults or FAULTS
+    return rng.choices(faults, [_FAULTS.get(kind, 12) for kind in faults])[0]

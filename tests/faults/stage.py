@@ -1,0 +1,186 @@
+"""Where trials take place: a server of their own, a way to it by each path, and the warm parent of the runners."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import ssl
+import subprocess
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import psycopg
+from psycopg import errors
+
+from predeploy.lock import LOCK_KEY
+from scripts.postgres_server import PostgresServer
+from tests.faults.plan import EFFECTS
+from tests.faults.warm import WarmParent
+from tests.faults.wire import Wire
+from tests.support.database import Database, fresh_database
+from tests.support.pgbouncer import PgBouncer, PgBouncerMissing, find_pgbouncer
+
+if TYPE_CHECKING:
+    from tests.faults.plan import File
+    from tests.support.pgbouncer import PoolMode
+
+POOLED: dict[str, PoolMode] = {"session": "session", "transaction": "transaction"}
+_RESET = """
+    DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT ALL ON SCHEMA public TO {owner};
+    SET ROLE {owner}; {effects}; RESET ROLE
+"""
+_LOCKS = f"""
+    SELECT l.pid, a.state, l.granted FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = {LOCK_KEY}
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+_BACKENDS = """
+    SELECT pid, state FROM pg_stat_activity
+    WHERE datname = current_database() AND usename = %s AND pid <> pg_backend_pid()
+"""
+
+
+class Stage:
+    """All that trials need and may break. `planted` is a bug built into the program."""
+
+    def __init__(self, planted: str = "") -> None:
+        self._planted = planted
+        self._stack = ExitStack()
+        self._database_stack = ExitStack()
+        self._admin: psycopg.Connection | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.directory = Path(tempfile.mkdtemp(prefix="faults-"))
+            stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            self.parent = stack.enter_context(WarmParent(self._planted))
+            # A deadlock that a blocking waiter brings about is to show before anything else runs out.
+            self.server = stack.enter_context(PostgresServer(settings={"deadlock_timeout": "200ms"}))
+            stack.callback(self._close_database)
+            self.ports = {"direct": self.server.port, "tls": self.server.port}
+            self.poolers: dict[str, PgBouncer] = {}
+            for path, mode in POOLED.items() if has_pgbouncer() else ():
+                self.poolers[path] = stack.enter_context(PgBouncer(self.server, pool_mode=mode))
+                self.ports[path] = self.poolers[path].port
+            tls = server_tls(self.directory)
+            self.wires = {
+                path: stack.enter_context(Wire(port, tls if path == "tls" else None))
+                for path, port in self.ports.items()
+            }
+            self.renew()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def renew(self) -> None:
+        """Take a new database: nothing that a trial has left behind is to be met by the next."""
+        self._close_database()
+        self.database: Database = self._database_stack.enter_context(fresh_database(self.server))
+
+    def _close_database(self) -> None:
+        if self._admin:
+            self._admin.close()
+            self._admin = None
+        self._database_stack.close()
+
+    def reset(self, files: list[File]) -> Path:
+        """Empty the database and lay the files out; return their directory."""
+        self.admin(_RESET.format(owner=self.database.owner, effects=EFFECTS))
+        directory = self.directory / "migrations"
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+        for file in files:
+            (directory / file.name).write_text(file.sql)
+        return directory
+
+    def environment(self, path: str, directory: Path, **variables: str) -> dict[str, str]:
+        """What a run is given that goes by the path's wire."""
+        dsn = self.database.dsn_at(self.wires[path].port) + ("?sslmode=require" if path == "tls" else "")
+        return {"DATABASE_URL": dsn, **self._limits(directory), **variables}
+
+    def rivals_environment(self, path: str, directory: Path, **variables: str) -> dict[str, str]:
+        """The same for somebody else, who comes without a wire."""
+        return {"DATABASE_URL": self.database.dsn_at(self.ports[path]), **self._limits(directory), **variables}
+
+    def _limits(self, directory: Path) -> dict[str, str]:
+        waits = {"MIGRATE_WAIT_TIMEOUT": "20", "MIGRATE_LOCK_WAIT_TIMEOUT": "20"}
+        return {"MIGRATIONS_DIR": str(directory), "MIGRATE_LOG_FORMAT": "json", **waits}
+
+    def admin(self, statements: str, *params: object) -> list[tuple[Any, ...]]:
+        """Ask as the superuser in the trials' database, again if the server has been restarted."""
+        for attempt in (1, 2):
+            if self._admin is None or self._admin.closed:
+                self._admin = self.database.admin_connect(prepare_threshold=None)
+            try:
+                cursor = self._admin.execute(statements.encode(), params or None)
+                return cursor.fetchall() if cursor.description else []
+            except psycopg.OperationalError:
+                if attempt == 2 or not self._admin.closed:
+                    raise
+        raise AssertionError("unreachable")
+
+    def terminate_backends(self) -> None:
+        """End every session of the program, a pooler's for it too, and wait until they have gone."""
+        self.admin(f"SELECT pg_terminate_backend(pid) FROM ({_BACKENDS}) AS b", self.database.owner)
+
+    def leftovers(self, path: str, backends: set[int]) -> list[str]:
+        """What a run that has ended is still up to, or has left: empty when all is quiet."""
+        locks = [f"advisory lock held by backend {pid}, {state}" for pid, state, _ in self.locks()]
+        alive = dict(self.admin(_BACKENDS, self.database.owner))
+        pooled = self._pooled() if path in self.poolers else {}
+        left = []
+        for pid, state in alive.items():
+            if (state != "idle" or pooled.get(pid) != "idle") if path in self.poolers else pid in backends:
+                left.append(f"backend {pid} is {state}, pooled: {pooled.get(pid)}")
+        prepared = [f"prepared transaction {gid}" for (gid,) in self.admin("SELECT gid FROM pg_prepared_xacts")]
+        return locks + left + prepared
+
+    def _pooled(self) -> dict[int, str]:
+        servers = [server for pooler in self.poolers.values() for server in pooler.console("SHOW SERVERS")]
+        return {server["remote_pid"]: server["state"] for server in servers}
+
+    def observe(self) -> tuple[dict[tuple[str, int], int], set[str]]:
+        """Count the effects, and read which files `_migrations` says are applied."""
+        counted = self.admin("SELECT migration, statement, count(*) FROM public.effects GROUP BY 1, 2")
+        there = self.admin("SELECT to_regclass('public._migrations')")[0][0]
+        rows = self.admin("SELECT name FROM public._migrations") if there else []
+        return {(name, number): count for name, number, count in counted}, {name for (name,) in rows}
+
+    def locks(self) -> list[tuple[int, str, bool]]:
+        """Who holds the advisory lock or waits for it: pid, state, and whether he has it."""
+        return [(pid, state, granted) for pid, state, granted in self.admin(_LOCKS)]
+
+    def apply_as_a_stranger(self, file: File) -> list[str]:
+        """Apply a file as somebody would who minds no lock; return its name unless the table's key was in the way."""
+        effects = "".join(f"INSERT INTO effects VALUES ('{file.name}', {number});" for number in file.effects)
+        claim = f"INSERT INTO _migrations (name) VALUES ('{file.name}');"
+        try:
+            self.admin(f"SELECT set_config('lock_timeout', '20ms', true); {claim} {effects}")
+        except (errors.UniqueViolation, errors.LockNotAvailable, errors.UndefinedTable):
+            return []
+        return [file.name]
+
+
+def has_pgbouncer() -> bool:
+    """Tell whether the pooled paths can be gone; in CI they must be."""
+    try:
+        find_pgbouncer()
+    except PgBouncerMissing:
+        if os.environ.get("CI") == "true":
+            raise
+        return False
+    return True
+
+
+def server_tls(directory: Path) -> ssl.SSLContext:
+    """Make a key and a certificate, and return the context of a server that shows it."""
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=wire"
+    files = ["-keyout", str(directory / "key"), "-out", str(directory / "certificate")]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "certificate", directory / "key")
+    return context

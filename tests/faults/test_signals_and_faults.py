@@ -1,0 +1,34 @@
+"""A signal comes where it is easily lost: while a notice is told, or in the moment in which the connection breaks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.fuzz import attempt
+from tests.faults.plan import Plan
+from tests.faults.trial import record
+
+if TYPE_CHECKING:
+    from tests.faults.stage import Stage
+
+AFTER_A_SIGNAL = ("sigterm", "cut_line", "cut_before", "cut_client", "terminate")
+
+
+@pytest.mark.parametrize("then", AFTER_A_SIGNAL)
+@pytest.mark.parametrize("kinds", ["plain", "rows"])
+def test_a_signal_is_not_lost_with_what_happens_next(stage: Stage, kinds: str, then: str) -> None:
+    """On the way out the statement is cancelled; that this fails must not make the run go on."""
+    run = Plan("direct", (kinds, "plain"))
+    login, *_, last = [m.number for m in record(stage, run) if m.kind in "ZX"]
+    plans = [replace(run, faults=(("sigterm", number), (then, number + 1))) for number in range(login, last, 5)]
+    assert attempt(stage, plans).violations == []
+
+
+def test_a_signal_that_comes_while_notices_are_told_is_answered_like_any_other(stage: Stage) -> None:
+    run = Plan("direct", ("notices",))
+    notices = [message.number for message in record(stage, run) if message.kind == "N"]
+    tally = attempt(stage, [replace(run, faults=(("sigterm", number),)) for number in notices[::10]])
+    assert tally.violations == []

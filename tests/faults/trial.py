@@ -1,0 +1,201 @@
+"""One trial: a run to which something is done at a message, then an undisturbed one, then the invariants."""
+
+from __future__ import annotations
+
+import signal
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.faults.invariants import Ended, Observation, Story, violations
+from tests.faults.plan import Length, Plan
+from tests.faults.wire import Action, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.faults.stage import Stage
+    from tests.faults.warm import Runner
+
+RUN_S = 40.0  # more than any run may take whose waits end after 20 s
+CLEAN_RUN_S = 20.0
+RIVAL_S = 6.0  # one that does not wait for the lock
+SETTLE_S = 15.0
+_PAUSE_S = 0.005
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a trial. `fired` are the faults that came to pass, with the message at which they did."""
+
+    plan: Plan
+    fired: list[tuple[str, Message]]
+    messages: int
+    mid_run: bool
+    violations: list[str]
+    exit_code: int
+
+    def __str__(self) -> str:
+        return f"{self.plan}: " + "; ".join(self.violations)
+
+
+class Trial:
+    """A plan on its way: does what the faults say when the wire asks."""
+
+    def __init__(self, stage: Stage, plan: Plan) -> None:
+        self.stage = stage
+        self.plan = plan
+        self.fired: list[tuple[str, Message]] = []
+        self.rivals: list[Runner] = []
+        self.stranger: list[str] = []
+        self.troubles: list[str] = []
+        self.messages: list[Message] = []
+        self.said = ""
+        self._runner: Future[Runner] = Future()
+        self._wire = stage.wires[plan.path]
+
+    def run(self) -> Outcome:
+        plan, stage, wire = self.plan, self.stage, self._wire
+        self._directory = stage.reset(plan.files)
+        wire.begin({number: self._fault(kind) for kind, number in plan.faults})
+        environment = stage.environment(plan.path, self._directory)
+        self._runner.set_result(stage.parent.start(environment, stage.directory / "run", fresh=plan.fresh))
+        run = self._finish("the run", self._the_runner(), RUN_S)
+        rivals = [self._finish("another runner", rival, RUN_S) for rival in self.rivals]
+        self.messages = wire.end()
+        first = self._observe("the faults")
+        wire.begin()
+        again = stage.parent.start(environment, stage.directory / "clean")
+        clean = self._finish("the clean run", again, CLEAN_RUN_S)
+        wire.end()
+        for runner in (self._the_runner(), *self.rivals, again):
+            runner.close()
+        second = self._observe("the clean run")
+        self.said = "\n".join(f"{ended.who}:\n{ended.stdout}{ended.stderr}" for ended in (run, *rivals, clean))
+        story = Story(plan, self.fired, self.messages, run, rivals, self.stranger, first, clean, second)
+        self.troubles += violations(story)
+        for ended in (run, *rivals, clean):
+            said = ended.stdout + ended.stderr
+            self.troubles += [
+                f"{ended.who} has printed a secret" for secret in stage.database.secrets if secret in said
+            ]
+        login = next((message.number for message in self.messages if message.kind == "Z"), len(self.messages))
+        mid_run = any(login < message.number and message.kind != "X" for _, message in self.fired)
+        if self.troubles:
+            stage.renew()
+        return Outcome(plan, self.fired, len(self.messages), mid_run, self.troubles, run.status)
+
+    def _finish(self, who: str, runner: Runner, timeout: float) -> Ended:
+        if not runner.finish(timeout):
+            self.troubles.append(f"{who} did not end within {timeout:g} s")
+        assert runner.status is not None
+        return Ended(who, runner.status, runner.stdout, runner.stderr)
+
+    def _observe(self, after: str) -> Observation:
+        """Wait until nothing moves any more, then look."""
+        if self._wire.problems:
+            raise self._wire.problems[0]
+        deadline = time.monotonic() + SETTLE_S
+        while left := self.stage.leftovers(self.plan.path, self._wire.backends):
+            if time.monotonic() > deadline:
+                self.troubles.append(f"left behind after {after}: {left[0]}")
+                break
+            time.sleep(_PAUSE_S)
+        return Observation(*self.stage.observe())
+
+    def _fault(self, kind: str) -> Callable[[Message], Action]:
+        def come_to_pass(message: Message) -> Action:
+            self.fired.append((kind, message))
+            return getattr(self, f"_{kind}")() or Action.FORWARD
+
+        return come_to_pass
+
+    def _cut_before(self) -> Action:
+        return Action.CUT_BEFORE
+
+    def _cut_after(self) -> Action:
+        return Action.CUT_AFTER
+
+    def _cut_client(self) -> Action:
+        return Action.CUT_CLIENT
+
+    def _cut_line(self) -> Action:
+        return Action.CUT_LINE
+
+    def _terminate(self) -> None:
+        self.stage.terminate_backends()
+
+    def _restart(self) -> None:
+        self.stage.server.restart("immediate")
+
+    def _sigterm(self) -> None:
+        self._the_runner().signal(signal.SIGTERM)
+
+    def _sigint(self) -> None:
+        self._the_runner().signal(signal.SIGINT)
+
+    def _freeze_sigterm(self) -> Action:
+        self._the_runner().signal(signal.SIGTERM)
+        return Action.FREEZE
+
+    def _kill_before(self) -> Action:
+        self._kill_after()
+        return Action.CUT_BEFORE
+
+    def _kill_after(self) -> None:
+        runner = self._the_runner()
+        runner.signal(signal.SIGKILL)
+        assert runner.ended(10)
+
+    def _rival(self) -> None:
+        """Another runner comes and goes while ours stands still; it does not wait for the lock."""
+        rival = self._start_rival(MIGRATE_LOCK_WAIT_TIMEOUT="0")
+        if not rival.ended(RIVAL_S):
+            self.troubles.append(f"another runner, that was not to wait for the lock, still ran after {RIVAL_S:g} s")
+            rival.signal(signal.SIGKILL)
+
+    def _waiter(self) -> None:
+        """Another runner comes; ours goes on when that one waits for the lock, or has ended."""
+        rival = self._start_rival()
+        deadline = time.monotonic() + RIVAL_S
+        while not rival.ended(_PAUSE_S) and '"lock.waiting"' not in rival.stdout and time.monotonic() < deadline:
+            if any(not granted for _, _, granted in self.stage.locks()):
+                break
+
+    def _foreign(self) -> None:
+        """Somebody who minds no lock applies a file and says so, as far as the table's key lets him."""
+        files = [file for file in self.plan.files if file.transactional and not file.fails]
+        if files:
+            file = files[self.fired[-1][1].number % len(files)]
+            self.stranger += self.stage.apply_as_a_stranger(file)
+
+    def _start_rival(self, **variables: str) -> Runner:
+        environment = self.stage.rivals_environment(self.plan.path, self._directory, **variables)
+        directory: Path = self.stage.directory / f"rival{len(self.rivals)}"
+        rival = self.stage.parent.start(environment, directory)
+        self.rivals.append(rival)
+        return rival
+
+    def _the_runner(self) -> Runner:
+        return self._runner.result(timeout=10)
+
+
+def record(stage: Stage, plan: Plan) -> list[Message]:
+    """Run the plan, which has no faults, and return the messages of its run."""
+    trial = Trial(stage, plan)
+    outcome = trial.run()
+    assert not outcome.violations, f"without any fault: {outcome}"
+    return trial.messages
+
+
+def measure(stage: Stage) -> dict[str, Length]:
+    """Measure how many messages undisturbed runs have."""
+    lengths = {}
+    for path in stage.wires:
+        one, three = record(stage, Plan(path, ("plain",))), record(stage, Plan(path, ("plain",) * 3))
+        login = next(message.number for message in one if message.kind == "Z")
+        per_file = (len(three) - len(one)) // 2
+        lengths[path] = Length(login, len(one) - per_file, per_file)
+    return lengths

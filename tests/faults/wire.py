@@ -1,0 +1,349 @@
+"""A line to the server that knows Postgres' messages, numbers them over a whole run, and breaks at the one it is told.
+
+Everything happens in one thread: what a fault does at its message is done before any other byte moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import struct
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from tests.support.proxy import LOOPBACK
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Mapping
+
+T = TypeVar("T")
+
+_CANCEL, _SSL, _GSS = 80877102, 80877103, 80877104
+_UNTYPED = {_CANCEL: "cancel", _SSL: "ssl", _GSS: "gss"}  # anything else that comes without a type is a start-up
+
+
+class Action(enum.Enum):
+    """What becomes of the message at which a fault is due, and of its connection."""
+
+    FORWARD = "forward"
+    CUT_BEFORE = "both ends are hung up, the message is lost"
+    CUT_AFTER = "the message is handed on, then both ends are hung up"
+    CUT_CLIENT = "the client is hung up; the server finds out when it has done what it was asked to"
+    CUT_LINE = "the message is lost, and every connection is hung up"
+    FREEZE = "from now on no connection of this line carries anything, and none is hung up"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One protocol message; `number` counts from 1 over all connections of a run, `kind` is its type byte or name."""
+
+    number: int
+    sender: str  # "client" or "server"
+    kind: str
+
+
+class Wire:
+    """A server's port by another number; with `tls`, encrypted towards the client.
+
+    `begin` starts a run: message numbers count from 1 again, and `faults` are asked at theirs. `messages` are those
+    of the run so far, `backends` the process ids that it was given; `problems` what went wrong in the line itself,
+    which no run may be blamed for.
+    """
+
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
+        self.target = port
+        self.tls = tls
+        self.messages: list[Message] = []
+        self.problems: list[BaseException] = []
+        self.faults: Mapping[int, Callable[[Message], Action]] = {}
+        self.backends: set[int] = set()
+        self.frozen = False
+        self.links: set[_Link] = set()
+        self.port = 0
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="wire", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.loop.set_exception_handler(lambda _loop, context: self.problems.append(_problem(context)))
+        self._thread.start()
+
+        async def listen() -> asyncio.Server:
+            return await self.loop.create_server(lambda: _Client(_Link(self)), LOOPBACK, 0)
+
+        self._listener = asyncio.run_coroutine_threadsafe(listen(), self.loop).result()
+        self.port = self._listener.sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._in_loop(self._listener.close)
+        self._in_loop(self.hang_up)
+        self._in_loop(lambda: [task.cancel() for task in asyncio.all_tasks(self.loop) - {asyncio.current_task()}])
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    def begin(self, faults: Mapping[int, Callable[[Message], Action]] | None = None) -> None:
+        """Hang up what is left of the run before, and start to count."""
+
+        def reset() -> None:
+            self.hang_up()
+            self.messages, self.problems, self.faults = [], [], faults or {}
+            self.backends, self.frozen = set(), False
+
+        self._in_loop(reset)
+
+    def end(self) -> list[Message]:
+        """Hang up every connection and return the run's messages."""
+        self._in_loop(self.hang_up)
+        return self.messages
+
+    def pass_on(self, sender: str, kind: str) -> Action:
+        """Count a message and say what becomes of it."""
+        message = Message(len(self.messages) + 1, sender, kind)
+        self.messages.append(message)
+        fault = self.faults.get(message.number)
+        if fault is None:
+            return Action.FORWARD
+        try:
+            return fault(message)
+        except Exception as problem:  # the trial tells: it must not look like the program's doing
+            self.problems.append(problem)
+            return Action.FORWARD
+
+    def hang_up(self) -> None:
+        """Hang up every connection; to be called in the line's own thread."""
+        for link in list(self.links):
+            link.cut()
+
+    def _in_loop(self, call: Callable[[], T]) -> T:
+        async def work() -> T:
+            return call()
+
+        return asyncio.run_coroutine_threadsafe(work(), self.loop).result(timeout=60)
+
+
+class _Link:
+    """A client's connection and the one to the server that belongs to it."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.client: asyncio.Transport | None = None
+        self.server: asyncio.Transport | None = None
+        self.server_protocol: _Server | None = None
+        self.busy = False  # a query is with the server and not yet answered
+        self.orphaned = False
+        wire.links.add(self)
+
+    def cut(self) -> None:
+        """Hang up both ends; what was handed on before still goes out."""
+        self.wire.links.discard(self)
+        for end in (self.client, self.server):
+            if end is None:
+                continue
+            if end.get_write_buffer_size():
+                end.close()
+            else:
+                end.abort()
+
+    def orphan(self) -> None:
+        """Hang up the client; the server ends what it is doing first."""
+        self.orphaned = True
+        if self.client:
+            self.client.abort()
+        if self.busy and self.server_protocol:
+            self.server_protocol.look_for_the_end()
+        else:
+            self.cut()
+
+
+class _End(asyncio.Protocol):
+    """One end of a link: takes bytes apart into messages and hands them on to the other."""
+
+    sender = ""
+
+    def __init__(self, link: _Link) -> None:
+        self.link = link
+        self.wire = link.wire
+        self.received = bytearray()
+        self.waiting = False  # for TLS or for the server: nothing is taken apart meanwhile
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        self.work()
+
+    def work(self) -> None:
+        """Take apart what has come and hand on, in as few writes as possible, what no fault keeps back."""
+        outgoing = bytearray()
+        while not self.waiting and not self.wire.frozen and (message := self.next_message()) is not None:
+            kind = self.kind_of(message)
+            action = self.wire.pass_on(self.sender, kind)
+            if action is Action.FREEZE:
+                self.wire.frozen = True
+                break
+            if action not in {Action.CUT_BEFORE, Action.CUT_LINE}:
+                outgoing += self.take(kind, message)
+            if action is Action.FORWARD:
+                continue
+            self.send(outgoing)
+            if action is Action.CUT_CLIENT:
+                self.link.orphan()
+            elif action is Action.CUT_LINE:
+                self.wire.hang_up()
+            else:
+                self.link.cut()
+            return
+        self.send(outgoing)
+
+    def next_message(self) -> bytes | None:
+        head = 1 if self.typed else 0
+        if len(self.received) < head + 4:
+            return None
+        (length,) = struct.unpack_from("!I", self.received, head)
+        if len(self.received) < head + length:
+            return None
+        message = bytes(self.received[: head + length])
+        del self.received[: head + length]
+        return message
+
+    @property
+    def typed(self) -> bool:
+        return True
+
+    def kind_of(self, message: bytes) -> str:
+        return chr(message[0])
+
+    def take(self, kind: str, message: bytes) -> bytes:  # noqa: ARG002
+        return message
+
+    def send(self, data: bytes | bytearray) -> None:
+        raise NotImplementedError
+
+
+class _Client(_End):
+    sender = "client"
+
+    def __init__(self, link: _Link) -> None:
+        super().__init__(link)
+        self.started = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.link.client = transport
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        if self.link.server and not self.link.orphaned and not self.wire.frozen:
+            self.link.server.close()
+        if self.link.server is None:
+            self.wire.links.discard(self.link)
+
+    @property
+    def typed(self) -> bool:
+        return self.started
+
+    def kind_of(self, message: bytes) -> str:
+        if self.started:
+            return chr(message[0])
+        return _UNTYPED.get(struct.unpack_from("!I", message, 4)[0], "startup")
+
+    def take(self, kind: str, message: bytes) -> bytes:
+        if self.started:
+            self.link.busy = self.link.busy or kind == "Q"
+        elif kind in {"ssl", "gss"}:
+            self._answer(kind)
+            return b""
+        else:
+            self.started = self.waiting = True
+            self.wire.loop.create_task(self._connect(message))
+            return b""
+        return message
+
+    def send(self, data: bytes | bytearray) -> None:
+        if data and self.link.server and not self.link.server.is_closing():
+            self.link.server.write(bytes(data))
+
+    def _answer(self, kind: str) -> None:
+        """Encrypt if we can; the server is not asked."""
+        client = self.link.client
+        assert client
+        if kind == "gss" or self.wire.tls is None:
+            client.write(b"N")
+            return
+        self.waiting = True
+        client.pause_reading()
+        client.write(b"S")
+        self.wire.loop.create_task(self._encrypt(client, self.wire.tls))
+
+    async def _encrypt(self, client: asyncio.Transport, tls: ssl.SSLContext) -> None:
+        if self.link not in self.wire.links:
+            return
+        try:
+            encrypted = await self.wire.loop.start_tls(client, self, tls, server_side=True)
+        except OSError:  # the client went in the middle of it
+            self.link.cut()
+            return
+        if encrypted is None:
+            return
+        self.link.client = encrypted
+        self.waiting = False
+        self.work()
+
+    async def _connect(self, first: bytes) -> None:
+        try:
+            transport, _ = await self.wire.loop.create_connection(
+                lambda: _Server(self.link), LOOPBACK, self.wire.target
+            )
+        except OSError:
+            self.link.cut()
+            return
+        self.link.server = transport
+        transport.write(first)
+        if self.link not in self.wire.links:  # cut meanwhile, after its message
+            transport.close()
+            return
+        self.waiting = False
+        self.work()
+
+
+class _Server(_End):
+    sender = "server"
+
+    def __init__(self, link: _Link) -> None:
+        super().__init__(link)
+        link.server_protocol = self
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        if not self.wire.frozen:
+            self.wire.links.discard(self.link)
+            if self.link.client:
+                self.link.client.close()
+
+    def data_received(self, data: bytes) -> None:
+        if not self.link.orphaned:
+            super().data_received(data)
+            return
+        self.received += data
+        self.look_for_the_end()
+
+    def look_for_the_end(self) -> None:
+        """Hang up an orphaned server when it has done what it was asked to."""
+        while (message := self.next_message()) is not None:
+            if self.kind_of(message) == "Z":
+                self.link.cut()
+
+    def take(self, kind: str, message: bytes) -> bytes:
+        if kind == "Z":
+            self.link.busy = False
+        elif kind == "K":
+            self.wire.backends.add(struct.unpack_from("!I", message, 5)[0])
+        return message
+
+    def send(self, data: bytes | bytearray) -> None:
+        if data and self.link.client and not self.link.client.is_closing():
+            self.link.client.write(bytes(data))
+
+
+def _problem(context: Mapping[str, object]) -> BaseException:
+    cause = context.get("exception")
+    return cause if isinstance(cause, BaseException) else RuntimeError(str(context.get("message")))
