@@ -35,6 +35,11 @@ class Database:
         self.dsn = self.dsn_at(self.port)
 
     @property
+    def is_pooled(self) -> bool:
+        """Whether the program's way leads through a pooler, which keeps connections when the program has gone."""
+        return self.port != self.server.port
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What no output may hold."""
         return (self._random_part, self.password, quote(self.password, safe=""), self.dsn, self._direct_dsn)
