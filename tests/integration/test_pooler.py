@@ -188,7 +188,8 @@ def test_a_holder_that_comes_between_two_files_and_stays_ends_the_run_with_4_and
 
 
 LEFTOVERS = {
-    "settings": "SET search_path = pg_catalog; SET statement_timeout = '9s'; SET standard_conforming_strings = off",
+    "settings": "SET search_path = pg_catalog; SET statement_timeout = '9s'",
+    "old string syntax": "SELECT set_config('standard_conforming_strings', 'off', false)",
     "the migration lock itself": f"SELECT pg_advisory_lock({LOCK_KEY})",
     "a temporary table": "CREATE TEMP TABLE probe ()",
     "a listener": "LISTEN probe",
