@@ -167,8 +167,29 @@ def test_a_holder_that_never_goes_ends_the_run_with_4(
     assert database.query("SELECT to_regclass('t')") == [(None,)]
 
 
+def test_a_holder_that_comes_between_two_files_and_stays_ends_the_run_with_4_and_what_was_applied_counts(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
+) -> None:
+    database.execute("CREATE TABLE gate (n int)")
+    migrations_dir.write("001.sql", "SELECT * FROM gate")
+    migrations_dir.write("002.sql", "CREATE TABLE never ()")
+    with database.connect() as foreign:
+        with database.connect(autocommit=False) as keeper:
+            keeper.execute("LOCK TABLE gate")
+            process = start(DATABASE_URL=database.dsn_at(pgbouncer.port), MIGRATE_LOCK_WAIT_TIMEOUT="1s")
+            eventually(waits_at_gate(database))
+            queued = threading.Thread(target=foreign.execute, args=[f"SELECT pg_advisory_lock({LOCK_KEY})"])
+            queued.start()
+            eventually(lambda: database.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+        queued.join()
+        ended = process.finish()
+    assert (ended.exit_code, ended.report["applied"], ended.report["failed"]) == (4, 1, 0)
+    assert database.query("SELECT to_regclass('never')") == [(None,)]
+
+
 LEFTOVERS = {
-    "settings": "SET search_path = pg_catalog; SET statement_timeout = '9s'; SET standard_conforming_strings = off",
+    "settings": "SET search_path = pg_catalog; SET statement_timeout = '9s'",
+    "old string syntax": "SELECT set_config('standard_conforming_strings', 'off', false)",
     "the migration lock itself": f"SELECT pg_advisory_lock({LOCK_KEY})",
     "a temporary table": "CREATE TEMP TABLE probe ()",
     "a listener": "LISTEN probe",
@@ -210,6 +231,18 @@ def test_a_file_in_pieces_and_one_with_literal_backslashes_are_read_as_they_are_
     migrations_dir.write("002.sql", check)
     assert run(DATABASE_URL=database.dsn_at(pgbouncer.port)).exit_code == 0
     assert database.query("SELECT count(*), max(length(t)) FROM effects") == [(3000, 1003)]
+
+
+def test_a_migrations_transaction_is_what_the_settings_say(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
+) -> None:
+    database.admin_execute(f"ALTER ROLE {database.owner} SET default_transaction_isolation = 'serializable'")
+    names = ("lock_timeout", "statement_timeout", "transaction_isolation")
+    values = ", ".join(f"current_setting('{name}') AS {name}" for name in names)
+    migrations_dir.write("001.sql", f"CREATE TABLE seen AS SELECT {values}")
+    timeouts = {"MIGRATE_LOCK_TIMEOUT": "7s", "MIGRATE_STATEMENT_TIMEOUT": "90s"}
+    assert run(DATABASE_URL=database.dsn_at(pgbouncer.port), **timeouts).exit_code == 0
+    assert database.query("SELECT * FROM seen") == [("7s", "90s", "read committed")]
 
 
 def test_statement_mode_takes_what_fits_into_one_message(
