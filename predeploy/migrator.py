@@ -15,7 +15,7 @@ from predeploy.errors import ConnectionLost, PostgresUnavailable, StorageError
 from predeploy.execution import AlreadyApplied, Execution, Failure
 from predeploy.lock import advisory_lock, end_lost_holder
 from predeploy.migrations import Migration, MigrationError, MigrationFiles, MigrationResult, read_migrations
-from predeploy.pooler import shares_sessions
+from predeploy.pooler import pooling_mode
 from predeploy.refusals import explain_statement
 from predeploy.session import is_lost, own_frame, own_manners, roll_back, run, shared_frame
 from predeploy.table import ensure_table, read_rows
@@ -148,8 +148,10 @@ class Migrator:
         conn.close()  # a pool makes a new one: psycopg would not know that the reset dropped its prepared statements
 
     def _frame(self, conn: Connection, watcher: Watcher) -> Frame:
-        if shares_sessions(conn, self._db):
-            watcher.behind_pooler()
+        mode = pooling_mode(conn, self._db)
+        if mode is None:
+            watcher.is_direct()
+        if mode == "transaction":
             return shared_frame(**self._timeouts)
         return own_frame(**self._timeouts, options=conn.info.options)
 

@@ -20,25 +20,24 @@ _BACKEND = "SELECT pg_catalog.pg_backend_pid()"
 _ROUNDS = 3
 _ANSWER_S = 2.0
 _MODES = {
-    True: "a pooler in transaction mode stands between: each transaction takes the migration lock for itself",
-    False: "a pooler in session mode stands between",
+    "transaction": "a pooler in transaction mode stands between: each transaction takes the migration lock for itself",
+    "session": "a pooler in session mode stands between",
 }
 
 
-def shares_sessions(conn: Connection, db: ConnectionSource) -> bool:
-    """Tell whether our next transaction may meet another session of the server, as in PgBouncer's transaction mode.
+def pooling_mode(conn: Connection, db: ConnectionSource) -> str | None:
+    """Return `session` or `transaction`, the mode of the pooler that is in between; None when there is none.
 
     A pooler makes up the process id that it tells at login, so that it differs from the backend's. Which mode it is in
     shows only beside a second client: in session mode the two never meet the same backend. Where that cannot be
-    seen, the answer is the safe one, yes.
+    seen, the answer is the safe one, `transaction`, which stands for statement mode, too.
     """
     backend = _backend(conn)
     if backend == conn.info.backend_pid:
-        return False
-    shared = _meets_others(conn, db, backend)
-    mode = "transaction" if shared else "session"
-    log.info("Not connected to Postgres itself: %s", _MODES[shared], extra={"event": "pooler.detected", "mode": mode})
-    return shared
+        return None
+    mode = "transaction" if _meets_others(conn, db, backend) else "session"
+    log.info("Not connected to Postgres itself: %s", _MODES[mode], extra={"event": "pooler.detected", "mode": mode})
+    return mode
 
 
 def _meets_others(conn: Connection, db: ConnectionSource, backend: int) -> bool:

@@ -43,7 +43,8 @@ class Watcher:
     def __init__(self, db: ConnectionSource, conn: Connection) -> None:
         self._db = db
         self._conn = conn
-        self._pid: int | None = conn.info.backend_pid
+        self._pid = conn.info.backend_pid
+        self._is_direct = False
         self._watched: tuple[str | None, float] = (None, 0.0)
         self._ended = threading.Event()
         self._silent_since: float | None = None
@@ -60,9 +61,9 @@ class Watcher:
         """Say which migration runs from now on."""
         self._watched = (migration, time.monotonic())
 
-    def behind_pooler(self) -> None:
-        """Say that the process id told at login is a pooler's invention."""
-        self._pid = None
+    def is_direct(self) -> None:
+        """Say that no pooler stands between: when the server does not know our session any more, it is gone."""
+        self._is_direct = True
 
     def _run(self) -> None:
         since: float | None = None
@@ -74,10 +75,11 @@ class Watcher:
             if since is None or watched != self._watched:
                 watched, since, due = self._watched, time.monotonic(), FIRST_AFTER_S
                 self._silent_since = self._idle = None
-            elapsed = time.monotonic() - (watched[1] or since)
-            if elapsed < due:
+            started = watched[1] or since
+            if time.monotonic() - started < due:
                 continue
             self._look(*watched)
+            elapsed = time.monotonic() - started
             again_at_once = self._silent_since is not None or self._idle is not None
             due = 0.0 if again_at_once else elapsed + min(elapsed, LONGEST_INTERVAL_S)
 
@@ -98,7 +100,7 @@ class Watcher:
                 self._hang_up("Postgres answers neither this connection nor a new one")
             return
         self._silent_since = None
-        if seen and seen.is_idle and self._pid is not None:
+        if seen and (seen.is_idle or (self._is_direct and not seen.known)):
             if self._idle == seen:
                 self._hang_up("Postgres waits for us while we wait for it: the line is dead")
             self._idle = seen
