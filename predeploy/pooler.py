@@ -20,24 +20,30 @@ _BACKEND = "SELECT pg_catalog.pg_backend_pid()"
 _ROUNDS = 3
 _ANSWER_S = 2.0
 _MODES = {
-    "transaction": "a pooler in transaction mode stands between: each transaction takes the migration lock for itself",
-    "session": "a pooler in session mode stands between",
+    True: "a pooler in transaction mode stands between: each transaction takes the migration lock for itself",
+    False: "a pooler in session mode stands between",
 }
 
 
-def pooling_mode(conn: Connection, db: ConnectionSource) -> str | None:
-    """Return `session` or `transaction`, the mode of the pooler that is in between; None when there is none.
+def own_backend(conn: Connection, db: ConnectionSource) -> int | None:
+    """Return the process id of the backend that is ours to the end; None where the next transaction may meet another.
 
     A pooler makes up the process id that it tells at login, so that it differs from the backend's. Which mode it is in
     shows only beside a second client: in session mode the two never meet the same backend. Where that cannot be
-    seen, the answer is the safe one, `transaction`, which stands for statement mode, too.
+    seen, the answer is the safe one, None, as in PgBouncer's transaction mode.
     """
-    backend = _backend(conn)
+    backend = backend_pid(conn)
     if backend == conn.info.backend_pid:
-        return None
-    mode = "transaction" if _meets_others(conn, db, backend) else "session"
-    log.info("Not connected to Postgres itself: %s", _MODES[mode], extra={"event": "pooler.detected", "mode": mode})
-    return mode
+        return backend
+    shared = _meets_others(conn, db, backend)
+    mode = "transaction" if shared else "session"
+    log.info("Not connected to Postgres itself: %s", _MODES[shared], extra={"event": "pooler.detected", "mode": mode})
+    return None if shared else backend
+
+
+def told_pid(conn: Connection, other: Connection) -> int | None:
+    """Return the process id that `conn` was told at login; None where `other`, made alike, shows that it is made up."""
+    return conn.info.backend_pid if backend_pid(other) == other.info.backend_pid else None
 
 
 def _meets_others(conn: Connection, db: ConnectionSource, backend: int) -> bool:
@@ -45,14 +51,15 @@ def _meets_others(conn: Connection, db: ConnectionSource, backend: int) -> bool:
         with db.connection(timeout=_ANSWER_S) as other:
             # An uneven number of questions: two idle backends may take turns.
             for _ in range(_ROUNDS):
-                if _backend(conn) != backend or _backend(conn) != backend or _answer(other) in {None, backend}:
+                if backend_pid(conn) != backend or backend_pid(conn) != backend or _answer(other) in {None, backend}:
                     return True
     except (StorageError, psycopg.Error):
         return True
     return False
 
 
-def _backend(conn: Connection) -> int:
+def backend_pid(conn: Connection) -> int:
+    """Ask the server itself which backend answers."""
     value = run(conn, _BACKEND)[0].get_value(0, 0)
     return int(value or 0)
 

@@ -10,9 +10,9 @@ from predeploy.lock import HOLDER_PID
 if TYPE_CHECKING:
     from predeploy.postgres import Connection
 
-# A pooler makes up the process id that we know; behind one, ours is the backend that holds the migration lock.
+# A pooler hides which backend is ours; the one that holds the migration lock is.
 _STATE = f"""
-    SELECT a.pid = %(pid)s, a.state, a.state_change::text, a.wait_event_type, a.wait_event,
+    SELECT a.state, a.state_change::text, a.wait_event_type, a.wait_event,
            (SELECT json_agg(json_build_object('pid', b.pid, 'application_name', b.application_name,
                                               'user', b.usename, 'state', b.state,
                                               'transaction_age_s', round(extract(epoch FROM now() - b.xact_start))))
@@ -20,27 +20,27 @@ _STATE = f"""
            p.phase, round(100.0 * p.blocks_done / nullif(p.blocks_total, 0), 1)::float8
     FROM pg_catalog.pg_stat_activity a
     LEFT JOIN pg_catalog.pg_stat_progress_create_index p ON p.pid = a.pid
-    WHERE a.pid = coalesce((SELECT s.pid FROM pg_catalog.pg_stat_activity s WHERE s.pid = %(pid)s), ({HOLDER_PID}))
+    WHERE a.pid = coalesce(%s, ({HOLDER_PID}))
 """  # noqa: S608  our own constant
 _FIELDS = ("wait_event_type", "wait_event", "blocked_by", "phase", "percent")
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A look at a session: `state` and `since` when, and `fields` to log.
+    """A look at the session: `state` and since when, None where the server knows no such session; `fields` to log.
 
-    `known` tells whether the server has the session that was asked for; otherwise this is the one that holds the lock.
+    Unless it `is_ours` for sure, it is that of the lock's holder.
     """
 
-    known: bool = False
-    state: str = ""
-    since: str = ""
+    is_ours: bool
+    state: str | None = None
+    since: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_idle(self) -> bool:
-        """Whether the server is waiting for that session's client."""
-        return self.known and self.state.startswith("idle")
+        """Whether the server is waiting for us."""
+        return self.is_ours and (self.state is None or self.state.startswith("idle"))
 
     def __str__(self) -> str:
         if blockers := self.fields.get("blocked_by"):
@@ -52,11 +52,10 @@ class Progress:
         return ""
 
 
-def look(conn: Connection, pid: int) -> Progress:
-    """Ask on `conn` about the session with that process id, or the one that holds the migration lock."""
-    row = conn.execute(_STATE, {"pid": pid}).fetchone()
+def look(conn: Connection, pid: int | None) -> Progress:
+    """Ask on `conn` about the session with that process id; None for the one that holds the migration lock."""
+    row = conn.execute(_STATE, [pid]).fetchone()
     if row is None:
-        return Progress()
-    known, state, since, *told = row
-    fields = {name: value for name, value in zip(_FIELDS, told, strict=True) if value is not None}
-    return Progress(known, state or "", since or "", fields)
+        return Progress(pid is not None)
+    told = {name: value for name, value in zip(_FIELDS, row[2:], strict=True) if value is not None}
+    return Progress(pid is not None, row[0], row[1], told)

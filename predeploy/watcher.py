@@ -43,8 +43,7 @@ class Watcher:
     def __init__(self, db: ConnectionSource, conn: Connection) -> None:
         self._db = db
         self._conn = conn
-        self._pid = conn.info.backend_pid
-        self._is_direct = False
+        self.backend: int | None = None  # the server's own word for it, once it is known
         self._watched: tuple[str | None, float] = (None, 0.0)
         self._ended = threading.Event()
         self._silent_since: float | None = None
@@ -60,10 +59,6 @@ class Watcher:
     def watch(self, migration: str | None) -> None:
         """Say which migration runs from now on."""
         self._watched = (migration, time.monotonic())
-
-    def is_direct(self) -> None:
-        """Say that no pooler stands between: when the server does not know our session any more, it is gone."""
-        self._is_direct = True
 
     def _run(self) -> None:
         since: float | None = None
@@ -100,7 +95,7 @@ class Watcher:
                 self._hang_up("Postgres answers neither this connection nor a new one")
             return
         self._silent_since = None
-        if seen and (seen.is_idle or (self._is_direct and not seen.known)):
+        if seen and seen.is_idle:
             if self._idle == seen:
                 self._hang_up("Postgres waits for us while we wait for it: the line is dead")
             self._idle = seen
@@ -122,11 +117,12 @@ class Watcher:
         answered = threading.Event()
 
         def ask() -> Progress:
+            from predeploy.pooler import told_pid
             from predeploy.progress import look
 
             with self._db.connection(timeout=_LOGIN_S) as other:
                 answered.set()
-                return look(other, self._pid)
+                return look(other, self.backend or told_pid(self._conn, other))
 
         try:
             return within(_LOOK_S, ask), True
