@@ -234,20 +234,20 @@ def _do_nothing(_signum: int, _frame: FrameType | None) -> None:
 def _start_last_resort(end: Terminated) -> None:
     def leave() -> None:
         threading.Timer(LAST_WORD_S, os._exit, [end.exit_code]).start()
-        os._exit(_end(end))
+        os._exit(_end(end, " before the server confirmed the end of what ran: _migrations tells what was committed"))
 
     last_resort = threading.Timer(LAST_RESORT_S, leave)
     last_resort.daemon = True
     last_resort.start()
 
 
-def _end(end: Terminated) -> int:
+def _end(end: Terminated, how: str = "") -> int:
     """Tell the ending where main() cannot: before it has begun, or when the way out is blocked."""
     from predeploy.logs import open_log
     from predeploy.report import Report
 
     report = _reports[0] if _reports else Report(STARTED, open_log())
-    report.end(end.exit_code, f"Ended by {end}.")
+    report.end(end.exit_code, f"Ended by {end}{how}.")
     return report.finish()
 
 

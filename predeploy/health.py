@@ -57,17 +57,16 @@ def check_db_health(db: ConnectionSource) -> DbHealth:
             hang_up(conn)  # a pool drops the connection then
         error: str | None = f"no answer within {HEALTH_TIMEOUT_S:g} s"
     except Exception as failure:
-        error = _why(db, failure)
+        error = _why(failure)
     else:
         error = None
     return DbHealth(error is None, round((time.monotonic() - started) * 1000, 3), error)
 
 
-def _why(db: ConnectionSource, failure: Exception) -> str:
-    reason = getattr(getattr(db, "connection_class", None), "failure", None) or failure
-    if isinstance(reason, StorageError):
-        return str(reason)
-    if type(reason).__name__ == "PoolTimeout":  # not imported, for those who have no pool
+def _why(failure: Exception) -> str:
+    if isinstance(failure, StorageError):
+        return str(failure)
+    if type(failure).__name__ == "PoolTimeout":  # not imported, for those who have no pool
         return "no connection of the pool was free in time"
-    sqlstate = getattr(reason, "sqlstate", None)
-    return f"{type(reason).__name__}" + (f" (SQLSTATE {sqlstate})" if sqlstate else "")
+    sqlstate = getattr(failure, "sqlstate", None)
+    return f"{type(failure).__name__}" + (f" (SQLSTATE {sqlstate})" if sqlstate else "")

@@ -14,7 +14,7 @@ import psycopg
 
 from predeploy import __version__
 from predeploy.dsn import host_and_port, libpq_defaults, parse_dsn
-from predeploy.errors import DatabaseUrlInvalid, PostgresUnavailable, StorageError
+from predeploy.errors import PostgresUnavailable, StorageError
 from predeploy.logs import Rhythm
 from predeploy.refusals import explain
 
@@ -31,7 +31,8 @@ CONNECT_TIMEOUT_S = 10
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 LOG_EVERY_S = 10.0
-SHORTEST_LOGIN_S = 2.0  # what an attempt is given even at the end of the wait
+SHORTEST_LOGIN_S = 0.75  # what an attempt is given even at the end of the wait, which may last so much longer
+TELLING_LOGIN_S = 2.0  # in less, no answer tells nothing that the attempt before did not tell better
 
 # Without these a vanished peer is noticed after hours; with them after about 11 s idle and 8 s in mid-query.
 _KEEPALIVES = {
@@ -75,20 +76,26 @@ def wait_for_postgres(dsn: str, *, timeout: float, writable: bool = True) -> Con
     """Return a connection, trying again until `timeout` seconds of wall clock have passed.
 
     What may pass (refused, DNS, starting up, too many clients, read-only while `writable` is asked for) is waited
-    for: `PostgresUnavailable` at the end. What will not (credentials, database, TLS) raises `PostgresRefused` at once.
+    for: `PostgresUnavailable` at the end, which is 0.75 s late if the last attempt gets no answer. What will not
+    (credentials, database, TLS) raises `PostgresRefused` at once.
     """
     host, port = host_and_port(dsn)
     deadline = time.monotonic() + timeout
     started = time.monotonic()
     rhythm = Rhythm(LOG_EVERY_S)
     attempts = 0
+    before: PostgresUnavailable | None = None
 
     def attempt() -> Connection:
-        nonlocal attempts
+        nonlocal attempts, before
         attempts += 1
+        given = max(deadline - time.monotonic(), SHORTEST_LOGIN_S)
         try:
-            return connect(dsn, timeout=max(deadline - time.monotonic(), SHORTEST_LOGIN_S), writable=writable)
+            return connect(dsn, timeout=given, writable=writable)
         except PostgresUnavailable as error:
+            if before and error.reason == "timeout" and given < TELLING_LOGIN_S:
+                raise before from None
+            before = error
             if rhythm.due(error.reason):
                 wait_s = round(time.monotonic() - started, 1)
                 fields = {"attempt": attempts, "wait_s": wait_s, "timeout_s": timeout, "reason": error.reason}
@@ -144,7 +151,7 @@ def _require_writable(conn: Connection) -> None:
         problem: StorageError = PostgresUnavailable(
             "the server is read-only: a standby, in recovery, or set so", "read_only"
         )
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
         problem = explain(error)
     conn.close()
     raise problem
@@ -162,18 +169,16 @@ def _is_read_only(conn: Connection) -> bool:
 def connect(dsn: str, *, timeout: float, writable: bool = False) -> Connection:
     """Log in once, in autocommit mode, within `timeout` seconds, name resolution included.
 
-    Raise `PostgresUnavailable`, also for a read-only server while `writable` is asked for, or `PostgresRefused`,
-    with a text of our own: libpq's may quote the connection string.
+    Raise `PostgresUnavailable`, also for a read-only server while `writable` is asked for, `PostgresRefused` or
+    `DatabaseUrlInvalid`, with a text of our own: libpq's may quote the connection string.
     """
     chosen = parameters(dsn)
 
     def login() -> Connection:
         try:
             conn = psycopg.connect(dsn, autocommit=True, prepare_threshold=None, **chosen)
-        except psycopg.OperationalError as error:
+        except (psycopg.Error, UnicodeError) as error:
             raise explain(error) from None
-        except UnicodeError:  # psycopg resolves names by Python, which encodes them first
-            raise DatabaseUrlInvalid("The host name has an empty part, or one of more than 63 characters.") from None
         if writable:
             _require_writable(conn)
         return conn
@@ -181,7 +186,7 @@ def connect(dsn: str, *, timeout: float, writable: bool = False) -> Connection:
     try:
         return within(timeout, login)
     except TimeoutError:
-        raise PostgresUnavailable(f"no answer within {timeout:.0f} s", "timeout") from None
+        raise PostgresUnavailable(f"no answer within {timeout:.1f} s", "timeout") from None
 
 
 def parameters(dsn: str | None) -> dict[str, Any]:

@@ -1,80 +1,81 @@
 """Why a login failed, in words of our own: libpq's text may quote the connection string and is never shown.
 
-At connect time there is no SQLSTATE to go by, only English texts of libpq and the server. What is not known to be
-permanent is taken as passing and tried again until the wait is over.
+libpq tells by a text only. What it says itself is English; what the server says may be in any language, and then its
+SQLSTATE is asked for. What is not known to be permanent is taken as passing and tried again until the wait is over.
 """
 
 from __future__ import annotations
 
+import re
+from ast import literal_eval
 from typing import TYPE_CHECKING
 
-from predeploy.errors import PostgresRefused, PostgresUnavailable, StorageError
+from psycopg import ProgrammingError
+
+from predeploy.causes import UNKNOWN, Cause, by_sqlstate, by_text
+from predeploy.errors import DatabaseUrlInvalid, PostgresRefused, PostgresUnavailable, StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     import psycopg
 
-_PERMANENT = (
-    ("password authentication failed", "authentication", "the server rejected the user name or the password"),
-    ("no password supplied", "authentication", "the server wants a password and the connection string has none"),
-    ("authentication failed", "authentication", "the server rejected our authentication"),
-    (
-        "authentication method requirement",
-        "authentication",
-        "the server's authentication method is not the required one",
-    ),
-    ("channel binding", "authentication", "the server offers no channel binding, but it is required"),
-    ("no pg_hba.conf entry", "not_admitted", "pg_hba.conf admits no such user, database, address or encryption"),
-    ("pg_hba.conf rejects", "not_admitted", "pg_hba.conf rejects this user, database, address or encryption"),
-    ("is not permitted to log in", "not_admitted", "the role has no LOGIN attribute"),
-    ("permission denied for database", "privilege", "the role has no CONNECT privilege on the database"),
-    ("certificate verify failed", "tls", "the server's certificate is not signed by a trusted authority"),
-    ("does not match host name", "tls", "the server's certificate is for another host name"),
-    ("root certificate file", "tls", "the file of root certificates (sslrootcert) is missing or unreadable"),
-    ("certificate file", "tls", "the client certificate file (sslcert) is missing or unreadable"),
-    ("private key file", "tls", "the client key file (sslkey) is missing, unreadable or too open"),
-    ("server does not support SSL", "tls", "the server does not offer TLS, but sslmode asks for it"),
-    ("unsupported startup parameter", "startup_parameter", "the pooler rejects a parameter of the connection string"),
-    ("unrecognized configuration parameter", "startup_parameter", "an option in the connection string is unknown"),
-    ('FATAL:  role "', "unknown_role", "the role does not exist"),
-    ('FATAL:  database "', "unknown_database", "the database does not exist"),
-)
 # What a server says to a healthy session that it cannot serve now: resources, an operator, another session's lock.
 _PASSING_CLASSES = ("08", "25006", "40", "53", "55P03", "57", "58")
-_PASSING = (
-    ("starting up", "starting_up", "the server is starting up"),
-    ("not yet accepting connections", "recovery", "the server is recovering"),
-    ("not currently accepting connections", "not_accepting", "the database does not accept connections"),
-    ("not accepting connections", "not_accepting", "the server does not accept connections"),
-    ("recovery", "recovery", "the server is recovering"),
-    ("shutting down", "shutting_down", "the server is shutting down"),
-    ("too many", "too_many_clients", "the server has no connection to spare"),
-    ("connection slots are reserved", "too_many_clients", "the server has no connection to spare"),
-    ("no more connections allowed", "too_many_clients", "the pooler has no connection to spare"),
-    ("Connection refused", "refused", "connection refused: nothing listens there yet"),
-    ("No such file or directory", "refused", "there is no such socket yet"),
-    ("translate host name", "dns", "the host name cannot be resolved"),
-    ("resolve host", "dns", "the host name cannot be resolved"),
-    ("Name or service not known", "dns", "the host name cannot be resolved"),
-    ("Temporary failure in name resolution", "dns", "the host name cannot be resolved"),
-    ("No route to host", "unreachable", "the network has no route to the host"),
-    ("Network is unreachable", "unreachable", "the network is unreachable"),
-    ("timeout expired", "timeout", "no answer within the connect timeout"),
-    ("timed out", "timeout", "no answer from the host"),
-    ("closed the connection unexpectedly", "closed", "the server closed the connection during login"),
-    ("Connection reset", "closed", "the connection was reset during login"),
-)
+_OF_ONE_HOST = {"tls", "not_admitted", "startup_parameter"}  # another host may well accept us
+_ATTEMPT = re.compile(r"^- host: (.+?), port: (.+?), hostaddr: (.+?): ", re.MULTILINE)
+_BAD_OPTION = re.compile(r"connection is bad: (?:invalid |weak |could not match |definition of service|service file)")
 
 
-def explain(error: psycopg.OperationalError) -> PostgresUnavailable | PostgresRefused:
-    """Return the failed login as an error that tells whether waiting can help; a permanent text wins over a passing."""
+def explain(error: psycopg.Error | UnicodeError) -> PostgresUnavailable | PostgresRefused | DatabaseUrlInvalid:
+    """Return the failed login, or first statement, as an error that tells whether waiting can help.
+
+    A text in a language that we do not know costs one more login, for its SQLSTATE. Of several hosts one that refuses
+    our credentials or our database speaks for all; the others' objections have to be unanimous to end the wait.
+    """
+    if isinstance(error, UnicodeError):  # psycopg resolves names by Python, which encodes them first
+        return DatabaseUrlInvalid("The host name has an empty part, or one of more than 63 characters.")
     text = str(error)
-    for fragment, reason, sentence in _PERMANENT:
-        if fragment in text and not (reason.startswith("unknown_") and "does not exist" not in text):
-            return PostgresRefused(f"{sentence[0].upper()}{sentence[1:]}.", reason)
-    for fragment, reason, sentence in _PASSING:
-        if fragment in text:
-            return PostgresUnavailable(sentence, reason)
-    return PostgresUnavailable("the login failed for a reason that we do not know", "unknown")
+    if _BAD_OPTION.match(text) or (isinstance(error, ProgrammingError) and not error.sqlstate):
+        return DatabaseUrlInvalid("An option of the connection string, a PG* variable or a service is not valid.")
+    if error.sqlstate:
+        return (by_text(text) or by_sqlstate(error.sqlstate, error.diag.source_function) or UNKNOWN).error()
+    parameters = {o.keyword: o.val for o in error.pgconn.info if o.val is not None} if error.pgconn else {}
+    found = list(_ATTEMPT.finditer(text))
+    if not found:
+        return _cause(text, parameters).error()
+    hosts: dict[str, list[Cause]] = {}
+    ends = [*(attempt.start() for attempt in found[1:]), len(text)]
+    for attempt, end in zip(found, ends, strict=True):
+        names = {
+            key: literal_eval(name) for key, name in zip(("host", "port", "hostaddr"), attempt.groups(), strict=True)
+        }
+        place = {key.encode(): value.encode() for key, value in names.items() if value}
+        hosts.setdefault(attempt[1] + attempt[2], []).append(_cause(text[attempt.end() : end], {**parameters, **place}))
+    return _of_several(hosts.values()).error()
+
+
+def _cause(text: str, parameters: Mapping[bytes, bytes]) -> Cause:
+    if cause := by_text(text):
+        return cause
+    if not parameters:
+        return UNKNOWN
+    from predeploy.sqlstate import refused_with  # for strangers only
+
+    causes = [by_sqlstate(code, function) or UNKNOWN for code, function in refused_with(parameters)]
+    return _first(causes) if causes else UNKNOWN
+
+
+def _of_several(hosts: Iterable[list[Cause]]) -> Cause:
+    """Return what counts of each host's addresses, and then of all hosts."""
+    causes = [_first(addresses) for addresses in hosts]
+    passing = [cause for cause in causes if not cause.permanent]
+    shared = [cause for cause in causes if cause.permanent and cause.reason not in _OF_ONE_HOST]
+    return (shared or passing or causes)[0]
+
+
+def _first(causes: list[Cause]) -> Cause:
+    return next((cause for cause in causes if cause.permanent), causes[0])
 
 
 def explain_statement(error: psycopg.Error) -> StorageError:

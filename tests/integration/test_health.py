@@ -15,6 +15,7 @@ import pytest
 
 import predeploy.health
 from predeploy import DbHealth, StorageError, check_db_health, create_db, run_migrations
+from predeploy.errors import PostgresRefused, PostgresUnavailable
 from predeploy.postgres import Server
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy, free_port, silent_port
@@ -95,14 +96,52 @@ def test_nothing_listens(source: Callable[[str], Any]) -> None:
         assert "refused" in (unhealthy(db).error or "")
 
 
-@pytest.mark.usefixtures("impatient")
 @SOURCES
-def test_refused_for_good(database: Database, source: Callable[[str], Any]) -> None:
+def test_refused_for_good_is_told_at_once_and_once_mended_the_next_check_is_healthy(
+    database: Database, source: Callable[[str], Any]
+) -> None:
     dsn = database.server.dsn(database.name, database.owner, "not the password")
     with opened(source, dsn) as db:
-        error = unhealthy(db).error or ""
-    assert "password" in error
-    assert "not the password" not in error
+        for _ in range(2):
+            health = unhealthy(db)
+            assert health.latency_ms < 2000, "no reason to wait"
+            assert "correct them in the connection string" in (health.error or "")
+        with database.server_connect() as admin:
+            admin.execute(f"ALTER ROLE {database.owner} PASSWORD 'not the password'")
+        assert check_db_health(db).ok
+
+
+def test_a_request_to_the_pool_is_refused_with_the_servers_reason_not_the_pools(
+    database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "SELECT 1")
+    dsn = database.server.dsn("nowhere", database.owner, database.password)
+    with opened(create_db, dsn) as db, pytest.raises(PostgresRefused, match="The database does not exist"):
+        run_migrations(db, migrations_dir.path)
+    dsn = f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/app"
+    with opened(create_db, dsn) as db, pytest.raises(PostgresUnavailable, match="refused"), db.connection(timeout=0.5):
+        pass
+
+
+def test_a_pool_finds_a_server_that_comes_up_while_a_request_waits(private_server: PostgresServer) -> None:
+    private_server.stop()
+    with opened(create_db, private_server.dsn()) as db:
+        late = threading.Timer(0.5, private_server.start)
+        late.start()
+        with db.connection(timeout=30) as conn:
+            assert conn.execute("SELECT 1").fetchone() == (1,)
+        late.join()
+
+
+def test_a_request_to_a_pool_that_is_lent_out_keeps_its_place(database: Database) -> None:
+    with create_db(database.dsn, max_size=1) as db, ThreadPoolExecutor(1) as other:
+        with db.connection():
+            before = db.get_stats()["requests_num"]
+            waiting = other.submit(check_db_health, db)
+            eventually(lambda: db.get_stats().get("requests_waiting"))
+            time.sleep(1)
+            assert db.get_stats()["requests_num"] - before == 1, "it stands in the queue once, and is not asked anew"
+        assert waiting.result().ok
 
 
 @SOURCES

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from tests.support.program import Process, Program, Run
 
 BOTH = pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-PROMPTLY_S = 4.0  # below the last resort: the ordinary way out was taken
-LAST_RESORT_S = 5.0 + 1.0
-MARGIN_S = 5.0
+WITHIN_S = 2.0 + 3.0  # what is promised, and a busy machine
+UNCONFIRMED = "before the server confirmed"  # the last resort's words
 
 SLEEPERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
 WAITERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -38,7 +37,7 @@ OTHERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AN
 LOCKED = f"SELECT pg_try_advisory_lock({LOCK_KEY})"
 
 
-def ended(process: Process, signum: signal.Signals, within: float = PROMPTLY_S) -> Run:
+def ended(process: Process, signum: signal.Signals, within: float = WITHIN_S) -> Run:
     """Send the signal and return the run, which says everywhere that the signal ended it."""
     sent = time.monotonic()
     process.signal(signum)
@@ -50,6 +49,7 @@ def ended(process: Process, signum: signal.Signals, within: float = PROMPTLY_S) 
         "interrupted",
     )
     assert signum.name in run.report["message"]
+    assert UNCONFIRMED not in run.report["message"]
     return run
 
 
@@ -132,7 +132,7 @@ def test_at_the_start(
     sent = time.monotonic()
     process.terminate()
     run = process.finish()
-    assert time.monotonic() - sent < PROMPTLY_S
+    assert time.monotonic() - sent < WITHIN_S
     assert run.exit_code in {0, 143}
     if run.killed:
         assert run.stdout == ""
@@ -226,8 +226,9 @@ def test_a_frozen_server_does_not_hold_the_end(
         process.signal(signal.SIGINT)
         sent = time.monotonic()
         run = process.finish()
-        assert time.monotonic() - sent < LAST_RESORT_S + MARGIN_S
+        assert time.monotonic() - sent < WITHIN_S
         assert (run.exit_code, run.report["exit_code"]) == (143, 143)
+        assert UNCONFIRMED in run.report["message"], "it may still commit"
     finally:
         os.kill(backend, signal.SIGCONT)
     assert_clean(database)
@@ -307,7 +308,7 @@ def test_a_stdout_that_nobody_reads_does_not_hold_the_end(
         process.terminate()
         _, stderr = process.communicate(timeout=30)
         assert (process.returncode, stderr) == (143, b"")
-        assert time.monotonic() - sent < LAST_RESORT_S + MARGIN_S
+        assert time.monotonic() - sent < WITHIN_S
     finally:
         process.kill()
         os.close(unread.reader)

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from predeploy.lock import LOCK_KEY
+from tests.support.eventually import eventually
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
-    from tests.support.program import Run
+    from tests.support.pgbouncer import PgBouncer
+    from tests.support.program import Process, Run
 
 THEIRS = "CREATE TABLE _migrations (name TEXT PRIMARY KEY, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
 
@@ -117,14 +121,51 @@ def test_what_stands_in_the_way_is_named_with_what_to_do(
     assert says in finished.report["message"]
 
 
-def test_a_role_that_owns_one_schema_and_nothing_else_can_run_everything(
-    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
-) -> None:
+@pytest.fixture
+def schema_owner(database: Database) -> Database:
+    """The role owns the schema `app`, may log in, and nothing else."""
     database.admin_execute(
         f"ALTER DATABASE {database.name} OWNER TO CURRENT_USER; REVOKE ALL ON SCHEMA public FROM PUBLIC;"
+        f"REVOKE ALL ON DATABASE {database.name} FROM PUBLIC;"
+        f"GRANT CONNECT ON DATABASE {database.name} TO {database.owner};"
         f"CREATE SCHEMA app AUTHORIZATION {database.owner}; ALTER ROLE {database.owner} SET search_path = app"
     )
+    return database
+
+
+def test_a_role_that_owns_one_schema_and_nothing_else_can_run_everything(
+    run: Callable[..., Run], schema_owner: Database, migrations_dir: MigrationsDir
+) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a (id int)")
     migrations_dir.write("002.sql", "-- migrate:no-transaction\nCREATE INDEX CONCURRENTLY one ON a (id);")
-    assert run().report["applied"] == 2
-    assert run("status").report["applied"] == 2
+    migrations_dir.write("003.sql", "INSERT INTO a VALUES (1);\n" * 50_000)
+    migrations_dir.write("004.sql", "DO $$BEGIN PERFORM count(*) FROM _migrations; END$$")
+    assert run(MIGRATE_LOCK_TIMEOUT="5s", MIGRATE_STATEMENT_TIMEOUT="1m").report["applied"] == 4
+    assert run("status").report["applied"] == 4
+    assert (run("check").exit_code, run("health").exit_code) == (0, 0)
+    assert run().report["skipped"] == 4
+    assert schema_owner.query("SELECT count(*) FROM app._migrations") == [(4,)]
+
+
+def test_such_a_role_runs_behind_a_pooler_too(
+    run: Callable[..., Run], schema_owner: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a (id int)")
+    assert run(DATABASE_URL=schema_owner.dsn_at(pgbouncer.port)).report["applied"] == 1
+
+
+def test_such_a_role_waits_and_comes_back_after_a_loss(
+    start: Callable[..., Process], schema_owner: Database, migrations_dir: MigrationsDir
+) -> None:
+    database = schema_owner
+    database.execute("CREATE SEQUENCE app.attempts")
+    migrations_dir.write("001.sql", "SELECT pg_sleep(60 * (nextval('attempts') = 1)::int)")
+    with database.admin_connect(application_name="an administrator") as holder:
+        holder.execute(f"SELECT pg_advisory_lock({LOCK_KEY})")
+        process = start()
+        told = process.wait_for("lock.waiting")["holder"]
+        assert told["pid"] == holder.info.backend_pid
+    sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+    [(pid,)] = eventually(lambda: database.query(sleeping))
+    database.query("SELECT pg_terminate_backend(%s)", pid)
+    assert process.finish().report["applied"] == 1

@@ -71,22 +71,14 @@ class Database:
 def fresh_database(server: PostgresServer) -> Iterator[Database]:
     database = Database(server)
     name, owner = sql.Identifier(database.name), sql.Identifier(database.owner)
-    _admin(
-        server,
-        sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(owner, sql.Literal(database.password)),
-        sql.SQL("CREATE DATABASE {} OWNER {}").format(name, owner),
-    )
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        # Copying the template's files is four times as fast as logging every page, the default since Postgres 15.
+        copying = sql.SQL("STRATEGY file_copy" if conn.info.server_version >= 150000 else "")
+        conn.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(owner, sql.Literal(database.password)))
+        conn.execute(sql.SQL("CREATE DATABASE {} OWNER {} {}").format(name, owner, copying))
     try:
         yield database
     finally:
-        _admin(
-            server,
-            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name),
-            sql.SQL("DROP ROLE IF EXISTS {}").format(owner),
-        )
-
-
-def _admin(server: PostgresServer, *statements: sql.Composed) -> None:
-    with psycopg.connect(server.dsn(), autocommit=True) as conn:
-        for statement in statements:
-            conn.execute(statement)
+        with psycopg.connect(server.dsn(), autocommit=True) as conn:
+            conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+            conn.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(owner))

@@ -27,7 +27,7 @@ LAYERS = [  # each imports only from those below it
     {"session"},
     {"postgres"},
     {"dsn", "guard", "refusals"},
-    {"logs", "migrations", "settings", "statements"},
+    {"causes", "logs", "migrations", "settings", "sqlstate", "statements"},
     {"errors"},
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

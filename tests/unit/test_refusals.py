@@ -1,4 +1,4 @@
-"""The texts are libpq's and the servers' own; at login there is no SQLSTATE to go by."""
+"""The texts are those of libpq, the servers and PgBouncer; what they say in other languages is told by SQLSTATE."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from predeploy.causes import by_sqlstate
 from predeploy.errors import PostgresRefused, PostgresUnavailable, StorageError
 from predeploy.refusals import explain, explain_statement
 
@@ -43,7 +44,7 @@ PERMANENT = [
         FATAL + 'pg_hba.conf rejects connection for host "10.9.8.7", user "zq7x", database "kv9w", SSL encryption',
         "not_admitted",
     ),
-    (FATAL + 'role "zq7x" is not permitted to log in', "not_admitted"),
+    (FATAL + 'role "zq7x" is not permitted to log in', "role"),
     (
         FATAL + 'permission denied for database "kv9w"\nDETAIL:  User does not have CONNECT privilege.',
         "privilege",
@@ -59,12 +60,33 @@ PERMANENT = [
     (TO + "server does not support SSL, but SSL was required", "tls"),
     (FATAL + "unsupported startup parameter: options", "startup_parameter"),
     (FATAL + 'unrecognized configuration parameter "zq7x"', "startup_parameter"),
-    (FATAL + 'role "zq7x" does not exist', "unknown_role"),
-    (SOCKET + 'FATAL:  role "zq7x" does not exist', "unknown_role"),
+    (FATAL + 'role "zq7x" does not exist', "role"),
+    (SOCKET + 'FATAL:  role "zq7x" does not exist', "role"),
     (FATAL + 'database "kv9w" does not exist', "unknown_database"),
     (
         FATAL + 'database "kv9w" does not exist\nDETAIL:  It seems to have just been dropped or renamed.',
         "unknown_database",
+    ),
+    (FATAL + 'cannot connect to invalid database "kv9w"', "invalid_database"),
+    (FATAL + 'invalid value for parameter "TimeZone": "zq7x"', "startup_parameter"),
+    (FATAL + 'permission denied to set parameter "lc_messages"', "startup_parameter"),
+    (FATAL + "connection requires a valid client certificate", "tls"),
+    (TO + "SSL error: tlsv13 alert certificate required", "tls"),
+    (TO + "SSL error: tlsv1 alert unknown ca", "tls"),
+    (TO + "SSL error: tlsv1 alert protocol version", "tls"),
+    (TO + "SSL error: unsupported protocol", "tls"),
+    # PgBouncer's
+    (FATAL + "no such user", "authentication"),
+    (FATAL + "auth failed", "authentication"),
+    (FATAL + "SASL authentication failed", "authentication"),
+    (FATAL + "login rejected", "authentication"),
+    (FATAL + "no such database: kv9w", "unknown_database"),
+    (FATAL + "SSL required", "tls"),
+    (FATAL + "TLS client certificate required", "tls"),
+    (
+        FATAL + "server login has been failing, cached error: password authentication failed for user "
+        '"zq7x" (server_login_retry)',
+        "authentication",
     ),
     # A permanent text wins over a passing one, whichever host came first.
     (TO + "Connection refused\n" + FATAL + 'password authentication failed for user "zq7x"', "authentication"),
@@ -99,6 +121,15 @@ PASSING = [
         "too_many_clients",
     ),
     (FATAL + "no more connections allowed (max_client_conn)", "too_many_clients"),
+    (FATAL + "must be superuser to connect during database shutdown", "shutting_down"),
+    (FATAL + "canceling authentication due to timeout", "timeout"),
+    (FATAL + "server login has been failing, try again later (server_login_retry)", "pooler"),
+    (FATAL + "query_wait_timeout", "pooler"),
+    (FATAL + "client_login_timeout (server down)", "pooler"),
+    (FATAL + "pgbouncer cannot connect to server", "pooler"),
+    (TO + "session is read-only", "read_only"),
+    (TO + "server is in hot standby mode", "read_only"),
+    (TO + "server is not in hot standby mode", "session_attrs"),
     (
         TO + "Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?",
         "refused",
@@ -131,8 +162,11 @@ UNKNOWN = [
     TO + "SSL SYSCALL error: EOF detected",
     TO + "received invalid response to SSL negotiation: H",
     FATAL + "Passwort-Authentifizierung für Benutzer »zq7x« fehlgeschlagen",
-    FATAL + "server login has been failing, try again later (server_login_retry)",
-    FATAL + 'cannot connect to invalid database "kv9w"',
+    FATAL + "Datenbank »recovery« ist zq7x",  # a name says nothing, in no language's quotation marks
+    FATAL + 'Datenbank "too many" ist zq7x',
+    FATAL + "Datenbank >>starting up<< ist zq7x",
+    FATAL + "la base de données « SSL required » est zq7x",
+    'connection to server at "recovery" (10.9.8.7), port 5432 failed: zq7x',
     FATAL + 'role "zq7x" is on holiday',
     'missing "=" after "zq7x" in connection info string',
 ]
@@ -141,23 +175,109 @@ IN_THE_TEXTS = ("zq7x", "kv9w", "9081", "10.9.8.7", "root.crt")
 
 @pytest.mark.parametrize(("text", "reason"), PERMANENT)
 def test_what_waiting_cannot_help_is_a_refusal(text: str, reason: str) -> None:
-    error = explain(psycopg.OperationalError(text))
+    error: Any = explain(psycopg.OperationalError(text))
     assert (type(error), error.reason) == (PostgresRefused, reason)
     assert_own_words(error)
 
 
 @pytest.mark.parametrize(("text", "reason"), PASSING)
 def test_what_may_pass_is_unavailability(text: str, reason: str) -> None:
-    error = explain(psycopg.OperationalError(text))
+    error: Any = explain(psycopg.OperationalError(text))
     assert (type(error), error.reason) == (PostgresUnavailable, reason)
     assert_own_words(error)
 
 
 @pytest.mark.parametrize("text", UNKNOWN)
 def test_what_is_not_known_may_pass(text: str) -> None:
-    error = explain(psycopg.OperationalError(text))
+    error: Any = explain(psycopg.OperationalError(text))
     assert (type(error), error.reason) == (PostgresUnavailable, "unknown")
     assert str(error) == "the login failed for a reason that we do not know"
+
+
+def of_hosts(*hosts: tuple[str, str]) -> str:
+    """Return what psycopg says after several attempts."""
+    attempts = [f"- host: {host!r}, port: '5432', hostaddr: '10.9.8.7': {text}" for host, text in hosts]
+    return "\n".join([hosts[-1][1], "Multiple connection attempts failed. All failures were:", *attempts])
+
+
+REFUSED, STARTING = TO + "Connection refused\n\tIs the server running?", FATAL + "the database system is starting up"
+WRONG_PASSWORD = FATAL + 'password authentication failed for user "zq7x"'
+NOT_ADMITTED, NO_TLS = FATAL + 'no pg_hba.conf entry for host "10.9.8.7"', TO + "server does not support SSL"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "kind", "reason"),
+    [
+        ([("a", REFUSED), ("b", WRONG_PASSWORD)], PostgresRefused, "authentication"),
+        ([("a", WRONG_PASSWORD), ("b", REFUSED)], PostgresRefused, "authentication"),
+        ([("a", NOT_ADMITTED), ("b", STARTING)], PostgresUnavailable, "starting_up"),
+        ([("a", STARTING), ("b", NO_TLS)], PostgresUnavailable, "starting_up"),
+        ([("a", NOT_ADMITTED), ("b", NO_TLS)], PostgresRefused, "not_admitted"),
+        ([("a", NOT_ADMITTED), ("b", "zq7x")], PostgresUnavailable, "unknown"),
+        ([("a", REFUSED), ("b", STARTING)], PostgresUnavailable, "refused"),
+        ([("a", REFUSED), ("a", NO_TLS)], PostgresRefused, "tls"),
+        ([("a", REFUSED), ("a", NO_TLS), ("b", STARTING)], PostgresUnavailable, "starting_up"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_of_several_hosts_one_speaks_for_all_of_what_they_share_and_for_itself_of_what_it_alone_wants(
+    hosts: list[tuple[str, str]], kind: type[StorageError], reason: str
+) -> None:
+    """The last but one: a host has several addresses, and refuses for good at the one where it listens."""
+    error: Any = explain(psycopg.OperationalError(of_hosts(*hosts)))
+    assert (type(error), error.reason) == (kind, reason)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.OperationalError('connection is bad: invalid sslmode value: "zq7x"'),
+        psycopg.OperationalError('connection is bad: definition of service "zq7x" not found'),
+        psycopg.OperationalError("connection is bad: could not match 2 port numbers to 3 hosts"),
+        psycopg.ProgrammingError("bad value for connect_timeout: 'zq7x'"),
+        UnicodeError("label empty or too long"),
+    ],
+    ids=["sslmode", "service", "ports", "connect_timeout", "host"],
+)
+def test_what_libpq_cannot_even_begin_with_is_a_configuration_error(error: psycopg.Error | UnicodeError) -> None:
+    assert_own_words(explained := explain(error))
+    assert explained.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "function", "reason", "permanent"),
+    [
+        ("28P01", "auth_failed", "authentication", True),
+        ("28000", "auth_failed", "authentication", True),
+        ("28000", None, "authentication", True),
+        ("28000", "ClientAuthentication", "not_admitted", True),
+        ("28000", "InitializeSessionUserId", "role", True),
+        ("3D000", "InitPostgres", "unknown_database", True),
+        ("42501", "CheckMyDatabase", "privilege", True),
+        ("42501", "InitPostgres", "shutting_down", False),
+        ("42501", "set_config_option", "startup_parameter", True),
+        ("42704", "find_option", "startup_parameter", True),
+        ("22023", "set_config_option", "startup_parameter", True),
+        ("55000", "CheckMyDatabase", "not_accepting", False),
+        ("55000", "InitPostgres", "invalid_database", True),
+        ("57P03", "ProcessStartupPacket", "not_accepting", False),
+        ("57P01", "ProcessInterrupts", "shutting_down", False),
+        ("57014", "ProcessInterrupts", "timeout", False),
+        ("53300", "InitProcess", "too_many_clients", False),
+        ("53200", "MemoryContextAlloc", "resources", False),
+        ("58P01", "BasicOpenFile", "resources", False),
+        ("25006", "PreventCommandIfReadOnly", "read_only", False),
+    ],
+)
+def test_what_a_sqlstate_says(sqlstate: str, function: str | None, reason: str, permanent: bool) -> None:
+    cause = by_sqlstate(sqlstate, function)
+    assert cause
+    assert (cause.reason, cause.permanent) == (reason, permanent)
+
+
+@pytest.mark.parametrize("sqlstate", ["08P01", "XX000", "42601", "0A000"])
+def test_a_sqlstate_that_may_mean_anything_says_nothing(sqlstate: str) -> None:
+    assert by_sqlstate(sqlstate, "errfinish") is None
 
 
 def assert_own_words(error: StorageError) -> None:
@@ -169,8 +289,9 @@ def assert_own_words(error: StorageError) -> None:
 def test_a_refusal_is_a_sentence_and_unavailability_goes_on_in_one() -> None:
     for text, _ in PERMANENT:
         sentence = str(explain(psycopg.OperationalError(text)))
-        assert sentence[0].isupper() or sentence.startswith("Pg_hba.conf")
+        assert sentence[0].isupper()
         assert sentence.endswith(".")
+        assert ": " in sentence, "after the colon comes the remedy"
     for text, _ in PASSING:
         words = str(explain(psycopg.OperationalError(text)))
         assert words[0].islower()

@@ -1,0 +1,124 @@
+"""TLS that the server lacks, or we do, or that cannot be trusted: no waiting helps, and each says what would."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from predeploy.errors import PostgresRefused
+from predeploy.postgres import wait_for_postgres
+from scripts.postgres_server import PostgresServer
+from tests.support.certificates import Authority
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.support.program import Run
+
+ADMISSION = """\
+hostssl all certified 127.0.0.1/32 cert
+hostssl all all 127.0.0.1/32 scram-sha-256
+"""
+
+
+@dataclass(frozen=True)
+class Encrypted:
+    """A server that asks for TLS, and the authority that it names."""
+
+    server: PostgresServer
+    authority: Authority
+
+    def dsn(self, options: str, user: str = "postgres") -> str:
+        return f"{self.server.dsn(user=user)}?{options}".replace("ROOT", str(self.authority.root))
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("certificates") / "own")
+
+
+def encrypted(authority: Authority, **certificate: int) -> Iterator[Encrypted]:
+    with PostgresServer() as server:
+        data = server.directory / "data"
+        for path, name in zip(authority.issue("db.internal", **certificate), ("crt", "key"), strict=True):
+            copy = data / f"server.{name}"
+            copy.touch(mode=0o600)
+            copy.write_bytes(path.read_bytes())
+            server.identity.own(copy)
+        ca = data / "root.crt"
+        ca.write_bytes(authority.root.read_bytes())
+        server.identity.own(ca)
+        (data / "pg_hba.conf").write_text(ADMISSION)
+        with (data / "postgresql.conf").open("a") as conf:
+            conf.write("ssl = on\nssl_ca_file = 'root.crt'\nssl_max_protocol_version = 'TLSv1.2'\n")
+        server.restart()
+        yield Encrypted(server, authority)
+
+
+@pytest.fixture(scope="module")
+def valid(authority: Authority) -> Iterator[Encrypted]:
+    yield from encrypted(authority)
+
+
+@pytest.fixture(scope="module")
+def expired(authority: Authority) -> Iterator[Encrypted]:
+    yield from encrypted(authority, days=-1)
+
+
+def refusal(dsn: str) -> PostgresRefused:
+    with pytest.raises(PostgresRefused) as caught:
+        wait_for_postgres(dsn, timeout=10).close()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("options", "reason", "remedy"),
+    [
+        pytest.param("sslmode=disable", "not_admitted", "set sslmode=require", id="TLS is wanted"),
+        pytest.param("sslmode=verify-full&sslrootcert=ROOT", "tls", "for another host name", id="another host"),
+        pytest.param("sslmode=verify-ca&sslrootcert=/nowhere", "tls", "sslrootcert", id="no root"),
+        pytest.param("sslmode=require&sslcert=ROOT&sslkey=/nowhere", "tls", "sslcert and sslkey", id="no key"),
+        pytest.param("sslmode=require&ssl_min_protocol_version=TLSv1.3", "tls", "no version of TLS", id="too old"),
+    ],
+)
+def test_what_is_wrong_with_tls_is_told_with_what_to_change(
+    valid: Encrypted, options: str, reason: str, remedy: str
+) -> None:
+    refused = refusal(valid.dsn(options))
+    assert refused.reason == reason
+    assert remedy in str(refused)
+
+
+def test_a_certificate_that_the_server_wants(valid: Encrypted) -> None:
+    refused = refusal(valid.dsn("sslmode=require", user="certified"))
+    assert (refused.reason, "sslcert and sslkey" in str(refused)) == ("tls", True)
+
+
+def test_an_authority_that_is_not_trusted(valid: Encrypted, tmp_path: Path) -> None:
+    stranger = Authority(tmp_path / "stranger")
+    refused = refusal(valid.dsn(f"sslmode=verify-ca&sslrootcert={stranger.root}"))
+    assert (refused.reason, "name its authority in sslrootcert" in str(refused)) == ("tls", True)
+
+
+def test_a_certificate_that_has_expired(expired: Encrypted) -> None:
+    refused = refusal(expired.dsn("sslmode=verify-ca&sslrootcert=ROOT"))
+    assert (refused.reason, "renew the certificate" in str(refused)) == ("tls", True)
+
+
+def test_no_tls_where_it_is_asked_for(server: PostgresServer) -> None:
+    refused = refusal(f"{server.dsn()}?sslmode=require")
+    assert (refused.reason, "switch it on" in str(refused)) == ("tls", True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "db.internal"])
+def test_the_program_runs_by_trusted_tls_and_ends_at_once_by_another(
+    valid: Encrypted, run: Callable[..., Run], host: str
+) -> None:
+    """The address is given beside the name, so that nobody is asked for it."""
+    dsn = valid.dsn("sslmode=verify-full&sslrootcert=ROOT&hostaddr=127.0.0.1").replace("@127.0.0.1", f"@{host}")
+    ended = run(DATABASE_URL=dsn)
+    assert ended.exit_code == (0 if host == "db.internal" else 5)
+    assert ended.named("postgres.waiting") == []

@@ -1,0 +1,67 @@
+"""What a Postgres server needs to speak German: its own translations, and a locale that the system may not have."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scripts.postgres_server import PostgresServer, PostgresServerError, choose_identity, find_binaries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+LOCALE = "de_DE.UTF-8"
+# Where scripts/german-postgres unpacks one, for machines whose Postgres speaks English only.
+UNPACKED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pg-predeploy/german-postgres"
+
+
+class GermanServer(PostgresServer):
+    """A server with `lc_messages` in German; skips the test where that cannot be had, but not in CI."""
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        root, binaries = _find()
+        self.locales = Path(tempfile.mkdtemp(prefix="locales-"))
+        self.locales.chmod(0o755)
+        sources = {"I18NPATH": str(root / "usr/share/i18n")}
+        command = ["localedef", "-i", "de_DE", "-f", "UTF-8", str(self.locales / LOCALE)]
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, **sources})
+        libraries = [str(path.parent) for path in root.glob("usr/lib/*/libpq.so.5")] if root != Path("/") else []
+        environment = [f"LOCPATH={self.locales}", f"LD_LIBRARY_PATH={':'.join(libraries)}"]
+        identity = choose_identity(find_binaries())
+        super().__init__(
+            binaries=binaries,
+            identity=replace(identity, prefix=(*identity.prefix, "env", *environment)),
+            settings={"lc_messages": LOCALE, **settings},
+        )
+
+    def close(self) -> None:
+        super().close()
+        shutil.rmtree(self.locales, ignore_errors=True)
+
+
+def _find() -> tuple[Path, Path]:
+    """Return the root that holds German, "/" or an unpacked one, and the server's programs there."""
+    for root, binaries in _candidates():
+        version = subprocess.run([binaries / "postgres", "--version"], capture_output=True, text=True, check=False)
+        major = version.stdout.partition(") ")[2].partition(".")[0]
+        translated = (root / "usr/share/locale/de/LC_MESSAGES").glob(f"postgres-{major or '*'}.mo")
+        if any(translated) and (root / "usr/share/i18n/locales/de_DE").exists() and shutil.which("localedef"):
+            return root, binaries
+    why = "no Postgres here speaks German; scripts/german-postgres gets one from Debian"
+    if os.environ.get("CI") == "true":
+        raise PostgresServerError(why)
+    pytest.skip(why)
+
+
+def _candidates() -> Iterator[tuple[Path, Path]]:
+    with suppress(PostgresServerError):
+        yield Path("/"), find_binaries()
+    yield from ((UNPACKED, path) for path in UNPACKED.glob("usr/lib/postgresql/*/bin"))
