@@ -90,7 +90,7 @@ class Report:
 
     def _write_termination_message(self, path: Path, summary: dict[str, Any]) -> None:
         """Write the sentence as one line and the summary as JSON, at most 4096 bytes of them."""
-        ending = b"\n" + json.dumps(self.scrubber.scrub(summary)).encode()
+        ending = b"\n" + json.dumps(self.scrubber.scrub_fields(summary)).encode()
         sentence = " ".join(self.scrubber.scrub(self._message).split()).encode(errors="backslashreplace")
         room = TERMINATION_MESSAGE_BYTES - len(ending)
         try:
