@@ -201,6 +201,30 @@ def all_of(error: BaseException) -> str:
     return shown
 
 
+def test_a_bug_before_the_log_knows_the_secrets_tells_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["postgresql://me:{}@localhost:1/app"]
+
+    def load_settings(environ: dict[str, str], **_: object) -> None:
+        raise RuntimeError(quoting(environ["DATABASE_URL"], case.password))
+
+    monkeypatch.setattr("predeploy.settings.load_settings", load_settings)
+    shown = place.main(("migrate",), case.dsn)
+    assert '"crashed"' in shown
+    assert leaks(shown, case.dsn, case.password) == []
+
+
+def test_a_crash_that_quotes_a_statement_hides_its_password_and_is_cut(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = CASES["postgresql://me:{}@localhost:1/app"]
+    secret = CASES["postgresql://me:{}@[::1]:1/app"].password
+    monkeypatch.setattr(entrypoint, "COMMANDS", plant(f"ALTER ROLE x PASSWORD '{secret}'" + "; SELECT 1" * 100_000))
+    shown = place.main(("migrate",), case.dsn)
+    assert "ALTER ROLE x PASSWORD '***'" in shown
+    assert leaks(shown, case.dsn, secret) == []
+    assert len(shown) < 20_000
+
+
 def test_the_corpus_is_long() -> None:
     assert len({case.dsn for case in CASES.values()}) >= 200
 
