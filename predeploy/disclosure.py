@@ -71,6 +71,11 @@ def disclose_hint(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
     return _disclose(diag.message_hint, diag, vocabulary(sql, at), sql, naming=True)
 
 
+def disclose_words(text: str) -> str:
+    """Return a text of our own or of a library, without what follows the word password in it, and cut."""
+    return _cut(_CONTROLS.sub(" ", _mask(text[:_MOST_READ], passwords_in(text[:_MOST_READ]))), len(text))
+
+
 def _is_naming(sqlstate: str) -> bool:
     return sqlstate.startswith(_NAMING) and sqlstate not in _NEVER
 

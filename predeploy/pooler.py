@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import select
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import psycopg
 
 from predeploy.errors import StorageError
-from predeploy.session import run
+from predeploy.session import is_lost, run
 
 if TYPE_CHECKING:
     from predeploy.postgres import Connection, ConnectionSource
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BACKEND = "SELECT pg_catalog.pg_backend_pid()"
+_ATTEMPTS = 3
 _ROUNDS = 3
 _ANSWER_S = 2.0
 _MODES = {
@@ -47,14 +49,19 @@ def told_pid(conn: Connection, other: Connection) -> int | None:
 
 
 def _meets_others(conn: Connection, db: ConnectionSource, backend: int) -> bool:
-    try:
-        with db.connection(timeout=_ANSWER_S) as other:
-            # An uneven number of questions: two idle backends may take turns.
-            for _ in range(_ROUNDS):
-                if backend_pid(conn) != backend or backend_pid(conn) != backend or _answer(other) in {None, backend}:
-                    return True
-    except (StorageError, psycopg.Error):
-        return True
+    for _ in range(_ATTEMPTS):  # a second client that is cut off has seen nothing
+        with suppress(StorageError, psycopg.Error), db.connection(timeout=_ANSWER_S) as other:
+            return _meets(conn, other, backend)
+        if is_lost(conn):
+            break
+    return True
+
+
+def _meets(conn: Connection, other: Connection, backend: int) -> bool:
+    # An uneven number of questions: two idle backends may take turns.
+    for _ in range(_ROUNDS):
+        if backend_pid(conn) != backend or backend_pid(conn) != backend or _answer(other) in {None, backend}:
+            return True
     return False
 
 
@@ -76,4 +83,6 @@ def _answer(other: Connection) -> int | None:
     found = None
     while result := other.pgconn.get_result():
         found = int(result.get_value(0, 0) or 0) if result.ntuples else None
+    if found is None and is_lost(other):
+        raise psycopg.OperationalError("the second client was cut off")
     return found

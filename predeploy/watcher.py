@@ -70,10 +70,11 @@ class Watcher:
             if since is None or watched != self._watched:
                 watched, since, due = self._watched, time.monotonic(), FIRST_AFTER_S
                 self._silent_since = self._idle = None
-            elapsed = time.monotonic() - (watched[1] or since)
-            if elapsed < due:
+            started = watched[1] or since
+            if time.monotonic() - started < due:
                 continue
             self._look(*watched)
+            elapsed = time.monotonic() - started
             again_at_once = self._silent_since is not None or self._idle is not None
             due = 0.0 if again_at_once else elapsed + min(elapsed, LONGEST_INTERVAL_S)
 

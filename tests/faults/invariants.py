@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # A signal that comes when so little was left to do may be answered by the ending that was being told.
 _LAST_QUERIES = 4
-_SIGNAL_CODES = {128 + signal.SIGTERM, 128 + signal.SIGINT}
+_SIGNAL_CODES = {"sigterm": 143, "sigint": 130, "freeze_sigterm": 143}
 
 
 class Ended:
@@ -138,7 +138,7 @@ def _told(story: Story) -> Iterator[str]:
         for file in story.plan.files:
             if file.name not in ended.failed or file.fails:
                 continue
-            if file.transactional or not shaken:
+            if file.transactional or not shaken or file.name not in ended.names("connection.lost"):
                 yield f"{ended.who} says that {file.name} ({file.kind}) failed"
             elif file.name in rows and not story.rivals:
                 yield f"{ended.who} says that {file.name} failed, but it is applied"
@@ -161,6 +161,8 @@ def _report(ended: Ended) -> Iterator[str]:
         yield "exit code 1 without a failure"
     if any(line.get("event") == "run.finished" for line in ended.events[:-1]):
         yield "run.finished more than once"
+    if "lock.lost" in {line.get("event") for line in ended.events}:
+        yield "the lock was lost, though nobody took it"
     if crashes := [line for line in ended.events if line.get("event") == "run.crashed"]:
         yield f"a crash: {crashes[0]['message']} at {crashes[0]['traceback'][-1]}"
 
@@ -171,10 +173,10 @@ def _ended_well(story: Story) -> Iterator[str]:
     signals = [(kind, message) for kind, message in story.fired if kind in SIGNALS]
     if run.killed and story.kinds & set(KILLS):
         return
-    expected = {0, 1} | (_SIGNAL_CODES if signals else set())
+    expected = {0, 1} | {_SIGNAL_CODES[kind] for kind, _ in signals}
     if run.status not in expected:
         yield f"the run ended with {run.status}: {run.report.get('message')}"
-    elif run.status not in _SIGNAL_CODES and signals:
+    elif run.status in {0, 1} and signals:
         after = [m for m in story.messages if m.kind == "Q" and m.number > signals[0][1].number]
         if len(after) > _LAST_QUERIES:
             yield f"the run went on after {signals[0][0]}: {len(after)} more queries, exit code {run.status}"

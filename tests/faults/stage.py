@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 from psycopg import errors
+from psycopg.rows import dict_row
 
 from predeploy.lock import LOCK_KEY
 from scripts.postgres_server import PostgresServer
@@ -20,7 +21,7 @@ from tests.faults.plan import EFFECTS
 from tests.faults.warm import WarmParent
 from tests.faults.wire import Wire
 from tests.support.database import Database, fresh_database
-from tests.support.pgbouncer import PgBouncer, PgBouncerMissing, find_pgbouncer
+from tests.support.pgbouncer import CONSOLE, PgBouncer, PgBouncerMissing, find_pgbouncer
 
 if TYPE_CHECKING:
     from tests.faults.plan import File
@@ -50,6 +51,7 @@ class Stage:
         self._stack = ExitStack()
         self._database_stack = ExitStack()
         self._admin: psycopg.Connection | None = None
+        self._consoles: list[psycopg.Connection[dict[str, Any]]] = []
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -64,6 +66,10 @@ class Stage:
             for path, mode in POOLED.items() if has_pgbouncer() else ():
                 self.poolers[path] = stack.enter_context(PgBouncer(self.server, pool_mode=mode))
                 self.ports[path] = self.poolers[path].port
+                console = psycopg.connect(
+                    self.poolers[path].dsn(CONSOLE), autocommit=True, prepare_threshold=None, row_factory=dict_row
+                )
+                self._consoles.append(stack.enter_context(console))
             tls = server_tls(self.directory)
             self.wires = {
                 path: stack.enter_context(Wire(port, tls if path == "tls" else None))
@@ -140,7 +146,7 @@ class Stage:
         return locks + left + prepared
 
     def _pooled(self) -> dict[int, str]:
-        servers = [server for pooler in self.poolers.values() for server in pooler.console("SHOW SERVERS")]
+        servers = [server for console in self._consoles for server in console.execute(b"SHOW SERVERS")]
         return {server["remote_pid"]: server["state"] for server in servers}
 
     def observe(self) -> tuple[dict[tuple[str, int], int], set[str]]:

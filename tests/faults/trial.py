@@ -63,8 +63,8 @@ class Trial:
         environment = stage.environment(plan.path, self._directory)
         self._runner.set_result(stage.parent.start(environment, stage.directory / "run", fresh=plan.fresh))
         run = self._finish("the run", self._the_runner(), RUN_S)
+        self.messages = wire.end()  # a frozen line must not keep for the server what has gone
         rivals = [self._finish("another runner", rival, RUN_S) for rival in self.rivals]
-        self.messages = wire.end()
         first = self._observe("the faults")
         wire.begin()
         again = stage.parent.start(environment, stage.directory / "clean")

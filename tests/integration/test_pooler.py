@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -258,27 +259,29 @@ def test_statement_mode_takes_what_fits_into_one_message(
     assert (ended.exit_code, ended.named("pooler.detected")[0]["mode"]) == (0, "transaction")
 
 
-@pytest.mark.parametrize("settings", [{"server_round_robin": 1}, {"default_pool_size": 1}], ids=["round robin", "one"])
 @pytest.mark.parametrize("mode", ["transaction", "session"])
+@pytest.mark.parametrize("pool", ["round robin", "one backend", "one client"])
 def test_the_mode_is_found_whatever_the_pool_is_like(
     run: Callable[..., Run],
     database: Database,
     migrations_dir: MigrationsDir,
     start_pgbouncer: Callable[..., PgBouncer],
-    settings: dict[str, int],
+    pool: str,
     mode: str,
 ) -> None:
-    bouncer = start_pgbouncer(pool_mode=mode, **settings)
-    with (
-        psycopg.connect(database.dsn_at(bouncer.port)) as one,
-        psycopg.connect(database.dsn_at(bouncer.port)) as two,
-    ):  # leaves the pool with two idle backends, if it may have them
-        for conn in (one, two)[: settings.get("default_pool_size", 2)]:
-            conn.execute("SELECT 1")
+    bouncer = start_pgbouncer(pool_mode=mode, server_round_robin=1)
+    if pool == "round robin":
+        with ExitStack() as stack:  # leaves the pool with idle backends that take turns
+            clients = [stack.enter_context(psycopg.connect(database.dsn_at(bouncer.port))) for _ in range(5)]
+            for client in clients:
+                client.execute("SELECT 1")
+    limits = {"one backend": "default_pool_size = 1", "one client": "max_client_conn = 1"}
+    if pool in limits:
+        bouncer.console(f"SET {limits[pool]}")
     migrations_dir.write("001.sql", "CREATE TABLE a ()")
     ended = run(DATABASE_URL=database.dsn_at(bouncer.port))
-    # A pool in session mode that has no second backend cannot be told from the other: the safe answer is given.
-    expected = "transaction" if "default_pool_size" in settings else mode
+    # A pooler in session mode that has no room for a second client cannot be told from the other: the answer is safe.
+    expected = "transaction" if pool in limits else mode
     assert (ended.exit_code, ended.named("pooler.detected")[0]["mode"]) == (0, expected)
 
 
