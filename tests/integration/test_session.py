@@ -142,6 +142,7 @@ KEEPALIVES = {
 }
 
 
+@pytest.mark.direct("a pooler refuses the options of a connection string, or takes them for itself")
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
 
+pytestmark = pytest.mark.direct("a pooler answers logins itself")
+
 
 @pytest.fixture
 def proxy(server: PostgresServer) -> Iterator[Proxy]:

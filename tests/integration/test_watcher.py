@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
+    from tests.support.pgbouncer import PgBouncer
 
 Progress = list[logging.LogRecord]
 
@@ -88,3 +89,18 @@ def test_a_quick_migration_is_not_talked_about(
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
     assert migrate(Server(database.dsn)) == []
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_behind_a_pooler_what_takes_long_is_told_of_and_not_taken_for_a_dead_line(
+    migrate: Callable[[Server], Progress],
+    database: Database,
+    migrations_dir: MigrationsDir,
+    start_pgbouncer: Callable[..., PgBouncer],
+    caplog: pytest.LogCaptureFixture,
+    mode: str,
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE once (); SELECT pg_sleep(1)")
+    assert migrate(Server(database.dsn_at(start_pgbouncer(pool_mode=mode).port)))
+    events = {getattr(record, "event", "") for record in caplog.records}
+    assert events.isdisjoint({"connection.silent", "connection.lost"})
