@@ -51,7 +51,7 @@ PASSWORD_IN_TEXT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What a text holds: `literals` as the server reads them, `names` in small letters, and `passwords`.
+    """What a text holds, as the server reads it: `literals` and `names`, both in small letters, and `passwords`.
 
     `names` are the words outside strings and comments, quoted ones included: keywords too, but not what only stands
     in a string that is executed.
@@ -100,7 +100,7 @@ def _take(string: str, found: Vocabulary, names: set[str], depth: int) -> None:
     if depth < _DEEPEST and _CODE.match(string):
         _read(string, found, names, depth + 1)
     elif string:
-        found.literals.add(string)
+        found.literals.add(string.lower())
 
 
 def passwords_in(text: str) -> set[str]:
