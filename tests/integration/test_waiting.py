@@ -153,6 +153,16 @@ def test_a_pooler_that_does_not_tell_whether_it_is_read_only_is_asked(
     assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["read_only"]
 
 
+def test_a_question_that_is_broken_off_right_after_the_login_is_asked_again(
+    run: Callable[..., Run], proxy: Proxy, database: Database
+) -> None:
+    proxy.hide = [b"in_hot_standby", b"default_transaction_read_only"]
+    proxy.cut_before = [b"\x00\x01transaction_read_only"]  # the answer's only column
+    ended = run(DATABASE_URL=database.dsn_at(proxy.port))
+    assert (ended.exit_code, proxy.cut_before) == (0, [])
+    assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["closed"]
+
+
 def test_a_host_name_that_cannot_be_resolved_is_waited_for(run: Callable[..., Run]) -> None:
     host = ".".join(["x" * 60] * 5)  # longer than a question in DNS may be, so that no name server is asked
     ended = waited(run, f"postgresql://someone:hunter2@{host}:5432/app", 0.5)
