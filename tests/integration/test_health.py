@@ -252,6 +252,7 @@ def test_the_urls_own_connect_timeout_wins(database: Database) -> None:
         assert conn.info.get_parameters()["connect_timeout"] == "7"
 
 
+@pytest.mark.direct("a pooler keeps the backends of clients that have gone")
 def test_a_pool_opens_nothing_until_it_is_used(database: Database) -> None:
     threads = threading.active_count()
     db: ConnectionPool[Any] = create_db(database.dsn)

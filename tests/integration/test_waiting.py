@@ -182,6 +182,7 @@ def test_a_read_only_server_is_waited_for(run: Callable[..., Run], database: Dat
     assert run("check", DATABASE_URL=database.dsn).exit_code == 0, "a look needs no writable server"
 
 
+@pytest.mark.direct("a pooler answers a login when it has asked the server again")
 def test_a_database_closed_for_connections_is_waited_for(run: Callable[..., Run], database: Database) -> None:
     with database.server_connect() as admin:
         admin.execute(f"ALTER DATABASE {database.name} ALLOW_CONNECTIONS false")

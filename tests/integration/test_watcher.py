@@ -75,6 +75,7 @@ def test_the_intervals_grow(
     assert all(later >= 1.5 * earlier for earlier, later in pairwise(elapsed))
 
 
+@pytest.mark.direct("a pooler that has one backend for us looks like one in transaction mode")
 def test_a_watcher_that_cannot_connect_harms_nobody(
     migrate: Callable[[Server], Progress], database: Database, migrations_dir: MigrationsDir
 ) -> None:
