@@ -97,7 +97,7 @@ class Trial:
         """Wait until nothing moves any more, then look."""
         if self._wire.problems:
             raise self._wire.problems[0]
-        deadline = time.monotonic() + SETTLE_S
+        deadline = time.monotonic() + (0 if self.troubles else SETTLE_S)
         while left := self.stage.leftovers(self.plan.path, self._wire.backends):
             if time.monotonic() > deadline:
                 self.troubles.append(f"left behind after {after}: {left[0]}")
