@@ -89,6 +89,7 @@ def _open(report: Report, environ: Mapping[str, str]) -> Settings:
     from predeploy.logs import open_log
     from predeploy.settings import load_settings
 
+    report.scrubber.learn(secrets_of(environ.get("DATABASE_URL", "")))  # before anything could quote it
     settings = load_settings(environ, default_dir=Path(__file__).resolve().parent / "migrations")
     report.scrubber = open_log(level=settings.log_level, style=settings.log_format)
     report.scrubber.learn(secrets_of(settings.dsn))

@@ -194,6 +194,8 @@ class Execution:
         return {index for index in found if index not in before or _built_name(index[1]).lower() in text}
 
     def _failure(self, error: psycopg.Error, offset: int, number: int, statements: list[Statement]) -> Failure:
+        from predeploy.disclosure import disclose, disclose_hint  # only where something fails
+
         diag = error.diag
         place: dict[str, Any] = {}
         if diag.statement_position:
@@ -204,8 +206,9 @@ class Execution:
         if 0 <= number < len(statements):
             place |= {"statement": number + 1, "statements": len(statements)}
         sqlstate = error.sqlstate or ""
-        hint = _OWN_HINTS.get(sqlstate) or diag.message_hint
-        return Failure(diag.message_primary or type(error).__name__, sqlstate=error.sqlstate, hint=hint, **place)
+        text = (self.migration.sql, statements[number].start if 0 <= number < len(statements) else 0)
+        hint = _OWN_HINTS.get(sqlstate) or disclose_hint(diag, *text)
+        return Failure(disclose(diag, *text) or type(error).__name__, sqlstate=error.sqlstate, hint=hint, **place)
 
 
 def _pieces(statements: list[Statement]) -> Iterator[tuple[int, list[Statement]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -19,7 +20,9 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 LOGGER_NAME = "predeploy"
 MASK = "***"
 _SHORTEST_SECRET = 4  # a shorter one would blacken half of every line
-_CONSTANTS = ("timestamp", "level", "event")  # a password like `postgres` must not change what programs look for
+# A password like `postgres` or `failed` must not change what programs look for.
+_QUOTING = re.compile(r"(\\+|['\"])")
+_CONSTANTS = ("timestamp", "level", "event", "outcome", "reason", "state", "severity")
 
 
 def open_log(*, level: str = "info", style: str = "auto", stream: TextIO | None = None) -> Scrubber:
@@ -50,23 +53,41 @@ class Scrubber:
 
     def __init__(self) -> None:
         self._secrets: list[str] = []
+        self._patterns: dict[str, re.Pattern[str]] = {}
 
     def learn(self, secrets: Iterable[str]) -> None:
         """Mask these from now on; what is shorter than four characters cannot be masked."""
         known = {*self._secrets, *(secret for secret in secrets if len(secret) >= _SHORTEST_SECRET)}
         self._secrets = sorted(known, key=len, reverse=True)
+        self._patterns = {secret: _however_quoted(secret) for secret in known if _QUOTING.search(secret)}
+
+    def scrub_fields(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Return a line's fields with secrets masked in all but those that hold words of our own."""
+        return {key: value if key in _CONSTANTS else self.scrub(value) for key, value in fields.items()}
 
     def scrub(self, value: Any) -> Any:
         """Return the value with secrets masked in it and in everything it holds; what is no JSON as a str."""
         if isinstance(value, str):
             for secret in self._secrets:
-                value = value.replace(secret, MASK)
+                pattern = self._patterns.get(secret)
+                value = pattern.sub(MASK, value) if pattern else value.replace(secret, MASK)
             return value
         if isinstance(value, dict):
             return {key: self.scrub(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.scrub(item) for item in value]
         return value if value is None or isinstance(value, int | float) else self.scrub(str(value))
+
+
+def _however_quoted(secret: str) -> re.Pattern[str]:
+    """Match it however often it was quoted: repr() of a JSON text doubles what escaped the quotes."""
+    pattern = ""
+    for piece in _QUOTING.split(secret):
+        if piece.startswith("\\"):
+            pattern += r"\\+"
+        else:
+            pattern += rf"\\*{piece}" if piece in {"'", '"'} else re.escape(piece)
+    return re.compile(pattern)
 
 
 class _JsonLines(JsonFormatter):
@@ -80,7 +101,7 @@ class _JsonLines(JsonFormatter):
         super().add_fields(log_data, record, message_dict)
 
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
-        return {key: value if key in _CONSTANTS else self._scrubber.scrub(value) for key, value in log_data.items()}
+        return self._scrubber.scrub_fields(log_data)
 
 
 class _TextLines(logging.Formatter):
@@ -91,7 +112,8 @@ class _TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         extra = {key: value for key, value in vars(record).items() if key not in self._ordinary}
-        fields = [f"{key}={value}" for key, value in self._scrubber.scrub(extra).items()]  # before repr() escapes
+        scrubbed = self._scrubber.scrub_fields(extra)  # before repr() escapes
+        fields = [f"{key}={value}" for key, value in scrubbed.items()]
         text = " ".join([record.getMessage(), *fields])
         if record.exc_info:
             text = f"{text}\n{self.formatException(record.exc_info)}"

@@ -15,7 +15,7 @@ from predeploy.errors import ConnectionLost, PostgresUnavailable, StorageError
 from predeploy.execution import AlreadyApplied, Execution, Failure
 from predeploy.lock import advisory_lock, end_lost_holder
 from predeploy.migrations import Migration, MigrationError, MigrationFiles, MigrationResult, read_migrations
-from predeploy.pooler import shares_sessions
+from predeploy.pooler import own_backend
 from predeploy.refusals import explain_statement
 from predeploy.session import is_lost, own_frame, own_manners, roll_back, run, shared_frame
 from predeploy.table import ensure_table, read_rows
@@ -75,7 +75,7 @@ class Migrator:
         self._running: Migration | None = None
         self._in_doubt: Migration | None = None  # its COMMIT may have been heard, the answer was not
         self._losses: Counter[str] = Counter()
-        self._lost_pid: int | None = None
+        self._backend: int | None = None  # the last that was ours alone, and may have the lock
 
     def run(self) -> MigrationResult:
         """Do it, reconnecting when the connection is lost: a row in `_migrations` was committed with its file."""
@@ -84,13 +84,11 @@ class Migrator:
         while True:
             with self._connection() as conn, own_manners(conn), Watcher(self._db, conn) as watcher:
                 conn.add_notice_handler(self._tell_notice)
-                pid = conn.info.backend_pid
                 try:
                     self._migrate(conn, watcher)
                 except psycopg.Error as error:
                     if not is_lost(conn):
                         raise explain_statement(error) from None
-                    self._lost_pid = pid
                     self._lost(error)
                 else:
                     return self.result
@@ -124,8 +122,8 @@ class Migrator:
             raise ConnectionLost(f"The connection was lost {_MOST_LOSSES} times while no migration ran.")
 
     def _migrate(self, conn: Connection, watcher: Watcher) -> None:
-        if self._lost_pid:
-            end_lost_holder(conn, self._lost_pid)
+        if self._backend:
+            end_lost_holder(conn, self._backend)
         rows = read_rows(conn) or {}
         if not self._pending(rows):  # the fast path: fifty replicas start side by side
             self._finish(rows)
@@ -148,8 +146,8 @@ class Migrator:
         conn.close()  # a pool makes a new one: psycopg would not know that the reset dropped its prepared statements
 
     def _frame(self, conn: Connection, watcher: Watcher) -> Frame:
-        if shares_sessions(conn, self._db):
-            watcher.behind_pooler()
+        self._backend = watcher.backend = own_backend(conn, self._db)
+        if self._backend is None:
             return shared_frame(**self._timeouts)
         return own_frame(**self._timeouts, options=conn.info.options)
 
@@ -224,12 +222,14 @@ class Migrator:
         warn_of_drift(self._files, rows)
 
     def _tell_notice(self, notice: Diagnostic) -> None:
-        name = self._running.name if self._running else None
+        from predeploy.disclosure import disclose  # most runs hear none
+
+        name, sql = (self._running.name, self._running.sql) if self._running else (None, "")
         severity = notice.severity_nonlocalized or "NOTICE"
         level = logging.WARNING if severity == "WARNING" else logging.INFO
         log.log(
             level,
             "Postgres says: %s",
-            notice.message_primary,
+            disclose(notice, sql),
             extra={"event": "postgres.notice", "migration": name, "severity": severity, "sqlstate": notice.sqlstate},
         )

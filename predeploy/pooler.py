@@ -27,20 +27,25 @@ _MODES = {
 }
 
 
-def shares_sessions(conn: Connection, db: ConnectionSource) -> bool:
-    """Tell whether our next transaction may meet another session of the server, as in PgBouncer's transaction mode.
+def own_backend(conn: Connection, db: ConnectionSource) -> int | None:
+    """Return the process id of the backend that is ours to the end; None where the next transaction may meet another.
 
     A pooler makes up the process id that it tells at login, so that it differs from the backend's. Which mode it is in
     shows only beside a second client: in session mode the two never meet the same backend. Where that cannot be
-    seen, the answer is the safe one, yes.
+    seen, the answer is the safe one, None, as in PgBouncer's transaction mode.
     """
-    backend = _backend(conn)
+    backend = backend_pid(conn)
     if backend == conn.info.backend_pid:
-        return False
+        return backend
     shared = _meets_others(conn, db, backend)
     mode = "transaction" if shared else "session"
     log.info("Not connected to Postgres itself: %s", _MODES[shared], extra={"event": "pooler.detected", "mode": mode})
-    return shared
+    return None if shared else backend
+
+
+def told_pid(conn: Connection, other: Connection) -> int | None:
+    """Return the process id that `conn` was told at login; None where `other`, made alike, shows that it is made up."""
+    return conn.info.backend_pid if backend_pid(other) == other.info.backend_pid else None
 
 
 def _meets_others(conn: Connection, db: ConnectionSource, backend: int) -> bool:
@@ -55,12 +60,13 @@ def _meets_others(conn: Connection, db: ConnectionSource, backend: int) -> bool:
 def _meets(conn: Connection, other: Connection, backend: int) -> bool:
     # An uneven number of questions: two idle backends may take turns.
     for _ in range(_ROUNDS):
-        if _backend(conn) != backend or _backend(conn) != backend or _answer(other) in {None, backend}:
+        if backend_pid(conn) != backend or backend_pid(conn) != backend or _answer(other) in {None, backend}:
             return True
     return False
 
 
-def _backend(conn: Connection) -> int:
+def backend_pid(conn: Connection) -> int:
+    """Ask the server itself which backend answers."""
     value = run(conn, _BACKEND)[0].get_value(0, 0)
     return int(value or 0)
 

@@ -27,8 +27,12 @@ _FIELDS = ("wait_event_type", "wait_event", "blocked_by", "phase", "percent")
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A look at the session: `state` and since when, None where the server knows no such session; `fields` to log."""
+    """A look at the session: `state` and since when, None where the server knows no such session; `fields` to log.
 
+    Unless it `is_ours` for sure, it is that of the lock's holder.
+    """
+
+    is_ours: bool
     state: str | None = None
     since: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
@@ -36,7 +40,7 @@ class Progress:
     @property
     def is_idle(self) -> bool:
         """Whether the server is waiting for us."""
-        return self.state is None or self.state.startswith("idle")
+        return self.is_ours and (self.state is None or self.state.startswith("idle"))
 
     def __str__(self) -> str:
         if blockers := self.fields.get("blocked_by"):
@@ -52,6 +56,6 @@ def look(conn: Connection, pid: int | None) -> Progress:
     """Ask on `conn` about the session with that process id; None for the one that holds the migration lock."""
     row = conn.execute(_STATE, [pid]).fetchone()
     if row is None:
-        return Progress()
+        return Progress(pid is not None)
     told = {name: value for name, value in zip(_FIELDS, row[2:], strict=True) if value is not None}
-    return Progress(row[0], row[1], told)
+    return Progress(pid is not None, row[0], row[1], told)

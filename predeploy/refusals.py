@@ -7,12 +7,10 @@ SQLSTATE is asked for. What is not known to be permanent is taken as passing and
 from __future__ import annotations
 
 import re
-from ast import literal_eval
 from typing import TYPE_CHECKING
 
 from psycopg import ProgrammingError
 
-from predeploy.causes import UNKNOWN, Cause, by_sqlstate, by_text
 from predeploy.errors import DatabaseUrlInvalid, PostgresRefused, PostgresUnavailable, StorageError
 
 if TYPE_CHECKING:
@@ -20,11 +18,13 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from predeploy.causes import Cause
+
 # What a server says to a healthy session that it cannot serve now: resources, an operator, another session's lock.
 _PASSING_CLASSES = ("08", "25006", "40", "53", "55P03", "57", "58")
 _OF_ONE_HOST = {"tls", "not_admitted", "startup_parameter"}  # another host may well accept us
-_ATTEMPT = re.compile(r"^- host: (.+?), port: (.+?), hostaddr: (.+?): ", re.MULTILINE)
-_BAD_OPTION = re.compile(r"connection is bad: (?:invalid |weak |could not match |definition of service|service file)")
+_ATTEMPT = r"^- host: (?P<host>.+?), port: (?P<port>.+?), hostaddr: (?P<hostaddr>.+?): "
+_BAD_OPTION = "connection is bad: (?:invalid |weak |could not match |definition of service|service file)"
 
 
 def explain(error: psycopg.Error | UnicodeError) -> PostgresUnavailable | PostgresRefused | DatabaseUrlInvalid:
@@ -36,34 +36,42 @@ def explain(error: psycopg.Error | UnicodeError) -> PostgresUnavailable | Postgr
     if isinstance(error, UnicodeError):  # psycopg resolves names by Python, which encodes them first
         return DatabaseUrlInvalid("The host name has an empty part, or one of more than 63 characters.")
     text = str(error)
-    if _BAD_OPTION.match(text) or (isinstance(error, ProgrammingError) and not error.sqlstate):
+    if re.match(_BAD_OPTION, text) or (isinstance(error, ProgrammingError) and not error.sqlstate):
         return DatabaseUrlInvalid("An option of the connection string, a PG* variable or a service is not valid.")
     if error.sqlstate:
-        return (by_text(text) or by_sqlstate(error.sqlstate, error.diag.source_function) or UNKNOWN).error()
+        return _by_sqlstate(text, error.sqlstate, error.diag.source_function).error()
     parameters = {o.keyword: o.val for o in error.pgconn.info if o.val is not None} if error.pgconn else {}
-    found = list(_ATTEMPT.finditer(text))
+    found = list(re.finditer(_ATTEMPT, text, re.MULTILINE))
     if not found:
         return _cause(text, parameters).error()
+    from ast import literal_eval
+
     hosts: dict[str, list[Cause]] = {}
     ends = [*(attempt.start() for attempt in found[1:]), len(text)]
     for attempt, end in zip(found, ends, strict=True):
-        names = {
-            key: literal_eval(name) for key, name in zip(("host", "port", "hostaddr"), attempt.groups(), strict=True)
-        }
-        place = {key.encode(): value.encode() for key, value in names.items() if value}
-        hosts.setdefault(attempt[1] + attempt[2], []).append(_cause(text[attempt.end() : end], {**parameters, **place}))
+        place = {key.encode(): literal_eval(name) for key, name in attempt.groupdict().items()}
+        named = {key: name.encode() for key, name in place.items() if name}
+        hosts.setdefault(attempt["host"] + attempt["port"], []).append(
+            _cause(text[attempt.end() : end], {**parameters, **named})
+        )
     return _of_several(hosts.values()).error()
 
 
 def _cause(text: str, parameters: Mapping[bytes, bytes]) -> Cause:
-    if cause := by_text(text):
-        return cause
-    if not parameters:
-        return UNKNOWN
-    from predeploy.sqlstate import refused_with  # for strangers only
+    from predeploy.causes import UNKNOWN, by_text  # here, as a login that works needs none of it
 
-    causes = [by_sqlstate(code, function) or UNKNOWN for code, function in refused_with(parameters)]
+    if (cause := by_text(text)) or not parameters:
+        return cause or UNKNOWN
+    from predeploy.sqlstate import refused_with
+
+    causes = [_by_sqlstate("", sqlstate, function) for sqlstate, function in refused_with(parameters)]
     return _first(causes) if causes else UNKNOWN
+
+
+def _by_sqlstate(text: str, sqlstate: str, function: str | None) -> Cause:
+    from predeploy.causes import UNKNOWN, by_sqlstate, by_text
+
+    return by_text(text) or by_sqlstate(sqlstate, function) or UNKNOWN
 
 
 def _of_several(hosts: Iterable[list[Cause]]) -> Cause:
@@ -80,7 +88,9 @@ def _first(causes: list[Cause]) -> Cause:
 
 def explain_statement(error: psycopg.Error) -> StorageError:
     """Return the server's refusal of one of our own statements as an error that tells whether a later run can help."""
-    text = f"The server refused a statement of ours: {error.diag.message_primary} (SQLSTATE {error.sqlstate})."
+    from predeploy.disclosure import disclose  # only where something fails
+
+    text = f"The server refused a statement of ours: {disclose(error.diag)} (SQLSTATE {error.sqlstate})."
     if (error.sqlstate or "").startswith(_PASSING_CLASSES):
         return PostgresUnavailable(text, "statement")
     return PostgresRefused(text, "statement")

@@ -57,8 +57,10 @@ class Report:
 
     def crash(self, error: Exception) -> None:
         """Decide that this ending is a bug of ours, and log where it is; psycopg's texts may hold rows and SQL."""
+        from predeploy.disclosure import disclose_words  # only where something fails
+
         by_psycopg = any(kind.__module__.startswith("psycopg") for kind in type(error).__mro__)
-        what = type(error).__name__ if by_psycopg else f"{type(error).__name__}: {error}"
+        what = type(error).__name__ if by_psycopg else f"{type(error).__name__}: {disclose_words(str(error))}"
         frames = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)]
         log.error("A bug of ours: %s", what, extra={"event": "run.crashed", "traceback": frames})
         self.end(CRASHED, f"A bug of pg-predeploy: {what}. Please report it with the traceback above.")
@@ -90,7 +92,7 @@ class Report:
 
     def _write_termination_message(self, path: Path, summary: dict[str, Any]) -> None:
         """Write the sentence as one line and the summary as JSON, at most 4096 bytes of them."""
-        ending = b"\n" + json.dumps(self.scrubber.scrub(summary)).encode()
+        ending = b"\n" + json.dumps(self.scrubber.scrub_fields(summary)).encode()
         sentence = " ".join(self.scrubber.scrub(self._message).split()).encode(errors="backslashreplace")
         room = TERMINATION_MESSAGE_BYTES - len(ending)
         try:

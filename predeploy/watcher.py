@@ -43,7 +43,7 @@ class Watcher:
     def __init__(self, db: ConnectionSource, conn: Connection) -> None:
         self._db = db
         self._conn = conn
-        self._pid: int | None = conn.info.backend_pid
+        self.backend: int | None = None  # the server's own word for it, once it is known
         self._watched: tuple[str | None, float] = (None, 0.0)
         self._ended = threading.Event()
         self._silent_since: float | None = None
@@ -60,10 +60,6 @@ class Watcher:
         """Say which migration runs from now on."""
         self._watched = (migration, time.monotonic())
 
-    def behind_pooler(self) -> None:
-        """Say that the process id told at login is a pooler's invention."""
-        self._pid = None
-
     def _run(self) -> None:
         since: float | None = None
         watched, due = self._watched, FIRST_AFTER_S
@@ -74,10 +70,11 @@ class Watcher:
             if since is None or watched != self._watched:
                 watched, since, due = self._watched, time.monotonic(), FIRST_AFTER_S
                 self._silent_since = self._idle = None
-            elapsed = time.monotonic() - (watched[1] or since)
-            if elapsed < due:
+            started = watched[1] or since
+            if time.monotonic() - started < due:
                 continue
             self._look(*watched)
+            elapsed = time.monotonic() - started
             again_at_once = self._silent_since is not None or self._idle is not None
             due = 0.0 if again_at_once else elapsed + min(elapsed, LONGEST_INTERVAL_S)
 
@@ -98,7 +95,7 @@ class Watcher:
                 self._hang_up("Postgres answers neither this connection nor a new one")
             return
         self._silent_since = None
-        if seen and seen.is_idle and self._pid is not None:
+        if seen and seen.is_idle:
             if self._idle == seen:
                 self._hang_up("Postgres waits for us while we wait for it: the line is dead")
             self._idle = seen
@@ -120,11 +117,12 @@ class Watcher:
         answered = threading.Event()
 
         def ask() -> Progress:
+            from predeploy.pooler import told_pid
             from predeploy.progress import look
 
             with self._db.connection(timeout=_LOGIN_S) as other:
                 answered.set()
-                return look(other, self._pid)
+                return look(other, self.backend or told_pid(self._conn, other))
 
         try:
             return within(_LOOK_S, ask), True

@@ -23,6 +23,20 @@ if TYPE_CHECKING:
     from tests.support.program import Process, Run
 
 PROGRAMS = {"PG_BIN", "PGBOUNCER"}  # where the tests' servers are, as the developer says
+POOLERS = {"session": "session_pgbouncer", "transaction": "pgbouncer"}  # what --through says, and its fixture
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--through", choices=POOLERS, help="let the program reach its database through a PgBouncer")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what the markers say cannot go through the pooler that was asked for."""
+    through = item.config.getoption("through")
+    barred = {None: [], "session": ["direct"], "transaction": ["direct", "session"]}[through]
+    for name in barred:
+        if marker := item.get_closest_marker(name):
+            pytest.skip(f"{name}: {marker.args[0]}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,9 +64,11 @@ def private_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def database(server: PostgresServer) -> Iterator[Database]:
-    """An empty database and the role that owns it, both gone afterwards."""
-    with fresh_database(server) as fresh:
+def database(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """An empty database and the role that owns it, both gone afterwards; `--through` puts a pooler before it."""
+    pooler = POOLERS.get(request.config.getoption("through"))
+    port = request.getfixturevalue(pooler).port if pooler else None
+    with fresh_database(server, port) as fresh:
         yield fresh
 
 

@@ -62,7 +62,7 @@ BUGS: Mapping[str, Bug] = {
         Focus(faults=("rival", "waiter"), special="no-transaction"),
     ),
     "session_lock_through_the_pooler": Bug(
-        (("migrator", "if shares_sessions(conn, self._db):", "if False:"),),
+        (("migrator", "if self._backend is None:", "if False:"),),
         Focus(paths=("transaction",)),
     ),
     "blocking_wait_for_the_lock": Bug(

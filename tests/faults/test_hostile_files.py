@@ -31,6 +31,7 @@ REFUSED = {
     "deletes its row": ("DELETE FROM _migrations WHERE name = '001.sql'", REMOVED),
     "drops the table unnamed": ("DO $$BEGIN EXECUTE 'DROP TABLE _migra' || 'tions'; END$$", REMOVED),
     "drops the table by a function": ("SELECT drop_it()", REMOVED),
+    "drops the table by a function in a block": ("DO $$BEGIN PERFORM drop_it(); END$$", REMOVED),
     "drops the table as another role": ("SET ROLE {member}; DROP TABLE _migrations", "must be owner"),
     "drops the table outside of a transaction": (f"{NO_TRANSACTION}SELECT 1;\nDROP TABLE _migrations", "may not touch"),
     "renames it outside of a transaction": (f'{NO_TRANSACTION}ALTER TABLE "_migrations" RENAME TO x', "may not touch"),

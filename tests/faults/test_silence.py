@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
+    from tests.support.pgbouncer import PgBouncer
     from tests.support.program import Process
 
 LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
@@ -100,6 +101,28 @@ def test_a_frozen_server_ends_the_run_with_6_and_is_met_again_by_the_next(
         assert (again.exit_code, again.report["applied"]) == (0, 1)
         assert database.query("SELECT n FROM effects") == [(1,)]
         assert database.query(LOCKS) == [(0,)]
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_a_long_statement_behind_a_pooler_is_told_of_and_left_alone(
+    start: Callable[..., Process],
+    database: Database,
+    migrations_dir: MigrationsDir,
+    start_pgbouncer: Callable[..., PgBouncer],
+    mode: str,
+) -> None:
+    """The process id that a pooler tells is nobody's, or somebody else's."""
+    database.execute("CREATE TABLE busy ()")
+    bouncer = start_pgbouncer(pool_mode=mode)
+    migrations_dir.write("001.sql", "SELECT * FROM busy")
+    with database.connect(autocommit=False, application_name="the app") as blocker:
+        blocker.execute("LOCK TABLE busy")
+        process = start(DATABASE_URL=database.dsn_at(bouncer.port))
+        first, second = (process.wait_for("migration.progress", timeout=30) for _ in range(2))
+        assert [by["application_name"] for by in first["blocked_by"]] == ["the app"]
+        assert second["elapsed_s"] > first["elapsed_s"]
+    ended = process.finish()
+    assert (ended.exit_code, ended.named("connection.silent"), ended.named("connection.lost")) == (0, [], [])
 
 
 def test_a_long_statement_and_a_server_without_a_connection_to_spare_are_no_silence(

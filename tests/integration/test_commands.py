@@ -134,7 +134,7 @@ def test_a_healthy_run_imports_neither_tenacity_nor_argparse_nor_the_pool(
         "import json, os, sys\n"
         "leave = os._exit\n"
         "def tell(code):\n"
-        "    wanted = {'tenacity', 'argparse', 'psycopg_pool', 'predeploy.watcher', 'predeploy.usage'}\n"
+        "    wanted = {'tenacity', 'argparse', 'psycopg_pool', 'predeploy.progress', 'predeploy.usage'}\n"
         "    loaded = sorted(wanted & set(sys.modules))\n"
         "    print(json.dumps({'event': 'modules', 'loaded': loaded}), flush=True)\n"
         "    leave(code)\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -167,8 +168,29 @@ def test_a_holder_that_never_goes_ends_the_run_with_4(
     assert database.query("SELECT to_regclass('t')") == [(None,)]
 
 
+def test_a_holder_that_comes_between_two_files_and_stays_ends_the_run_with_4_and_what_was_applied_counts(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
+) -> None:
+    database.execute("CREATE TABLE gate (n int)")
+    migrations_dir.write("001.sql", "SELECT * FROM gate")
+    migrations_dir.write("002.sql", "CREATE TABLE never ()")
+    with database.connect() as foreign:
+        with database.connect(autocommit=False) as keeper:
+            keeper.execute("LOCK TABLE gate")
+            process = start(DATABASE_URL=database.dsn_at(pgbouncer.port), MIGRATE_LOCK_WAIT_TIMEOUT="1s")
+            eventually(waits_at_gate(database))
+            queued = threading.Thread(target=foreign.execute, args=[f"SELECT pg_advisory_lock({LOCK_KEY})"])
+            queued.start()
+            eventually(lambda: database.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+        queued.join()
+        ended = process.finish()
+    assert (ended.exit_code, ended.report["applied"], ended.report["failed"]) == (4, 1, 0)
+    assert database.query("SELECT to_regclass('never')") == [(None,)]
+
+
 LEFTOVERS = {
-    "settings": "SET search_path = pg_catalog; SET statement_timeout = '9s'; SET standard_conforming_strings = off",
+    "settings": "SET search_path = pg_catalog; SET statement_timeout = '9s'",
+    "old string syntax": "SELECT set_config('standard_conforming_strings', 'off', false)",
     "the migration lock itself": f"SELECT pg_advisory_lock({LOCK_KEY})",
     "a temporary table": "CREATE TEMP TABLE probe ()",
     "a listener": "LISTEN probe",
@@ -212,6 +234,18 @@ def test_a_file_in_pieces_and_one_with_literal_backslashes_are_read_as_they_are_
     assert database.query("SELECT count(*), max(length(t)) FROM effects") == [(3000, 1003)]
 
 
+def test_a_migrations_transaction_is_what_the_settings_say(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
+) -> None:
+    database.admin_execute(f"ALTER ROLE {database.owner} SET default_transaction_isolation = 'serializable'")
+    names = ("lock_timeout", "statement_timeout", "transaction_isolation")
+    values = ", ".join(f"current_setting('{name}') AS {name}" for name in names)
+    migrations_dir.write("001.sql", f"CREATE TABLE seen AS SELECT {values}")
+    timeouts = {"MIGRATE_LOCK_TIMEOUT": "7s", "MIGRATE_STATEMENT_TIMEOUT": "90s"}
+    assert run(DATABASE_URL=database.dsn_at(pgbouncer.port), **timeouts).exit_code == 0
+    assert database.query("SELECT * FROM seen") == [("7s", "90s", "read committed")]
+
+
 def test_statement_mode_takes_what_fits_into_one_message(
     run: Callable[..., Run],
     database: Database,
@@ -224,27 +258,29 @@ def test_statement_mode_takes_what_fits_into_one_message(
     assert (ended.exit_code, ended.named("pooler.detected")[0]["mode"]) == (0, "transaction")
 
 
-@pytest.mark.parametrize("settings", [{"server_round_robin": 1}, {"default_pool_size": 1}], ids=["round robin", "one"])
 @pytest.mark.parametrize("mode", ["transaction", "session"])
+@pytest.mark.parametrize("pool", ["round robin", "one backend", "one client"])
 def test_the_mode_is_found_whatever_the_pool_is_like(
     run: Callable[..., Run],
     database: Database,
     migrations_dir: MigrationsDir,
     start_pgbouncer: Callable[..., PgBouncer],
-    settings: dict[str, int],
+    pool: str,
     mode: str,
 ) -> None:
-    bouncer = start_pgbouncer(pool_mode=mode, **settings)
-    with (
-        psycopg.connect(database.dsn_at(bouncer.port)) as one,
-        psycopg.connect(database.dsn_at(bouncer.port)) as two,
-    ):  # leaves the pool with two idle backends, if it may have them
-        for conn in (one, two)[: settings.get("default_pool_size", 2)]:
-            conn.execute("SELECT 1")
+    bouncer = start_pgbouncer(pool_mode=mode, server_round_robin=1)
+    if pool == "round robin":
+        with ExitStack() as stack:  # leaves the pool with idle backends that take turns
+            clients = [stack.enter_context(psycopg.connect(database.dsn_at(bouncer.port))) for _ in range(5)]
+            for client in clients:
+                client.execute("SELECT 1")
+    limits = {"one backend": "default_pool_size = 1", "one client": "max_client_conn = 1"}
+    if pool in limits:
+        bouncer.console(f"SET {limits[pool]}")
     migrations_dir.write("001.sql", "CREATE TABLE a ()")
     ended = run(DATABASE_URL=database.dsn_at(bouncer.port))
-    # A pool in session mode that has no second backend cannot be told from the other: the safe answer is given.
-    expected = "transaction" if "default_pool_size" in settings else mode
+    # A pooler in session mode that has no room for a second client cannot be told from the other: the answer is safe.
+    expected = "transaction" if pool in limits else mode
     assert (ended.exit_code, ended.named("pooler.detected")[0]["mode"]) == (0, expected)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
@@ -130,3 +131,33 @@ def test_a_pooled_connection_comes_back_as_it_was(database: Database, migrations
                 assert conn.execute("SELECT 1 + %s", [1]).fetchone() == (2,)
             assert conn.execute("SELECT current_schema()").fetchone() == ("public",)
             assert conn.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)
+
+
+KEEPALIVES = {
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "8000",
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", {}),
+        (
+            "-c tcp_keepalives_idle=77 -c tcp_user_timeout=9s",
+            {"tcp_keepalives_idle": "77", "tcp_user_timeout": "9000"},
+        ),
+    ],
+    ids=["ours", "the connection string's"],
+)
+def test_the_server_notices_a_client_whose_network_is_gone_as_fast_as_the_connection_string_lets_it(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, options: str, expected: dict[str, str]
+) -> None:
+    values = ", ".join(f"current_setting('{name}') AS {name}" for name in KEEPALIVES)
+    migrations_dir.write("001.sql", "SELECT 1")
+    migrations_dir.write("002.sql", f"CREATE TABLE seen AS SELECT {values}")  # after a reset
+    assert run(DATABASE_URL=f"{database.dsn}?options={quote(options)}").exit_code == 0
+    (seen,) = database.query("SELECT * FROM seen")
+    assert dict(zip(KEEPALIVES, seen, strict=True)) == {**KEEPALIVES, **expected}

@@ -124,7 +124,7 @@ def test_11_the_connection_string_is_never_logged(
     caplog.set_level(logging.DEBUG)
     run_migrations(db, OWN)
     with create_db(database.dsn.replace(database.name, "no_such_database")) as wrong:
-        assert check_db_health(wrong).error == "The database does not exist."
+        assert (check_db_health(wrong).error or "").startswith("The database does not exist: ")
     assert "psycopg" in {record.name.split(".")[0] for record in caplog.records}, "the log is not seen at all"
     assert not [secret for secret in database.secrets if secret in caplog.text]
 

@@ -114,6 +114,24 @@ def test_a_port_that_never_answers_ends_the_wait_in_time(
     assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["timeout"]
 
 
+@pytest.mark.parametrize("wait_s", [0, 0.5])
+def test_the_last_attempt_outlasts_the_wait_by_less_than_a_second(wait_s: float) -> None:
+    started = time.monotonic()
+    with silent_port() as port, pytest.raises(PostgresUnavailable, match="no answer"):
+        wait_for_postgres(f"postgresql://someone:hunter2@127.0.0.1:{port}/app", timeout=wait_s)
+    assert time.monotonic() - started < wait_s + 1
+
+
+def test_what_the_last_attempt_has_no_time_to_hear_does_not_hide_what_was_heard_before(
+    proxy: Proxy, database: Database
+) -> None:
+    proxy.refusals = [("57P03", "the database system is starting up")]
+    proxy.silent_after = b"SCRAM-SHA-256"
+    with pytest.raises(PostgresUnavailable, match="starting up") as caught:
+        wait_for_postgres(database.dsn_at(proxy.port), timeout=0.5)
+    assert caught.value.reason == "starting_up"
+
+
 def test_a_server_that_falls_silent_after_the_login_ends_the_wait_in_time(
     run: Callable[..., Run], proxy: Proxy, database: Database
 ) -> None:

@@ -17,31 +17,39 @@ if TYPE_CHECKING:
 class Database:
     """A database that belongs to one test, and the role that owns it.
 
-    `query`, `execute` and `connect` act as the owner, as the program under test does; what starts with
-    `admin_` acts in the same database as the superuser. Connections are in autocommit unless told otherwise.
+    `dsn` is the program's way to it, by `port`: that of the server unless a pooler is to stand between. The test itself
+    always goes directly: `query`, `execute` and `connect` act as the owner, as the program under test does; what starts
+    with `admin_` acts in the same database as the superuser. Connections are in autocommit unless told otherwise.
     """
 
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer, port: int | None = None) -> None:
         self.server = server
+        self.port = port or server.port
         suffix = secrets.token_hex(4)
         self.name = f"db_{suffix}"
         self.owner = f"owner_{suffix}"
         # Each of these signs means something in a URI; the random part looks the same however it is written.
         self._random_part = secrets.token_hex(8)
         self.password = f"s3cret/@:%#?&+ {self._random_part}"
-        self.dsn = server.dsn(self.name, self.owner, self.password)
+        self._direct_dsn = server.dsn(self.name, self.owner, self.password)
+        self.dsn = self.dsn_at(self.port)
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the program's way leads through a pooler, which keeps connections when the program has gone."""
+        return self.port != self.server.port
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """What no output may hold."""
-        return (self._random_part, self.password, quote(self.password, safe=""), self.dsn)
+        return (self._random_part, self.password, quote(self.password, safe=""), self.dsn, self._direct_dsn)
 
     def dsn_at(self, port: int) -> str:
         """The same database by another port."""
-        return self.dsn.replace(f":{self.server.port}/", f":{port}/")
+        return self._direct_dsn.replace(f":{self.server.port}/", f":{port}/")
 
     def connect(self, **kwargs: Any) -> psycopg.Connection:
-        return psycopg.connect(self.dsn, **{"autocommit": True, **kwargs})
+        return psycopg.connect(self._direct_dsn, **{"autocommit": True, **kwargs})
 
     def query(self, statement: str, *params: object) -> list[tuple[Any, ...]]:
         with self.connect() as conn:
@@ -68,8 +76,9 @@ class Database:
 
 
 @contextmanager
-def fresh_database(server: PostgresServer) -> Iterator[Database]:
-    database = Database(server)
+def fresh_database(server: PostgresServer, port: int | None = None) -> Iterator[Database]:
+    """Make a database on `server` that the program reaches by `port`; drop it, whoever uses it, in the end."""
+    database = Database(server, port)
     name, owner = sql.Identifier(database.name), sql.Identifier(database.owner)
     with psycopg.connect(server.dsn(), autocommit=True) as conn:
         # Copying the template's files is four times as fast as logging every page, the default since Postgres 15.

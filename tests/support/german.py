@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +15,10 @@ import pytest
 from scripts.postgres_server import PostgresServer, PostgresServerError, choose_identity, find_binaries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 LOCALE = "de_DE.UTF-8"
+LOCALEDEF = shutil.which("localedef")
 # Where scripts/german-postgres unpacks one, for machines whose Postgres speaks English only.
 UNPACKED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pg-predeploy/german-postgres"
 
@@ -31,7 +31,7 @@ class GermanServer(PostgresServer):
         self.locales = Path(tempfile.mkdtemp(prefix="locales-"))
         self.locales.chmod(0o755)
         sources = {"I18NPATH": str(root / "usr/share/i18n")}
-        command = ["localedef", "-i", "de_DE", "-f", "UTF-8", str(self.locales / LOCALE)]
+        command = [str(LOCALEDEF), "-i", "de_DE", "-f", "UTF-8", str(self.locales / LOCALE)]
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, **sources})
         libraries = [str(path.parent) for path in root.glob("usr/lib/*/libpq.so.5")] if root != Path("/") else []
         environment = [f"LOCPATH={self.locales}", f"LD_LIBRARY_PATH={':'.join(libraries)}"]
@@ -49,19 +49,13 @@ class GermanServer(PostgresServer):
 
 def _find() -> tuple[Path, Path]:
     """Return the root that holds German, "/" or an unpacked one, and the server's programs there."""
-    for root, binaries in _candidates():
-        version = subprocess.run([binaries / "postgres", "--version"], capture_output=True, text=True, check=False)
-        major = version.stdout.partition(") ")[2].partition(".")[0]
-        translated = (root / "usr/share/locale/de/LC_MESSAGES").glob(f"postgres-{major or '*'}.mo")
-        if any(translated) and (root / "usr/share/i18n/locales/de_DE").exists() and shutil.which("localedef"):
-            return root, binaries
+    for root in (Path("/"), UNPACKED):
+        for binaries in sorted(root.glob("usr/lib/postgresql/*/bin")):
+            translations = root / f"usr/share/locale/de/LC_MESSAGES/postgres-{binaries.parent.name}.mo"
+            locale = root / "usr/share/i18n/locales/de_DE"
+            if all(path.exists() for path in (binaries / "postgres", translations, locale)) and LOCALEDEF:
+                return root, binaries
     why = "no Postgres here speaks German; scripts/german-postgres gets one from Debian"
     if os.environ.get("CI") == "true":
         raise PostgresServerError(why)
     pytest.skip(why)
-
-
-def _candidates() -> Iterator[tuple[Path, Path]]:
-    with suppress(PostgresServerError):
-        yield Path("/"), find_binaries()
-    yield from ((UNPACKED, path) for path in UNPACKED.glob("usr/lib/postgresql/*/bin"))

@@ -208,5 +208,5 @@ def _passwords_in(dsn: str) -> Iterator[str]:
     # Malformed DSNs are tested too: what its author meant as the password is one, however libpq reads it.
     userinfo = dsn.partition("://")[2].rpartition("@")[0]
     yield userinfo.partition(":")[2]
-    with suppress(psycopg.Error):
+    with suppress(psycopg.Error, UnicodeError):
         yield str(conninfo_to_dict(dsn).get("password") or "")

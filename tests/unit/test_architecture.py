@@ -27,7 +27,8 @@ LAYERS = [  # each imports only from those below it
     {"session"},
     {"postgres"},
     {"dsn", "guard", "refusals"},
-    {"causes", "logs", "migrations", "settings", "sqlstate", "statements"},
+    {"disclosure"},
+    {"causes", "logs", "migrations", "settings", "sqlstate", "statements", "vocabulary"},
     {"errors"},
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -56,7 +57,7 @@ def test_a_room_imports_only_from_below(room: str) -> None:
     assert not any(name.split(".")[0] == "entrypoint" for name in imports(room))
 
 
-@pytest.mark.parametrize("room", ["errors", "migrations", "statements", "guard", "settings", "logs"])
+@pytest.mark.parametrize("room", ["errors", "migrations", "statements", "guard", "settings", "logs", "vocabulary"])
 def test_what_is_decided_from_text_alone_needs_no_database(room: str) -> None:
     assert not any(name.startswith("psycopg") for name in imports(room))
 

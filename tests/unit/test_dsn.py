@@ -5,6 +5,7 @@ Every password in the tables is made of MARKS, so that any piece of one is found
 
 from __future__ import annotations
 
+import socket
 import traceback
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -38,6 +39,11 @@ TEXTS = {
     "DATABASE_URL is not UTF-8.",
     f"DATABASE_URL has a port that is no number from 1 to 65535: {ENCODE}.",
     f"DATABASE_URL has an @ in the host or the database name: {ENCODE}.",
+    f"DATABASE_URL has a host that is no name, address or directory: name the port on its own, and {ENCODE}.",
+    (
+        "The service that DATABASE_URL or PGSERVICE names cannot be read: look for its section in the service file "
+        "(PGSERVICEFILE or ~/.pg_service.conf) and for unknown keywords in it."
+    ),
     "PGHOST, PGHOSTADDR or PGPORT (or a service file) holds no host name or no port.",
 }
 
@@ -167,6 +173,15 @@ URIS: list[tuple[str, Outcome]] = [
     (f"postgresql://me:{PW}@db:%C2%B2/app", INVALID),
     (f"postgresql://me:{PW}@a:6543,b:{PW}/app", INVALID),
     ("postgresql://db:005432/app", ("db", 5432)),
+    # A host that is none
+    (f"postgresql://me%3A{PW}/app", INVALID),
+    (f"postgresql://me%3A{PW}/app/db", INVALID),
+    (f"postgresql://db%20{PW}/app", INVALID),
+    (f"postgresql://db%3F{PW}/app", INVALID),
+    (f"postgresql://db,me%23{PW}/app", INVALID),
+    (f"postgresql://[me:{PW}]/app", INVALID),
+    (f"postgresql://[::1%25me:{PW}]/app", INVALID),
+    (f"postgresql:///app?host=me:{PW}", INVALID),
     # Other schemes
     (f"mysql://me:{PW}@db/app", INVALID),
     (f"postgresql+psycopg://me:{PW}@db/app", INVALID),
@@ -198,7 +213,7 @@ KEY_VALUES: list[tuple[str, Outcome]] = [
     ("host=''", LOCAL),
     ("dbname=app", LOCAL),
     ("user=me", LOCAL),
-    ("service=app", LOCAL),
+    ("service=missing", INVALID),
     ("host=/tmp port=6543", ("/tmp", 6543)),  # noqa: S108
     ("host=::1", ("::1", 5432)),
     ("host=a,b port=1,2", ("a,b", "1,2")),
@@ -223,7 +238,17 @@ KEY_VALUES: list[tuple[str, Outcome]] = [
     (f"host=db password=x {PW}", INVALID),
     (f"host=db {PW}=x", INVALID),
     (f"host=db pasword={PW}", INVALID),
-    (f"host=db; password={PW}", ("db;", 5432)),
+    (f"host=db; password={PW}", INVALID),
+    ("host=db:5432", INVALID),
+    (f"host=me:{PW}", INVALID),
+    (f"host=db,me:{PW}", INVALID),
+    (f"host='db {PW}'", INVALID),
+    (f"host=db/{PW}", INVALID),
+    ("host=/cloudsql/project:region:name", ("/cloudsql/project:region:name", 5432)),
+    ("host=fe80::1%eth0", ("fe80::1%eth0", 5432)),
+    (f"host=fe80::1%me:{PW}", INVALID),
+    ("host=a,,b", ("a,,b", 5432)),
+    ("host=my_db.svc-1.example.", ("my_db.svc-1.example.", 5432)),
     (f"Host=db;Password={PW}", INVALID),
     (f"Server=db;User Id=me;Password={PW};", INVALID),
     (f"={PW}", INVALID),
@@ -349,7 +374,7 @@ def test_an_unencoded_sign_in_a_user_name_never_shows_the_password(sign: str) ->
         ({"PGHOST": "env", "PGPORT": "6543"}, "dbname=app", ("env", 6543)),
         ({"PGPORT": "6543"}, "postgresql://db/app", ("db", 6543)),
         ({"PGPORT": "6543"}, "postgresql://db:6544/app", ("db", 6544)),
-        ({"PGPORT": "6543"}, "host=db port=''", ("db", 6543)),
+        ({"PGPORT": "6543"}, "host=db port=''", ("db", 5432)),  # as libpq reads it
         ({"PGHOSTADDR": "10.0.0.1"}, "dbname=app", ("10.0.0.1", 5432)),
         ({"PGHOST": "a,b", "PGPORT": "1,2"}, "dbname=app", ("a,b", "1,2")),
         ({"PGHOST": "", "PGPORT": ""}, "dbname=app", LOCAL),
@@ -360,7 +385,8 @@ def test_an_unencoded_sign_in_a_user_name_never_shows_the_password(sign: str) ->
         ({"PGPORT": "²"}, "host=db", INVALID),
         ({"PGPORT": "0"}, "host=db", INVALID),
         ({"PGPORT": PW}, "host=db port=6543", ("db", 6543)),
-        ({"PGSERVICE": "missing"}, "host=db", ("db", 5432)),
+        ({"PGSERVICE": "missing"}, "host=db", INVALID),
+        ({"PGHOST": f"me:{PW}"}, "dbname=app", INVALID),
     ],
 )
 def test_the_environment_fills_what_is_left_out(
@@ -373,12 +399,105 @@ def test_the_environment_fills_what_is_left_out(
     assert [mark for mark in MARKS if mark in shown] == []
 
 
-def test_a_service_in_the_environment_fills_what_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "services").write_text(f"[app]\nhost=from-service\nport=6543\npassword={PW}\nsslpassword=Kv9w\n")
-    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
-    monkeypatch.setenv("PGSERVICE", "app")
-    assert host_and_port("dbname=app") == ("from-service", 6543)
-    assert {PW, "Kv9w"} <= secrets_of("dbname=app")
+SERVICES = f"""\
+[app]
+host=from-service
+port=6543
+password={PW}
+sslpassword=Kv9w
+[typo]
+pasword={PW}
+[leaking]
+host=me:{PW}
+"""
+NO_SERVICE = "The service that DATABASE_URL or PGSERVICE names cannot be read"
+
+
+@pytest.fixture
+def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have a service file."""
+    path = tmp_path / "services"
+    path.write_text(SERVICES)
+    monkeypatch.setenv("PGSERVICEFILE", str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("service", "dsn"),
+    [
+        ("app", "dbname=app"),
+        ("", "service=app"),
+        ("", "postgresql://?service=app"),
+        ("typo", "service=app"),
+        ("", "service=app dbname=app user=me"),
+    ],
+)
+@pytest.mark.usefixtures("services")
+def test_a_service_fills_what_is_left_out(monkeypatch: pytest.MonkeyPatch, service: str, dsn: str) -> None:
+    monkeypatch.setenv("PGSERVICE", service)
+    assert host_and_port(dsn) == ("from-service", 6543)
+    assert {PW, "Kv9w"} <= secrets_of(dsn)
+
+
+@pytest.mark.usefixtures("services")
+def test_what_the_connection_string_says_wins_over_the_service() -> None:
+    assert host_and_port("service=app host=db") == ("db", 6543)
+    assert "Yj2m" in secrets_of("service=app password=Yj2m")
+
+
+@pytest.mark.parametrize("service", ["typo", "missing", "leaking"])
+@pytest.mark.usefixtures("services")
+def test_a_service_that_cannot_be_used_is_refused_without_being_quoted(
+    monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    found, shown = outcome_of(f"service={service}")
+    assert found == INVALID
+    assert [mark for mark in MARKS if mark in shown] == []
+    monkeypatch.setenv("PGSERVICE", service)
+    assert outcome_of("dbname=app") == (found, shown)
+
+
+def test_no_service_file_at_all_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "nowhere"))
+    with pytest.raises(DatabaseUrlInvalid, match=NO_SERVICE):
+        host_and_port("service=app")
+
+
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_the_passwords_of_a_passfile_are_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_variable: bool
+) -> None:
+    passfile = tmp_path / "passfile"
+    passfile.write_text("one:5432:*:*:Zq7x\\:one\ntwo:6543:app:me:Zq7x-two\n*:*:*:other:Zq7x-other\n")
+    passfile.chmod(0o600)
+    named = f" passfile={passfile}"
+    if by_variable:
+        monkeypatch.setenv("PGPASSFILE", str(passfile))
+        named = ""
+    assert "Zq7x:one" in secrets_of("host=one" + named)
+    found = secrets_of("host=one,two port=5432,6543 user=me dbname=app" + named)
+    assert {"Zq7x:one", "Zq7x-two"} <= found
+    assert "Zq7x-other" not in found
+    assert "Zq7x-other" in secrets_of("host=any user=other" + named)
+    assert host_and_port("host=one,two" + named) == ("one,two", 5432)
+
+
+def test_the_passfile_at_home_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".pgpass").write_text("*:*:*:*:Zq7x-home\n")
+    (tmp_path / ".pgpass").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "Zq7x-home" in secrets_of("postgresql://me@db/app")
+
+
+def test_reading_a_connection_string_connects_to_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        port = listener.getsockname()[1]
+        for dsn in (f"host=127.0.0.1 port={port}", f"postgresql://me:{PW}@127.0.0.1:{port},127.0.0.1:{port}/app"):
+            assert host_and_port(dsn)
+            assert secrets_of(dsn)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 # Secrets
@@ -397,6 +516,13 @@ def test_a_service_in_the_environment_fills_what_is_left_out(tmp_path: Path, mon
         ("postgresql://me:Zq7x@db/app?sslpassword=Kv9w", ["Zq7x", "Kv9w"]),
         ("host=db password='Zq 7x' sslpassword=Kv9w", ["Zq 7x", "Zq%207x", "Kv9w"]),
         ("host=db password=Zq%7x", ["Zq%7x", "Zq%257x"]),
+        ("host=db password='Zq\\'7\\\\x'", ["Zq'7\\x", "Zq\\'7\\\\x", "Zq''7\\x", "Zq'7\\\\x"]),
+        ("host=db password=Zq\\ 7x", ["Zq 7x", "Zq\\ 7x", "Zq+7x"]),
+        ('host=db password=Zq"7ü\n', ['Zq"7ü', 'Zq\\"7ü', 'Zq\\"7\\u00fc', 'Zq"7\\xfc', "Zq%227%c3%bc"]),
+        ("host=db scram_client_key=Zq7x oauth_client_secret=Kv9w", ["Zq7x", "Kv9w"]),
+        ("postgresql://me:a@db/app", ["me:a", ":a@", "password=a"]),
+        ("postgresql://me:Zq7x/app", ["Zq7x"]),
+        ("postgresql://me:Zq7x?x", ["Zq7x"]),
         # What cannot be read is not shown either, but its parts may come back from elsewhere.
         ("postgresql://me:Zq@7x@db/app", ["Zq@7x"]),
         ("postgresql://me:Zq/7x@db/app", ["Zq/7x"]),
@@ -419,7 +545,7 @@ def test_without_a_password_only_the_connection_string_is_secret(dsn: str) -> No
 
 def test_the_passwords_of_the_environment_are_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSWORD", "Zq/7x")
-    assert secrets_of("host=db") == {"host=db", "Zq/7x", "Zq%2F7x"}
+    assert secrets_of("host=db") == {"host=db", "Zq/7x", "Zq%2F7x", "Zq%2f7x"}
     assert secrets_of("postgresql://me:Kv9w@db") >= {"Kv9w", "Zq/7x"}
 
 

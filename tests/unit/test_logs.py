@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -387,6 +388,35 @@ def test_a_traceback_is_in_the_line_and_scrubbed() -> None:
     [line] = logged(stream)
     assert line["exc_info"].startswith("Traceback")
     assert line["exc_info"].endswith("ValueError: it was ***")
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+@pytest.mark.parametrize(
+    ("secret", "text"),
+    [
+        ('a"b\\c', 'a"b\\c'),
+        ('a"b\\c', json.dumps('a"b\\c')),
+        ('a"b\\c', json.dumps(json.dumps('a"b\\c'))),
+        ('a"b\\c', repr(json.dumps('a"b\\c') + "'")),
+        ("it's me", repr("it's me" + '"')),
+    ],
+)
+def test_a_secret_is_masked_however_often_it_is_quoted(secret: str, text: str, style: str) -> None:
+    stream = io.StringIO()
+    open_log(style=style, stream=stream).learn([secret])
+    log.error("%s", text)
+    assert "***" in stream.getvalue()
+    assert re.findall(r"a\\*\"b|it\\*'s", stream.getvalue()) == []
+
+
+@pytest.mark.parametrize("password", ["succeeded", "pending", "refused", "NOTICE"])
+def test_a_password_that_is_a_constant_of_ours_does_not_change_it(password: str) -> None:
+    stream = io.StringIO()
+    open_log(stream=stream).learn([password])
+    constants = dict.fromkeys(("outcome", "state", "reason", "severity"), password)
+    log.info(password, extra=constants)
+    [line] = logged(stream)
+    assert {key: line[key] for key in ("message", *constants)} == {"message": "***", **constants}
 
 
 @pytest.mark.parametrize("password", ["postgres", "run.finished", "info", "2027", "migration"])

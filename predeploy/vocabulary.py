@@ -1,0 +1,141 @@
+"""SQL text -> what it holds in quotes, what are names in it, and what are passwords.
+
+Read only when something is to be told of a file: to know which words of a server's message are the file's secrets.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MOST_CHARS = 4 << 20  # read in a second
+_DEEPEST = 4  # strings in strings in strings
+
+_COMMENT = r"--[^\n\r]*|/\*(?:[^*/]|\*(?!/)|/(?!\*)|/\*(?:[^*]|\*(?!/))*\*/)*\*/"
+_PIECE = re.compile(
+    rf"(?P<comment>{_COMMENT})"
+    r"|(?<![\w$])[eE]'(?P<escaped>[^'\\]*(?:(?:\\[\s\S]|'')[^'\\]*)*)(?:'|\Z)"
+    r"|(?<![\w$])[uU]&'(?P<unicode>[^']*(?:''[^']*)*)(?:'|\Z)"
+    r"|'(?P<plain>[^']*(?:''[^']*)*)(?:'|\Z)"
+    r'|"(?P<name>[^"]*(?:""[^"]*)*)(?:"|\Z)'
+    r"|(?<![\w$])(?P<tag>\$(?:[^\W\d]\w*)?\$)(?P<body>[\s\S]*?)(?:(?P=tag)|\Z)"
+)
+_WORD = re.compile(r"[^\W\d][\w$]*")
+# A string that begins like this is code, of a function or for EXECUTE: its words are names, its strings are looked at.
+_CODE = re.compile(
+    rf"\s*(?:(?:{_COMMENT})\s*)*(?:<<|\#|(?:ALTER|ANALYZE|BEGIN|CALL|CLUSTER|COMMENT|COPY|CREATE|DECLARE|DELETE|DO|DROP|EXECUTE|"
+    r"EXPLAIN|GRANT|IF|IMPORT|INSERT|LISTEN|LOCK|MERGE|NOTIFY|PERFORM|RAISE|REASSIGN|REFRESH|REINDEX|RESET|RETURN|"
+    r"REVOKE|SECURITY|SELECT|SET|SHOW|TABLE|TRUNCATE|UPDATE|VACUUM|VALUES|WITH)\b)",
+    re.IGNORECASE,
+)
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{1,2})|([0-7]{1,3})|([\s\S]))|''")
+_UNICODE = re.compile(r"\\(?:\+([0-9a-fA-F]{6})|([0-9a-fA-F]{4}))|''|\\\\")
+_CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
+
+_KEYWORD = r"(?:passw(?:or)?d|passphrase)"
+_BEFORE_PASSWORD = re.compile(rf"{_KEYWORD}\s*(?:=>|:=|[=:(,])?\s*\Z", re.IGNORECASE)
+# PASSWORD 'x', password = "x", "password": "x", password=x, scheme://user:x@host
+PASSWORD_IN_TEXT = re.compile(
+    rf"""{_KEYWORD}["']?\s*(?:
+        (?:=>|:=|[=:(,])?\s*(?:[eE]|[uU]&)?(?:'(?P<single>[^']*(?:''[^']*)*)|"(?P<double>[^"]*)|\$(\w*)\$(?P<dollar>.*?)(?:\$\3\$|\Z))
+      | =\s*(?P<bare>[^\s'",;&)}}]+)
+    )|://[^\s/:@]*:(?P<uri>[^\s@]+)@""",
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What a text holds: `literals` as the server reads them, `names` in small letters, and `passwords`.
+
+    `names` are the words outside strings and comments, quoted ones included: keywords too, but not what only stands
+    in a string that is executed.
+    """
+
+    literals: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    passwords: set[str] = field(default_factory=set)
+
+
+@lru_cache(maxsize=2)  # a file may raise a million notices
+def vocabulary(sql: str, at: int = 0) -> Vocabulary:
+    """Read a text, which need not be valid SQL; of a very long one what begins `at` the statement concerned."""
+    found = Vocabulary()
+    start = at if len(sql) > _MOST_CHARS else 0
+    _read(sql[start : start + _MOST_CHARS], found, found.names, 0)
+    return found
+
+
+def _read(code: str, found: Vocabulary, names: set[str], depth: int) -> None:
+    end, joined = 0, ""
+    for piece in _PIECE.finditer(code):
+        gap, end = code[end : piece.start()], piece.end()
+        kind = piece.lastgroup or "comment"
+        names.update(map(str.lower, _WORD.findall(gap)))
+        if kind == "comment":
+            continue
+        text = _DECODERS[kind](piece[kind])
+        secret = _BEFORE_PASSWORD.search(code, max(piece.start() - 40, 0), piece.start())
+        if secret:
+            found.passwords.add(text)
+        if kind == "name":
+            joined = ""
+            if not secret:
+                names.add(text.lower())
+            continue
+        # A string goes on after a line end: 'hun' and, in the next line, 'ter2'.
+        joined = joined + text if joined and "\n" in gap and not gap.strip() else text
+        for string in {text, joined}:
+            _take(string, found, names if kind == "body" else set(), depth)
+    names.update(map(str.lower, _WORD.findall(code[end:])))
+
+
+def _take(string: str, found: Vocabulary, names: set[str], depth: int) -> None:
+    found.passwords.update(passwords_in(string))
+    if depth < _DEEPEST and _CODE.match(string):
+        _read(string, found, names, depth + 1)
+    elif string:
+        found.literals.add(string)
+
+
+def passwords_in(text: str) -> set[str]:
+    """Return what stands where a password does: behind the word, in whatever quotes, or in a URI."""
+    found = set()
+    for match in PASSWORD_IN_TEXT.finditer(text):
+        value = next(
+            value for value in match.group("single", "double", "dollar", "bare", "uri", 0) if value is not None
+        )
+        found |= {value, value.replace("''", "'")} - {"", match[0]}
+    return found
+
+
+def _unescape(body: str) -> str:
+    return _ESCAPE.sub(_escaped, body)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    short, long, hexadecimal, octal, sign = match.groups()
+    code = int(short or long or hexadecimal or "0", 16) or int(octal or "0", 8)
+    if code:
+        return chr(code) if code < 0x110000 else ""
+    return _CONTROLS.get(sign, sign) if sign else "'"
+
+
+def _unescape_unicode(body: str) -> str:
+    return _UNICODE.sub(
+        lambda match: chr(min(int(match[1] or match[2], 16), 0x10FFFF)) if match[1] or match[2] else match[0][0], body
+    )
+
+
+_DECODERS: dict[str, Callable[[str], str]] = {
+    "escaped": _unescape,
+    "unicode": _unescape_unicode,
+    "plain": lambda body: body.replace("''", "'"),
+    "name": lambda body: body.replace('""', '"'),
+    "body": str,
+}

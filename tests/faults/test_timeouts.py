@@ -1,0 +1,151 @@
+"""Nothing waits longer than it says: a peer that falls silent or goes at each of a run's first turns, and no DNS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from predeploy.postgres import SHORTEST_LOGIN_S
+from predeploy.watcher import FIRST_AFTER_S, SILENCE_S
+from tests.support.database import fresh_database
+from tests.support.line import Failure, Line
+from tests.support.namespaces import entrypoint_with_names
+from tests.support.program import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from scripts.postgres_server import PostgresServer
+    from tests.support.migrations_dir import MigrationsDir
+    from tests.support.program import Process, Run
+
+TURNS = range(1, 21)
+LOGIN_TURNS = 8  # what is asked and answered before the first query: TLS, start-up, and twice for SCRAM
+WAIT_S = 2.0
+LOGIN_BOUND_S = WAIT_S + SHORTEST_LOGIN_S
+WATCHER_LOGIN_S = 3.0 + 0.5  # the login in which the silence ends, and how often is looked
+BOUNDS = {
+    "silent": FIRST_AFTER_S + SILENCE_S + WATCHER_LOGIN_S + LOGIN_BOUND_S,
+    "cut": LOGIN_BOUND_S,
+}
+MARGIN_S = 1.0
+SIGNAL_BOUND_S = 2.0
+
+
+@contextmanager
+def failing(
+    server: PostgresServer, program: Program, turn: int, failure: Failure, wait_s: float
+) -> Iterator[tuple[Line, Process]]:
+    """Start a process with a line and a database of its own, and go on when the line has failed."""
+    with fresh_database(server) as database, Line(server.port, turn, failure) as line:
+        # As a client without Kerberos: whether it first asks for that is a matter of the machine.
+        dsn = f"{database.dsn_at(line.port)}?gssencmode=disable"
+        process = program.start(DATABASE_URL=dsn, MIGRATE_WAIT_TIMEOUT=str(wait_s))
+        assert line.failed.wait(30), f"turn {turn} never came"
+        yield line, process
+
+
+@pytest.fixture
+def many_files(migrations_dir: MigrationsDir) -> None:
+    """More turns than are looked at."""
+    for number in range(12):
+        migrations_dir.write(f"{number:03}.sql", f"CREATE TABLE t{number} ()")
+
+
+@pytest.mark.usefixtures("many_files")
+@pytest.mark.parametrize("failure", ["silent", "cut"])
+def test_a_line_that_fails_for_good_ends_the_run_within_its_bound(
+    server: PostgresServer, program: Program, failure: Failure, record_property: Callable[[str, object], None]
+) -> None:
+    """The processes start one after the other, so that none waits for the processor, and wait side by side."""
+
+    def ended(line: Line, process: Process) -> tuple[Run, float]:
+        run = process.finish()
+        return run, time.monotonic() - line.failed_at
+
+    with ExitStack() as stack, ThreadPoolExecutor(len(TURNS)) as waiters:
+        results = []
+        for turn in TURNS:
+            line, process = stack.enter_context(failing(server, program, turn, failure, WAIT_S))
+            results.append((turn, waiters.submit(ended, line, process)))
+        for turn, result in results:
+            run, elapsed = result.result()
+            in_login = turn <= LOGIN_TURNS
+            bound = LOGIN_BOUND_S if in_login else BOUNDS[failure]
+            record_property(f"{failure} at turn {turn}", f"{elapsed:.2f} s of {bound:.2f}, exit code {run.exit_code}")
+            assert run.exit_code == run.report["exit_code"] == (3 if in_login else 6), f"turn {turn}: {run.stdout}"
+            assert elapsed < bound + MARGIN_S, f"turn {turn}: {run.stdout}"
+
+
+@pytest.mark.usefixtures("many_files")
+@pytest.mark.parametrize("turn", TURNS)
+def test_sigterm_ends_a_run_whose_line_is_silent(
+    server: PostgresServer, program: Program, turn: int, record_property: Callable[[str, object], None]
+) -> None:
+    with failing(server, program, turn, "silent", 60) as (_, process):
+        sent = time.monotonic()
+        process.terminate()
+        run = process.finish()
+        elapsed = time.monotonic() - sent
+    record_property(f"SIGTERM at turn {turn}", f"{elapsed:.2f} s of {SIGNAL_BOUND_S}")
+    assert run.exit_code == run.report["exit_code"] == 143
+    assert elapsed < SIGNAL_BOUND_S
+
+
+@pytest.fixture
+def without_dns(migrations_dir: MigrationsDir, tmp_path: Path) -> Iterator[Program]:
+    """The program where every question for a name is taken and none is answered."""
+    defaults = {
+        "DATABASE_URL": "postgresql://someone:hunter2@db.internal/app",
+        "MIGRATIONS_DIR": str(migrations_dir),
+    }
+    entrypoint, _ = entrypoint_with_names(tmp_path, deaf=True)
+    program = Program(defaults, tmp_path / "processes", (), entrypoint)
+    yield program
+    program.close()
+
+
+def test_dns_that_never_answers_ends_the_run_within_the_wait(without_dns: Program) -> None:
+    run = without_dns.run(MIGRATE_WAIT_TIMEOUT=str(WAIT_S))
+    assert run.exit_code == 3
+    assert [waiting["reason"] for waiting in run.named("postgres.waiting")] == ["timeout"]
+    assert WAIT_S <= run.report["duration_ms"] / 1000 < LOGIN_BOUND_S + MARGIN_S
+
+
+def test_sigterm_ends_a_run_that_waits_for_dns(without_dns: Program) -> None:
+    process = without_dns.start()
+    process.wait_for("run.started")
+    time.sleep(0.5)  # into the question
+    sent = time.monotonic()
+    process.terminate()
+    run = process.finish()
+    assert time.monotonic() - sent < SIGNAL_BOUND_S
+    assert (run.exit_code, run.report["exit_code"]) == (143, 143)
+
+
+def test_a_stopped_server_ends_the_wait_in_time_and_a_signal_sooner(
+    private_server: PostgresServer, program: Program
+) -> None:
+    assert private_server.pid
+    with fresh_database(private_server) as database:
+        os.kill(private_server.pid, signal.SIGSTOP)
+        try:
+            run = program.run(DATABASE_URL=database.dsn, MIGRATE_WAIT_TIMEOUT=str(WAIT_S))
+            assert run.exit_code == 3
+            assert WAIT_S <= run.report["duration_ms"] / 1000 < LOGIN_BOUND_S + MARGIN_S
+            process = program.start(DATABASE_URL=database.dsn)
+            process.wait_for("run.started")
+            time.sleep(0.5)  # into the login
+            sent = time.monotonic()
+            process.terminate()
+            assert process.finish().exit_code == 143
+            assert time.monotonic() - sent < SIGNAL_BOUND_S
+        finally:
+            os.kill(private_server.pid, signal.SIGCONT)

@@ -1,0 +1,187 @@
+"""Made messages: those of localised servers, and what no server at hand can be brought to say."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from predeploy.disclosure import MOST_CHARS, disclose, disclose_hint
+
+LITERAL = "SELECT 'hunter2'::regclass"
+
+
+@dataclass(frozen=True)
+class Message:
+    """What psycopg's Diagnostic offers of a message."""
+
+    message_primary: str | None
+    sqlstate: str | None = None
+    message_hint: str | None = None
+    source_function: str | None = None
+    schema_name: str | None = None
+    table_name: str | None = None
+    column_name: str | None = None
+    datatype_name: str | None = None
+    constraint_name: str | None = None
+
+
+def told(text: str, sqlstate: str, sql: str = LITERAL, **fields: str) -> str | None:
+    message: Any = Message(text, sqlstate, **fields)
+    return disclose(message, sql)
+
+
+@pytest.mark.parametrize(
+    ("text", "sqlstate", "expected"),
+    [
+        ("Syntaxfehler bei »hunter2«", "42601", "Syntaxfehler bei »***«"),
+        ("ungültige Eingabesyntax für Typ integer: »hunter2«", "22P02",
+         "ungültige Eingabesyntax für Typ integer: »***«"),
+        ("Spalte »hunter2« existiert nicht", "42703", "Spalte »***« existiert nicht"),
+        ("Spalte users.hunter2 existiert nicht", "42703", "Spalte ***"),
+        ("column users.hunter2 does not exist", "42703", "column *** does not exist"),
+        ("Relation »hunter2« existiert nicht", "42P01", "Relation »***« existiert nicht"),
+        ("nicht abgeschlossene Zeichenkette in Anführungszeichen bei »'hunter2; «x»«", "42601",
+         "nicht abgeschlossene Zeichenkette in Anführungszeichen bei »***«"),
+        ("erreur de syntaxe sur ou près de « hunter2 »", "42601", "erreur de syntaxe sur ou près de «***»"),
+        ("la relation « hunter2 » n'existe pas", "42P01", "la relation «***» n'existe pas"),
+        ("syntaxe en entrée invalide pour le type integer : « hunter2 »", "22P02",
+         "syntaxe en entrée invalide pour le type integer : «***»"),
+        ("chyba syntaxe na nebo blízko „hunter2“", "42601", "chyba syntaxe na nebo blízko „***“"),
+        ("składnia „hunter2”", "42601", "składnia „***”"),
+        ("“hunter2”附近有语法错误", "42601", "“***”附近有语法错误"),
+        ("「hunter2」またはその近辺で構文エラー", "42601", "「***」またはその近辺で構文エラー"),
+        ("syntax error at or near \u2018hunter2\u2019", "42601", "syntax error at or near \u2018***\u2019"),
+        ("bad value 'hunter2' here", "XX000", "bad value '***' here"),
+        ('bad value "hunter2', "XX000", 'bad value "***'),
+        ('"hunter2" and "{"a": "hunter2"}" are not equal', "XX000", '"***" are not equal'),
+        ("server said hunter2", "XX000", "server said ***"),
+        ("server said HUNTER2 and hunter2s", "XX000", "server said *** and ***s"),
+        ('could not connect to server "hunter2"', "08001", 'could not connect to server "***"'),
+        ('relation "public.hunter2" does not exist', "42P01", 'relation "***" does not exist'),
+        ('relation "hunter" does not exist', "42P01", 'relation "***" does not exist'),
+        ('relation "users" or "hunter2" or "t"', "42P01", 'relation "users" or "***"'),
+        ('relation "a"hunter2" does not exist', "42P01", 'relation "a"***"***'),
+    ],
+)  # fmt: skip
+def test_what_is_quoted_is_not_told(text: str, sqlstate: str, expected: str) -> None:
+    assert told(text, sqlstate) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "sqlstate"),
+    [
+        ("Relation »users« existiert nicht", "42P01"),
+        ("doppelter Schlüsselwert verletzt Unique-Constraint »users_pkey«", "23505"),
+        ("la relation « users » n'existe pas", "42P01"),
+        ("“users”这个关系不存在", "42P01"),
+        ("リレーション「users」は存在しません", "42P01"),
+        ('relation "users" does not exist', "42P01"),
+        ("permission denied for schema app", "42501"),
+        ('syntax error at or near ")"', "42601"),
+        ("syntax error at end of input", "42601"),
+        ("division by zero", "22012"),
+    ],
+)
+def test_names_are_told_in_every_language(text: str, sqlstate: str) -> None:
+    assert told(text, sqlstate) == text
+
+
+def test_a_parameter_is_named_and_its_value_is_not() -> None:
+    sql = "SET work_mem = 'much'"
+    assert told('invalid value for parameter "work_mem": "much"', "22023", sql) == (
+        'invalid value for parameter "work_mem": "***"'
+    )
+    assert told("ungültiger Wert für Parameter »work_mem«: »much«", "22023", sql) == (
+        "ungültiger Wert für Parameter »work_mem«: »***«"
+    )
+
+
+def test_an_object_that_the_server_names_is_told_whatever_the_file_quotes() -> None:
+    text = 'duplicate key value violates unique constraint "hunter2"'
+    assert told(text, "23505", constraint_name="hunter2") == text
+    assert told(text, "23505") == 'duplicate key value violates unique constraint "***"'
+
+
+@pytest.mark.parametrize(
+    ("sql", "text", "expected"),
+    [
+        ('RAISE EXCEPTION \'no "%" and "more"\', x;', 'no "y" and "more"', 'no "y" and "more"'),
+        ("PERFORM 'hunter2'; RAISE '%', SQLERRM;", 'bad "hunter2"', 'bad "***"'),
+        ("PERFORM 'hunter2'; RAISE '%', SQLERRM;", "bad »hunter2«", 'bad "***"'),
+        ("CREATE ROLE x PASSWORD 'hunter2'; RAISE '%', SQLERRM;", "hunter2", "***"),
+        ("ALTER ROLE x PASSWORD 'hun''ter2'", "hun'ter2 and HUN'TER2", "*** and ***"),
+        ("ALTER ROLE x PASSWORD $p$hunter2$p$", "x hunter2", "x ***"),
+        ("SELECT dblink('host=a password=hunter2')", "x hunter2", "x ***"),
+        ("OPTIONS (user 'u', password 'hunter2')", "x hunter2", "x ***"),
+        ('SET x = "password=hunter2"', "x password=hunter2", "x password=***"),
+        ("", "ran CREATE ROLE x PASSWORD 'hunter2' and more", "ran CREATE ROLE x PASSWORD '***' and more"),
+        ("", "conninfo host=a password = hunter2 port=1", "conninfo host=a password = *** port=1"),
+        ("", 'sent {"password": "hunter2"}', 'sent {"password": "***"}'),
+        ("", "at postgres://me:hunter2@db/app", "at postgres://me:***@db/app"),
+        ("", "password hash missing", "password hash missing"),
+    ],
+)
+def test_the_authors_words_are_told_but_for_passwords(sql: str, text: str, expected: str) -> None:
+    assert told(text, "P0001", sql, source_function="exec_stmt_raise") == expected
+
+
+def test_a_hint_names_what_there_is_and_no_string_of_the_file() -> None:
+    message: Any = Message("x", "22P02", message_hint='Perhaps you meant "users" or "hunter2".')
+    assert disclose_hint(message, LITERAL) == 'Perhaps you meant "users" or "***".'
+    assert disclose_hint(Message("x", "22P02"), LITERAL) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_no_message_is_none(text: str | None) -> None:
+    assert disclose(Message(text)) is None  # type: ignore[arg-type]
+
+
+def test_words_of_the_server_stay_though_the_file_quotes_them() -> None:
+    text = "value too long for type character varying(9)"
+    assert told(text, "22001", "SELECT 'value', 'type', 'character'") == text
+
+
+def test_control_characters_are_spaces_and_lines_stay_lines() -> None:
+    text = "a\x00b\x1b[31mc\x85d\u2028e\nf\tg"
+    assert told(text, "P0001", source_function="exec_stmt_raise") == "a b [31mc d e\nf\tg"
+
+
+def test_a_long_text_is_cut_and_says_so() -> None:
+    assert told("x" * MOST_CHARS, "P0001") == "x" * MOST_CHARS
+    assert told("x" * (MOST_CHARS + 1), "P0001") == "x" * MOST_CHARS + "… (1 more characters)"
+    assert told("y" * 10_000_000, "P0001") == "y" * MOST_CHARS + f"… ({10_000_000 - MOST_CHARS} more characters)"
+
+
+def test_a_secret_on_the_edge_of_the_cut_is_masked_first() -> None:
+    shown = told("x" * (MOST_CHARS - 3) + " hunter2 " + "y" * 99, "XX000")
+    assert shown is not None
+    assert "hu" not in shown
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "'" * 100_000,
+        "$" * 100_000,
+        "/*" * 50_000,
+        "E'\\" * 30_000,
+        '"' * 100_001,
+        "-" * 100_000,
+        "password" * 12_000,
+        "password = " * 9_000,
+        "'password='" * 9_000,
+        "RAISE '" * 15_000,
+        "DO $$ BEGIN EXECUTE 'SELECT ''x'' " * 3_000,
+    ],
+    ids=lambda sql: ascii(sql[:11]),
+)
+@pytest.mark.parametrize("source_function", ["", "exec_stmt_raise"])
+def test_any_text_is_read_in_time(sql: str, source_function: str) -> None:
+    """Not a test of speed: the bound is some hundred times what it takes, and square time takes longer."""
+    started = time.monotonic()
+    told('syntax error at or near "' + sql[:70_000], "42601", sql, source_function=source_function)
+    told(sql[:70_000], "42P01", sql, source_function=source_function)
+    assert time.monotonic() - started < 20
