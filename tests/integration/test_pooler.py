@@ -82,6 +82,7 @@ def test_session_mode_is_told_from_it_and_holds_the_session_lock(
     assert database.query(ADVISORY_LOCKS) == [(0,)]
 
 
+@pytest.mark.direct("what it says")
 def test_a_direct_connection_is_no_pooler(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
     ended = run()
