@@ -129,6 +129,8 @@ def _told(story: Story) -> Iterator[str]:
     if wrong := sorted(set(told) - rows):
         yield f"told as applied and is not: {wrong}"
     in_doubt = {name for ended in (run, *story.rivals) for name in ended.names("connection.lost")}  # perhaps it was he
+    if story.kinds & {*SIGNALS}:  # who is interrupted takes the row of what he was running for his own
+        in_doubt |= set(story.stranger)
     if twice := sorted(name for name, count in told.items() if count > 1 and name not in in_doubt):
         yield f"told as applied by more than one, or twice: {twice}"
     lost_and_signalled = story.kinds & {*SIGNALS} and story.kinds & {*CUTS, "freeze_sigterm"}
