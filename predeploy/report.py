@@ -60,7 +60,9 @@ class Report:
         from predeploy.disclosure import disclose_words  # only where something fails
 
         by_psycopg = any(kind.__module__.startswith("psycopg") for kind in type(error).__mro__)
-        what = type(error).__name__ if by_psycopg else f"{type(error).__name__}: {disclose_words(str(error))}"
+        # The scrubber first: of a secret that has been cut into pieces it knows none.
+        text = disclose_words(self.scrubber.scrub(str(error)))
+        what = type(error).__name__ if by_psycopg else f"{type(error).__name__}: {text}"
         frames = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)]
         log.error("A bug of ours: %s", what, extra={"event": "run.crashed", "traceback": frames})
         self.end(CRASHED, f"A bug of pg-predeploy: {what}. Please report it with the traceback above.")
