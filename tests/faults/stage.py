@@ -140,7 +140,9 @@ class Stage:
         pooled = self._pooled() if path in self.poolers else {}
         left = []
         for pid, state in alive.items():
-            if (state != "idle" or pooled.get(pid) != "idle") if path in self.poolers else pid in backends:
+            # "used" is what PgBouncer calls an idle one that it will look at before it lends it out again.
+            is_quiet = state == "idle" and pooled.get(pid) in {"idle", "used"}
+            if not is_quiet if path in self.poolers else pid in backends:
                 left.append(f"backend {pid} is {state}, pooled: {pooled.get(pid)}")
         prepared = [f"prepared transaction {gid}" for (gid,) in self.admin("SELECT gid FROM pg_prepared_xacts")]
         return locks + left + prepared
