@@ -14,7 +14,7 @@ from predeploy.migrations import MigrationResult
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from predeploy.logs import Scrubber
+    from predeploy.scrubber import Scrubber
 
 log = logging.getLogger(__name__)
 
