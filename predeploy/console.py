@@ -129,7 +129,7 @@ class Console(logging.StreamHandler[TextIO]):
 
     def _draw(self, frame: int) -> None:
         running = self._running
-        if self._ended.is_set() or not running:
+        if self._ended.is_set() or not running or self._terminal.is_narrow:
             return
         told = "; ".join(filter(None, (running.place, running.told)))
         line = self._rows.live(frame, running.name, time.monotonic() - running.since, told)

@@ -20,6 +20,7 @@ _IN_THE_ROW = {"event", "migration", "error", "sqlstate", "condition", "line", "
 _CONSTANTS = {"code", "reason", "outcome", "severity"}  # for programs
 _NARROW = 60  # columns; a terminal with less shows no time
 _NAME_COLUMNS = 20  # at least; it grows with the names
+_TEXT_COLUMNS = 24  # beside a name at least, or the text goes beneath
 _NEAR_CHARS = 500  # of an excerpt's line, on each side of its column
 
 
@@ -123,11 +124,13 @@ class Rows:
         terminal, width = self._terminal, self._terminal.width
         if not name:
             return self._indented(text, indent, style, first="")
-        limit = None if width is None else max((width - indent) // 2, 12)
+        limit = None if width is None else max((width - indent) // 2, _NAME_COLUMNS)
         name = terminal.fit(plain(name), limit)
         self._name_columns = max(self._name_columns, columns_of(name))
         columns = self._name_columns if limit is None else min(self._name_columns, limit)
         column = pad(name, columns) + "  "
+        if width is not None and width - indent - columns_of(column) < _TEXT_COLUMNS:
+            return [terminal.paint(name, "bold"), *self._indented(text, indent, style)]
         return self._indented(text, indent + columns_of(column), style, first=terminal.paint(column, "bold"))
 
     def _indented(self, text: str, indent: int, style: str = "", first: str | None = None) -> list[str]:

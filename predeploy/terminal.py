@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_NARROWEST = 20  # less is a terminal that does not know its size
-_USUAL = 80
+_NARROWEST = 40  # what rows are laid out for at least
+_USUAL = 80  # of a terminal that does not know its size
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
@@ -52,7 +52,7 @@ class Terminal:
 
     @property
     def width(self) -> int | None:
-        """Columns, as of now; None where nothing has to fit."""
+        """Columns, as of now and at least 40; None where nothing has to fit."""
         if not self.is_tty:
             return None
         try:
@@ -60,6 +60,14 @@ class Terminal:
         except (OSError, ValueError):
             columns = 0
         return max(columns, _NARROWEST) if columns else _USUAL
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether lines that fit into `width` would be wrapped by the terminal."""
+        try:
+            return 0 < os.get_terminal_size(self._stream.fileno()).columns < _NARROWEST
+        except (OSError, ValueError):
+            return True
 
     def paint(self, text: str, *styles: str) -> str:
         """Return the text in these styles, where there are any."""
