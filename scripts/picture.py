@@ -105,7 +105,7 @@ def masked(output: str) -> str:
     """Replace what is never the same twice."""
     for pattern, instead in MASKED.items():
         output = re.sub(pattern, instead, output)
-    return DURATION.sub(lambda match: "12 ms".rjust(len(match[0])) if match[0][0] == " " else "0.2 s", output)
+    return DURATION.sub(lambda match: "12 ms".rjust(len(match[0])) if match[0].startswith("  ") else " 0.2 s", output)
 
 
 def prompt(command: str) -> list[list[Cell]]:
