@@ -66,8 +66,9 @@ class Report:
         """Decide that this ending is a bug of ours, and log where it is; psycopg's texts may hold rows and SQL."""
         from predeploy.disclosure import disclose_words  # only where something fails
 
+        text = self.scrubber.scrub(str(error))  # whole, before a part of a secret is masked as one
         by_psycopg = any(kind.__module__.startswith("psycopg") for kind in type(error).__mro__)
-        what = type(error).__name__ if by_psycopg else f"{type(error).__name__}: {disclose_words(str(error))}"
+        what = type(error).__name__ if by_psycopg else f"{type(error).__name__}: {disclose_words(text)}"
         frames = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)]
         log.error("A bug of ours: %s", what, extra={"event": "run.crashed", "traceback": frames})
         self.end(CRASHED, f"A bug of pg-predeploy: {what}. Please report it with the traceback above.")
