@@ -62,14 +62,16 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     from predeploy.report import Report
     from predeploy.settings import termination_log
 
-    report = Report(STARTED, open_log())
+    style = "json" if "--json" in arguments else "auto"
+    report = Report(STARTED, open_log(style=style, environ=environ))
     _reports.append(report)
     try:
         report.termination_log = termination_log(environ)
-        command = _command(arguments)
-        if command is None:
+        chosen = _command(arguments)
+        if chosen is None:
             return 0
-        settings = _open(report, environ)
+        command, options = chosen
+        settings = _open(report, environ, command, options)
         files = _read_files(settings)
         COMMANDS[command](settings, files, report)
     except Terminated as end:
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     return report.finish()
 
 
-def _open(report: Report, environ: Mapping[str, str]) -> Settings:
+def _open(report: Report, environ: Mapping[str, str], command: str, options: frozenset[str]) -> Settings:
     """Read the settings, open the log as they want it, and check the connection string before anything waits."""
     from predeploy import __version__
     from predeploy.dsn import host_and_port, secrets_of
@@ -91,7 +93,9 @@ def _open(report: Report, environ: Mapping[str, str]) -> Settings:
 
     report.scrubber.learn(secrets_of(environ.get("DATABASE_URL", "")))  # before anything could quote it
     settings = load_settings(environ, default_dir=Path(__file__).resolve().parent / "migrations")
-    report.scrubber = open_log(level=settings.log_level, style=settings.log_format)
+    style = "json" if "json" in options else settings.log_format
+    brief = command != "migrate"
+    report.scrubber = open_log(level=settings.log_level, style=style, environ=environ, brief=brief)
     report.scrubber.learn(secrets_of(settings.dsn))
     host, port = host_and_port(settings.dsn)
     fields = {"version": __version__, "host": host, "port": port, "migrations_dir": str(settings.migrations_dir)}
@@ -135,27 +139,20 @@ def _migrate(settings: Settings, files: MigrationFiles, report: Report) -> None:
 
 def _status(settings: Settings, files: MigrationFiles, report: Report) -> None:
     from predeploy.postgres import Server
-    from predeploy.status import migration_status
+    from predeploy.status import migration_status, tell_status
 
     with Server(settings.dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
-        rows = migration_status(conn, files)
-    counts = dict.fromkeys(("applied", "pending", "changed", "missing"), 0)
-    for row in rows:
-        counts[row.state] += 1
-        applied_at = row.applied_at.isoformat() if row.applied_at else None
-        fields = {"migration": row.name, "state": row.state, "applied_at": applied_at}
-        _log("info", "migration.status", f"{row.state:<7} {row.name}", **fields)
+        counts = tell_status(migration_status(conn, files))
     report.end(0, ", ".join(f"{count} {state}" for state, count in counts.items()), **counts)
 
 
 def _check(settings: Settings, files: MigrationFiles, report: Report) -> None:
     from predeploy.postgres import Server
-    from predeploy.status import migration_status
+    from predeploy.status import describe_pending, migration_status
 
     with Server(settings.dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
         pending = [row.name for row in migration_status(conn, files) if row.state == "pending"]
-    message = f"{len(pending)} pending, the first is {pending[0]}" if pending else "Nothing is pending"
-    report.end(10 if pending else 0, message, pending=len(pending))
+    report.end(10 if pending else 0, describe_pending(pending), pending=len(pending))
 
 
 def _health(settings: Settings, _files: MigrationFiles, report: Report) -> None:
@@ -170,12 +167,11 @@ def _health(settings: Settings, _files: MigrationFiles, report: Report) -> None:
 COMMANDS = {"migrate": _migrate, "status": _status, "check": _check, "health": _health}
 
 
-def _command(arguments: Sequence[str]) -> str | None:
-    """Return the command's name, or None when --help or --version has said all; argparse only where it is needed."""
-    if not arguments:
-        return "migrate"
-    if len(arguments) == 1 and arguments[0] in COMMANDS:
-        return arguments[0]
+def _command(arguments: Sequence[str]) -> tuple[str, frozenset[str]] | None:
+    """Return the command and its options; None when --help or --version has said all. Seldom needs argparse."""
+    command = arguments[0] if arguments else "migrate"
+    if len(arguments) <= 1 and command in COMMANDS:
+        return command, frozenset()
     from predeploy.usage import parse
 
     return parse(arguments, list(COMMANDS))

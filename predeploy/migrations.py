@@ -45,10 +45,12 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class MigrationError:
-    """A migration that was not applied, and why."""
+    """A migration that was not applied, and why; the server's code and the line, where they are known."""
 
     name: str
     error: str
+    sqlstate: str | None = field(default=None, compare=False)
+    line: int | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)

@@ -136,9 +136,9 @@ class Migrator:
             pending = self._pending(rows)
             warn_of_order(self._files, [migration.name for migration in pending], rows)
             try:
-                for migration in pending:
+                for number, migration in enumerate(pending, 1):
                     watcher.watch(migration.name)
-                    self._apply(conn, table, migration, frame)
+                    self._apply(conn, table, migration, frame, {"number": number, "pending": len(pending)})
             except BaseException:
                 self._break_off(conn, table, frame)
                 raise
@@ -165,7 +165,9 @@ class Migrator:
         decided = {*rows, *self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         return [migration for migration in self._files.migrations if migration.name not in decided]
 
-    def _apply(self, conn: Connection, table: MigrationsTable, migration: Migration, frame: Frame) -> None:
+    def _apply(
+        self, conn: Connection, table: MigrationsTable, migration: Migration, frame: Frame, place: dict[str, int]
+    ) -> None:
         name = migration.name
         if self._stop_on_error and self.result.errors:
             self.result.not_run.append(name)
@@ -176,6 +178,7 @@ class Migrator:
             return
         execution = Execution(conn, table, migration, frame, self._direct_url)
         self._running, self._in_doubt = migration, None
+        log.debug("Running %s", name, extra={"event": "migration.started", "migration": name, **place})
         try:
             attempt(conn, execution, frame, attempts=self._retries, lock_wait_timeout=self._lock_wait_timeout)
         except AlreadyApplied:
@@ -206,13 +209,17 @@ class Migrator:
         return None
 
     def _fail(self, migration: Migration, failure: Failure) -> None:
+        from predeploy.excerpt import Excerpt  # only where something fails
+
         fields = {"migration": migration.name, "error": failure.message, "after_failure": bool(self.result.errors)}
-        self.result.errors.append(MigrationError(migration.name, str(failure)))
+        line = failure.fields.get("line")
+        excerpt = Excerpt(migration.sql, line, failure.fields.get("column")) if line else None
+        self.result.errors.append(MigrationError(migration.name, str(failure), failure.sqlstate, line))
         log.error(
             "Failed: %s: %s",
             migration.name,
             failure,
-            extra={"event": "migration.failed", **fields, **failure.fields},
+            extra={"event": "migration.failed", **fields, **failure.fields, "excerpt": excerpt},
         )
 
     def _finish(self, rows: dict[str, Row]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,11 @@ if TYPE_CHECKING:
 
     from predeploy.migrations import MigrationFiles
     from predeploy.postgres import Connection
+
+log = logging.getLogger(__name__)
+
+STATES = ("applied", "pending", "changed", "missing")
+_MOST_NAMES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +42,21 @@ def migration_status(conn: Connection, files: MigrationFiles) -> list[MigrationS
     for name in rows.keys() - found.keys():
         found[name] = MigrationStatus(name, "missing", rows[name].applied_at)
     return [found[name] for name in sorted(found)]
+
+
+def tell_status(rows: list[MigrationStatus]) -> dict[str, int]:
+    """Log each row, and return how many there are of each state."""
+    for row in rows:
+        applied_at = row.applied_at.isoformat() if row.applied_at else None
+        fields = {"migration": row.name, "state": row.state, "applied_at": applied_at}
+        log.info("%-7s %s", row.state, row.name, extra={"event": "migration.status", **fields})
+    counts = Counter(row.state for row in rows)
+    return {state: counts[state] for state in STATES}
+
+
+def describe_pending(names: list[str]) -> str:
+    """Return one line that names the first few."""
+    if not names:
+        return "Nothing is pending"
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"{len(names)} pending: {', '.join(names[:_MOST_NAMES])}{more}"

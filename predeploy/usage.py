@@ -11,12 +11,19 @@ from predeploy.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+OPTIONS: dict[str, tuple[str, ...]] = {  # each with the commands that have it; none stands for all
+    "json": (),
+}
 _HELP = """\
 commands:
   migrate   apply what is pending (the default)
   status    list every migration: applied, pending, changed, missing on disk
   check     exit 0 when nothing is pending, 10 otherwise
   health    exit 0 when the database answers within 5 s, 3 otherwise
+
+options:
+  --json    one JSON object a line, whatever MIGRATE_LOG_FORMAT and the terminal say
+  --version, --help
 
 environment (durations in seconds, or with a unit: 500ms, 30s, 5m):
   DATABASE_URL               postgresql:// URI or key=value string; libpq's PG* variables fill what it leaves out
@@ -40,24 +47,37 @@ exit codes:
 """
 
 
-def parse(arguments: Sequence[str], commands: list[str]) -> str | None:
-    """Return the command, or None after --help or --version; raise `ConfigurationError` for anything else.
+def parse(arguments: Sequence[str], commands: list[str]) -> tuple[str, frozenset[str]] | None:
+    """Return the command and the names of its options, or None after --help or --version.
 
-    The text never repeats an argument: it may be a connection string in the wrong place.
+    Raise `ConfigurationError` for anything else; its text never repeats an argument, which may be a connection string
+    in the wrong place.
     """
     parser = _Parser(
         prog="pg-predeploy",
+        usage="pg-predeploy [command] [options]",
         description="Wait for Postgres and run .sql migrations under a lock.",
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        add_help=False,
     )
-    parser.add_argument("command", nargs="?", default="migrate", choices=commands, metavar="command")
-    parser.add_argument("--version", action="version", version=f"pg-predeploy {__version__}")
+    # The epilog is the help of each.
+    parser.add_argument(
+        "command", nargs="?", default="migrate", choices=commands, metavar="command", help=argparse.SUPPRESS
+    )
+    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"pg-predeploy {__version__}", help=argparse.SUPPRESS)
+    for name in OPTIONS:
+        parser.add_argument(f"--{name}", action="store_true", help=argparse.SUPPRESS)
     try:
-        return str(parser.parse_args(arguments).command)
+        found = parser.parse_args(arguments)
     except SystemExit:
         return None
+    options = frozenset(name for name in OPTIONS if getattr(found, name))
+    if any(OPTIONS[name] and found.command not in OPTIONS[name] for name in options):
+        parser.error("")
+    return str(found.command), options
 
 
 class _Parser(argparse.ArgumentParser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -118,9 +119,68 @@ def test_unknown_variables_of_ours_are_a_warning(run: Callable[..., Run]) -> Non
 
 def test_text_format_is_for_people(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
+    migrations_dir.write("002.sql", "SELECT nothing")
     lines = run(as_json=False, MIGRATE_LOG_FORMAT="text").stdout.splitlines()
-    assert "Applied 001.sql" in lines[-2]
-    assert "1 applied" in lines[-1]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{12}Z ✓ 001.sql {13,}  applied +[\d.]+ ms", lines[-9])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{12}Z ✗ 002.sql {13,}  failed: .*", lines[-8])
+    assert lines[-7].split() == ["002.sql:1:8,", "statement", "1", "of", "1,", "SQLSTATE", "42703"]
+    assert (lines[-6], lines[-2]) == ("", "")
+    assert [line.split() for line in lines[-5:-2]] == [
+        ["file", "outcome", "duration"],
+        ["✓", "001.sql", "applied", *lines[-4].split()[3:]],
+        ["✗", "002.sql", "failed", *lines[-3].split()[3:]],
+    ]
+    assert "1 failed (002.sql), 1 applied, 0 skipped (exit code 1, " in lines[-1]
+
+
+def test_status_in_text_is_a_table_with_the_counts_at_its_end(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    gone = migrations_dir.write("001.sql", "SELECT 1")
+    migrations_dir.write("002.sql", "SELECT 2")
+    run()
+    gone.unlink()
+    migrations_dir.write("002.sql", "SELECT 22")
+    migrations_dir.write("3 with a long name.sql", "SELECT 3")
+    database.execute("UPDATE _migrations SET applied_at = '2026-11-22 12:34:56+01'")
+    assert run("status", as_json=False, MIGRATE_LOG_FORMAT="text", PGTZ="Asia/Kolkata").stdout.splitlines() == [
+        "  file                    state           applied, UTC",
+        "? 001.sql                 missing  2026-11-22 11:34:56",
+        "! 002.sql                 changed  2026-11-22 11:34:56",
+        "○ 3 with a long name.sql  pending",
+        "✓ 0 applied, 1 pending, 1 changed, 1 missing",
+    ]
+
+
+@pytest.mark.parametrize(("files", "said"), [(0, "✓ Nothing is pending"), (2, "○ 2 pending: 0.sql, 1.sql")], ids=str)
+def test_check_in_text_is_one_line(
+    run: Callable[..., Run], migrations_dir: MigrationsDir, files: int, said: str
+) -> None:
+    for number in range(files):
+        migrations_dir.write(f"{number}.sql", "SELECT 1")
+    finished = run("check", as_json=False, MIGRATE_LOG_FORMAT="text")
+    assert (finished.exit_code, finished.stdout) == (10 if files else 0, f"{said}\n")
+
+
+def test_check_names_the_first_few(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+    for number in range(8):
+        migrations_dir.write(f"{number}.sql", "SELECT 1")
+    assert run("check").report["message"] == "8 pending: 0.sql, 1.sql, 2.sql, 3.sql, 4.sql and 3 more"
+
+
+@pytest.mark.parametrize("command", ["migrate", "status", "check", "health"])
+def test_the_option_json_wins_over_the_variable(
+    run: Callable[..., Run], migrations_dir: MigrationsDir, command: str
+) -> None:
+    migrations_dir.write("001.sql", "SELECT 1")
+    finished = run(command, "--json", MIGRATE_LOG_FORMAT="text")
+    assert finished.events[0]["event"] == "run.started"
+    assert finished.report["outcome"] in {"succeeded", "pending"}
+
+
+def test_the_option_json_holds_before_the_settings_are_read(run: Callable[..., Run]) -> None:
+    finished = run("--json", MIGRATE_LOG_FORMAT="none of ours")
+    assert (finished.exit_code, finished.report["outcome"]) == (2, "misconfigured")
 
 
 def test_a_healthy_run_imports_neither_tenacity_nor_argparse_nor_the_pool(
@@ -135,6 +195,7 @@ def test_a_healthy_run_imports_neither_tenacity_nor_argparse_nor_the_pool(
         "leave = os._exit\n"
         "def tell(code):\n"
         "    wanted = {'tenacity', 'argparse', 'psycopg_pool', 'predeploy.progress', 'predeploy.usage'}\n"
+        "    wanted |= {'predeploy.console', 'predeploy.excerpt'}\n"
         "    loaded = sorted(wanted & set(sys.modules))\n"
         "    print(json.dumps({'event': 'modules', 'loaded': loaded}), flush=True)\n"
         "    leave(code)\n"

@@ -29,6 +29,9 @@ LAYERS = [  # each imports only from those below it
     {"dsn", "guard", "refusals"},
     {"disclosure"},
     {"causes", "logs", "migrations", "settings", "sqlstate", "statements", "vocabulary"},
+    {"console"},
+    {"rows"},
+    {"excerpt", "scrubber", "terminal"},
     {"errors"},
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -104,3 +107,4 @@ def test_a_run_that_needs_no_second_attempt_imports_no_more_than_it_needs(tmp_pa
     assert (ended["exit_code"], done.stderr) == (3, "")
     assert {"psycopg", "predeploy.migrator", "predeploy.execution"} <= set(ended["modules"])
     assert {"tenacity", "argparse", "psycopg_pool", "predeploy.usage"}.isdisjoint(ended["modules"])
+    assert {"predeploy.console", "predeploy.excerpt", "unicodedata"}.isdisjoint(ended["modules"])  # JSON is logged

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from predeploy.logs import Rhythm, Scrubber, open_log
+from predeploy.logs import Rhythm, open_log
+from predeploy.scrubber import Scrubber
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -203,23 +204,6 @@ def test_a_log_opened_again_replaces_the_first() -> None:
 # Text
 
 
-def test_the_text_style_is_for_people() -> None:
-    stream = io.StringIO()
-    open_log(style="text", stream=stream)
-    log.warning("Hello %s", "world", extra={"event": "some.thing", "migration": "001.sql", "n": 1})
-    timestamp, rest = stream.getvalue().split(" ", 1)
-    assert rest == "WARNING Hello world migration=001.sql n=1\n"
-    assert datetime.fromisoformat(timestamp)
-
-
-def test_the_text_style_holds_the_traceback() -> None:
-    stream = io.StringIO()
-    open_log(style="text", stream=stream).learn(["hunter2"])
-    log.error("Failed", exc_info=caught("it was hunter2"))
-    assert "ERROR   Failed\nTraceback (most recent call last):\n" in stream.getvalue()
-    assert stream.getvalue().endswith("ValueError: it was ***\n")
-
-
 @pytest.mark.parametrize(("style", "as_text"), [("auto", True), ("text", True), ("json", False)])
 def test_on_a_terminal_auto_is_text(style: str, as_text: bool) -> None:
     control, terminal = os.openpty()
@@ -369,11 +353,10 @@ def test_secrets_are_masked_at_any_depth_and_in_any_object(value: object, scrubb
     assert scrubber.scrub(value) == scrubbed
 
 
-@pytest.mark.parametrize("style", ["json", "text"])
-def test_no_part_of_a_line_holds_a_secret(style: str) -> None:
+def test_no_part_of_a_line_holds_a_secret() -> None:
     secret = 'hun"ter\\2/ü\n!'
     stream = io.StringIO()
-    open_log(style=style, stream=stream).learn([secret])
+    open_log(stream=stream).learn([secret])
     error = caught(f"cause {secret}")
     extra = {"dsn": secret, "list": [secret], "nested": {"deep": [{"er": secret}]}, "object": error}
     log.error("message %s", secret, exc_info=error, extra=extra)

@@ -3,12 +3,15 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from predeploy.logs import open_log
 from predeploy.migrations import MigrationError
@@ -177,13 +180,19 @@ def test_without_a_message_the_ending_is_a_sentence_about_the_files(
     report.result.not_run += [f"n{n}.sql" for n in range(not_run)]
     report.end(1 if failed else 0)
     report.finish()
-    assert stream.lines[0]["message"] == message_of(report)[0] == sentence
+    assert stream.lines[0]["message"] == sentence
+    told, _, failures = message_of(report)[0].partition(": ")
+    if failed:
+        assert told == re.sub(r" \(.*\)", "", sentence)
+        assert failures == "; ".join(f"f{n}.sql: x" for n in range(failed))
+    else:
+        assert message_of(report)[0] == sentence
 
 
 # The termination message
 
 
-@pytest.mark.parametrize("sign", ["x", "ü", "€", "🐘", "\udcff", "\x00", '"', "\\"], ids=ascii)
+@pytest.mark.parametrize("sign", ["x", "ü", "€", "🐘", "\udcff", '"', "\\"], ids=ascii)
 @pytest.mark.parametrize("shift", [0, 1, 2, 3])
 def test_a_huge_message_is_cut_at_a_character(stream: Log, tmp_path: Path, sign: str, shift: int) -> None:
     report = begin(stream, tmp_path)  # here, and not before: xdist cannot carry lone surrogates in captured logs
@@ -192,22 +201,123 @@ def test_a_huge_message_is_cut_at_a_character(stream: Log, tmp_path: Path, sign:
     report.finish()
     sentence, summary = message_of(report)
     shown = message.encode(errors="backslashreplace").decode()
-    assert shown.startswith(sentence)
+    assert sentence.endswith("…")
+    assert shown.startswith(sentence[:-1])
     assert report.termination_log
     assert report.termination_log.stat().st_size > 4096 - len(sign.encode(errors="backslashreplace"))
     assert summary["exit_code"] == 1
     assert stream.lines[0]["message"] == message  # the log line is whole
 
 
-def test_a_message_that_just_fits_is_whole(report: Report) -> None:
-    assert report.termination_log
-    for length in (3000, 5000):
+def test_a_message_is_whole_as_long_as_it_fits(report: Report) -> None:
+    seen = set()
+    for length in range(3900, 4080):
         fresh = Report(time.monotonic(), report.scrubber)
         fresh.termination_log = report.termination_log
         fresh.end(1, "x" * length)
         fresh.finish()
         sentence, summary = message_of(fresh)
-        assert len(sentence) == min(length, 4096 - 1 - len(json.dumps(summary)))
+        room = 4096 - 1 - len(json.dumps(summary))
+        assert sentence == ("x" * length if length <= room else "x" * (room - 3) + "…")
+        seen.add(length <= room)
+    assert seen == {True, False}
+
+
+def test_control_characters_do_not_reach_who_reads_it(report: Report) -> None:
+    report.result.errors.append(MigrationError("\x1b[2J\x07.sql", "a\x00b\x9b31m\u2028c\u202ed\x7f"))
+    report.end(1)
+    report.finish()
+    assert message_of(report)[0] == "1 failed, 0 applied, 0 skipped: [2J .sql: a b 31m c d"
+    assert report.termination_log
+    assert re.findall(rb"[\x00-\x09\x0b-\x1f\x7f]", report.termination_log.read_bytes()) == []
+
+
+def test_the_first_failures_are_told_with_their_errors(report: Report, stream: Log) -> None:
+    report.result.applied += ["1.sql"]
+    report.result.errors += [
+        MigrationError("2.sql", "no such table (SQLSTATE 42P01, line 37, column 12)", "42P01", 37),
+        MigrationError("3.sql", "the file cannot be read: Permission denied"),
+    ]
+    report.end(1)
+    report.finish()
+    sentence, summary = message_of(report)
+    assert sentence == (
+        "2 failed, 1 applied, 0 skipped: 2.sql: no such table (SQLSTATE 42P01, line 37, column 12); "
+        "3.sql: the file cannot be read: Permission denied"
+    )
+    assert summary["first_failure"] == {"migration": "2.sql", "sqlstate": "42P01", "line": 37}
+    assert stream.lines[0]["first_failure"] == summary["first_failure"]
+
+
+def test_a_signal_does_not_hide_what_failed_before(report: Report) -> None:
+    report.result.errors.append(MigrationError("2.sql", "no such table"))
+    report.end(143, "Ended by SIGTERM.")
+    report.finish()
+    assert message_of(report)[0] == "Ended by SIGTERM. Failed before: 2.sql: no such table"
+
+
+def test_a_long_error_leaves_room_for_its_place_and_for_the_next_file(report: Report) -> None:
+    for name in ("1.sql", "2.sql"):
+        error = f"{'long ' * 500}(SQLSTATE P0001, line 5)"
+        report.result.errors.append(MigrationError(name, error, "P0001", 5))
+    report.end(1)
+    report.finish()
+    sentence, _ = message_of(report)
+    assert sentence.count("… (SQLSTATE P0001, line 5)") == 2
+
+
+def test_fields_that_are_too_long_are_left_out_and_not_cut(report: Report, stream: Log) -> None:
+    report.end(4, "x" * 5000, holder={"application_name": "🐘" * 1000}, pid=12)
+    report.finish()
+    sentence, summary = message_of(report)
+    assert len(sentence) > 1000
+    assert "holder" not in summary
+    assert (summary["pid"], summary["exit_code"], summary["outcome"]) == (12, 4, "locked")
+    assert stream.lines[0]["holder"] == {"application_name": "🐘" * 1000}
+
+
+SECRETS = ("hunter2", "two words", 'q"uo\\te', "Grüße🐘", "a\nline", "(SQLSTATE")
+TEXTS = st.text(st.characters() | st.sampled_from("\x00\n\x1b🐘\udcff"), max_size=40)
+LONG = st.builds(lambda text, times: text * times, TEXTS, st.sampled_from([1, 20, 30_000]))
+WITH_SECRETS = st.lists(LONG | st.sampled_from(SECRETS), max_size=4).map("".join)
+FAILURES = st.builds(MigrationError, WITH_SECRETS, WITH_SECRETS, st.none() | WITH_SECRETS, st.none() | st.integers(1))
+
+
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    failures=st.lists(FAILURES, max_size=5),
+    times=st.sampled_from([1, 2000]),
+    message=st.none() | WITH_SECRETS,
+    fields=st.dictionaries(st.sampled_from(["code", "holder", "more"]), WITH_SECRETS | st.lists(WITH_SECRETS)),
+)
+def test_whatever_happens_the_message_is_whole_short_and_without_secrets(
+    stream: Log,
+    tmp_path_factory: pytest.TempPathFactory,
+    failures: list[MigrationError],
+    times: int,
+    message: str | None,
+    fields: dict[str, Any],
+) -> None:
+    report = Report(time.monotonic(), open_log(stream=stream))
+    report.scrubber.learn(SECRETS)
+    logging.getLogger("predeploy").handlers.clear()  # the log is of no interest here
+    report.termination_log = tmp_path_factory.getbasetemp() / "message-of-any-kind"
+    report.result.errors += failures * times
+    report.end(1, message, **fields)
+    report.finish()
+    sentence, summary = message_of(report)
+    assert (summary["failed"], summary["exit_code"]) == (len(failures) * times, 1)
+    assert not any(secret in sentence for secret in SECRETS)
+    assert not any(secret in text for secret in SECRETS for text in texts_in(summary))
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", sentence)
+
+
+def texts_in(value: object) -> list[str]:
+    """Return every text in a JSON value, keys aside."""
+    if isinstance(value, str):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [text for item in items for text in texts_in(item)]
 
 
 @pytest.mark.parametrize("message", ["two\nlines", "a\r\nb", "tab\tand \x0b", "{}\n{}", '\n{"exit_code": 0}'])

@@ -7,7 +7,7 @@ import pytest
 
 from predeploy import __version__, settings
 from predeploy.errors import ConfigurationError
-from predeploy.usage import parse
+from predeploy.usage import OPTIONS, parse
 
 COMMANDS = ["migrate", "status", "check", "health"]
 
@@ -17,8 +17,27 @@ COMMANDS = ["migrate", "status", "check", "health"]
     [([], "migrate"), *[([command], command) for command in COMMANDS], (["--", "status"], "status")],
 )
 def test_a_command_is_understood(arguments: list[str], command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse(arguments, COMMANDS) == command
+    assert parse(arguments, COMMANDS) == (command, frozenset())
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["--json"], "migrate"),
+        *[([command, "--json"], command) for command in COMMANDS],
+        (["--json", "check"], "check"),
+    ],
+)
+def test_every_command_has_the_option_json(arguments: list[str], command: str) -> None:
+    assert parse(arguments, COMMANDS) == (command, frozenset({"json"}))
+
+
+def test_an_option_of_one_command_is_refused_with_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIONS, "rehearse", ("status",))
+    assert parse(["status", "--rehearse", "--json"], COMMANDS) == ("status", frozenset({"rehearse", "json"}))
+    with pytest.raises(ConfigurationError):
+        parse(["check", "--rehearse"], COMMANDS)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["status", "--version"]])
@@ -32,7 +51,7 @@ def test_help_tells_all_and_is_no_command(arguments: list[str], capsys: pytest.C
     assert parse(arguments, COMMANDS) is None
     shown = capsys.readouterr()
     assert shown.err == ""
-    for word in (*COMMANDS, "128+n", "DATABASE_URL_FILE", "500ms"):
+    for word in (*COMMANDS, "128+n", "DATABASE_URL_FILE", "500ms", *(f"--{name} " for name in OPTIONS)):
         assert word in shown.out
 
 
@@ -61,6 +80,8 @@ def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
         ["--url=postgresql://someone:hunter2@db.internal/app"],
         ["migrate", "--password", "hunter2"],
         ["--version=hunter2"],
+        ["--json=hunter2"],
+        ["--js"],
         ["--", "hunter2"],
     ],
     ids=" ".join,

@@ -1,0 +1,65 @@
+"""Secrets, and every text without them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MASK = "***"
+_SHORTEST_SECRET = 4  # a shorter one would blacken half of every line
+# A password like `postgres` or `failed` must not change what programs look for.
+_QUOTING = re.compile(r"(\\+|['\"])")
+_CONSTANTS = ("timestamp", "level", "event", "outcome", "reason", "state", "severity")
+
+
+class Scrubber:
+    """Replaces every known secret in a text, the longest first."""
+
+    def __init__(self) -> None:
+        self._secrets: list[str] = []
+        self._patterns: dict[str, re.Pattern[str]] = {}
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Mask these from now on; what is shorter than four characters cannot be masked."""
+        known = {*self._secrets, *(secret for secret in secrets if len(secret) >= _SHORTEST_SECRET)}
+        self._secrets = sorted(known, key=len, reverse=True)
+        self._patterns = {secret: _however_quoted(secret) for secret in known if _QUOTING.search(secret)}
+
+    def scrub_fields(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Return a line's fields with secrets masked in all but those that hold words of our own."""
+        return {key: value if key in _CONSTANTS else self.scrub(value) for key, value in fields.items()}
+
+    def scrub_line(self, line: str) -> str:
+        """Return one line of a text with secrets masked in it, those too of which it holds only one of many lines."""
+        scrubbed: str = self.scrub(line)
+        for secret in self._secrets:
+            for part in secret.splitlines():
+                scrubbed = scrubbed.replace(part, MASK) if len(part) >= _SHORTEST_SECRET else scrubbed
+        return scrubbed
+
+    def scrub(self, value: Any) -> Any:
+        """Return the value with secrets masked in it and in everything it holds; what is no JSON as a str."""
+        if isinstance(value, str):
+            for secret in self._secrets:
+                pattern = self._patterns.get(secret)
+                value = pattern.sub(MASK, value) if pattern else value.replace(secret, MASK)
+            return value
+        if isinstance(value, dict):
+            return {key: self.scrub(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.scrub(item) for item in value]
+        return value if value is None or isinstance(value, int | float) else self.scrub(str(value))
+
+
+def _however_quoted(secret: str) -> re.Pattern[str]:
+    """Match it however often it was quoted: repr() of a JSON text doubles what escaped the quotes."""
+    pattern = ""
+    for piece in _QUOTING.split(secret):
+        if piece.startswith("\\"):
+            pattern += r"\\+"
+        else:
+            pattern += rf"\\*{piece}" if piece in {"'", '"'} else re.escape(piece)
+    return re.compile(pattern)

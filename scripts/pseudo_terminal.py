@@ -1,0 +1,142 @@
+"""A terminal that nobody sits at: what a program writes to it, and what would then stand on the screen."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import select
+import struct
+import subprocess
+import termios
+import threading
+import time
+import unicodedata
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_PIECE = re.compile(r"\x1b\[([0-9;]*)m|\x1b\[K|\r|\n|[^\x00-\x1f\x7f]")
+
+
+class PseudoTerminal:
+    """A terminal of so many columns for one program; its output is read as it comes, so that nothing waits for us."""
+
+    def __init__(self, columns: int, rows: int = 50) -> None:
+        self.columns = columns
+        self.process: subprocess.Popen[bytes] | None = None
+        self._control, self._end = os.openpty()
+        fcntl.ioctl(self._end, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self._output = b""
+        self._hung_up = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.hang_up()
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str], **kwargs: Any) -> subprocess.Popen[bytes]:
+        """Run a program with its output on this terminal, which is not its controlling one: no SIGHUP, no Ctrl-C."""
+        end = self._end
+        self.process = subprocess.Popen(
+            command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=end, stderr=end, **kwargs
+        )
+        os.close(end)
+        self._reader.start()
+        return self.process
+
+    @property
+    def output(self) -> str:
+        """Everything written so far, each line end as the program wrote it."""
+        return self._output.decode(errors="replace").replace("\r\n", "\n")
+
+    def wait_for(self, text: str, timeout: float = 30) -> str:
+        """Return the output once it holds `text`."""
+        deadline = time.monotonic() + timeout
+        while text not in (output := self.output):
+            if time.monotonic() > deadline or not self._reader.is_alive():
+                raise AssertionError(f"no {text!r} in {self.output!r}")
+            time.sleep(0.01)
+        return output
+
+    def finish(self, timeout: float = 60) -> int:
+        """Wait for the program's end and for its last output; return its exit status."""
+        if not self.process:
+            raise ValueError("nothing was started")
+        status = self.process.wait(timeout)
+        self._reader.join(10)
+        return status
+
+    def hang_up(self) -> None:
+        """Go away: what the program writes from now on is an input/output error."""
+        self._hung_up.set()
+        self._reader.join(10)
+
+    def _read(self) -> None:
+        with suppress(OSError):  # EIO: the program has ended
+            while not self._hung_up.is_set():
+                if select.select([self._control], [], [], 0.05)[0]:
+                    if not (data := os.read(self._control, 65536)):
+                        break
+                    self._output += data
+        os.close(self._control)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One sign and the styles it has: SGR codes."""
+
+    sign: str
+    styles: tuple[str, ...] = ()
+
+
+class Screen:
+    """What stands on an endlessly long screen after `text`; knows colours, both line ends, "erase to the end".
+
+    Anything else that a terminal would act upon raises ValueError.
+    """
+
+    def __init__(self, text: str, columns: int) -> None:
+        self.lines: list[list[Cell]] = [[]]
+        self._columns = columns
+        self._at = 0
+        self._styles: tuple[str, ...] = ()
+        position = 0
+        while position < len(text):
+            piece = _PIECE.match(text, position)
+            if not piece:
+                raise ValueError(f"not understood: {text[position : position + 20]!r}")
+            self._take(piece[0], piece[1])
+            position = piece.end()
+
+    @property
+    def text(self) -> list[str]:
+        """The lines without styles."""
+        return ["".join(cell.sign for cell in line).rstrip() for line in self.lines]
+
+    def _take(self, piece: str, codes: str | None) -> None:
+        line = self.lines[-1]
+        if codes is not None:
+            self._styles = () if codes in {"", "0"} else (*self._styles, *codes.split(";"))
+        elif piece == "\r":
+            self._at = 0
+        elif piece == "\n":
+            self.lines.append([])
+            self._at = 0
+        elif piece == "\x1b[K":
+            del line[self._at :]
+        else:
+            wide = unicodedata.east_asian_width(piece) in {"W", "F"}
+            if self._at + 1 + wide > self._columns:
+                self.lines.append(line := [])
+                self._at = 0
+            line[self._at : self._at + 1 + wide] = [Cell(piece, self._styles), *[Cell("")] * wide]
+            self._at += 1 + wide

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import copy
+import io
+import json
+import logging
+import pickle
+from typing import TYPE_CHECKING
+
+import pytest
+from pythonjsonlogger.json import JsonFormatter
+
+from predeploy.excerpt import Excerpt
+from predeploy.logs import open_log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SQL = "first\nsecond\r\nthird\rfourth\n\nsixth"
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Undo what open_log does to the whole process."""
+    logger = logging.getLogger("predeploy")
+    before = (logger.handlers[:], logger.level, logger.propagate, logging.lastResort, logging.raiseExceptions)
+    yield
+    logger.handlers[:], level, logger.propagate, logging.lastResort, logging.raiseExceptions = before
+    logger.setLevel(level)
+    logging.captureWarnings(capture=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "text"), [(1, "first"), (2, "second"), (3, "third"), (4, "fourth"), (5, ""), (6, "sixth")]
+)
+def test_a_line_is_found_whatever_ends_it(line: int, text: str) -> None:
+    assert Excerpt(SQL, line, 3).read() == (line, text, 3)
+
+
+@pytest.mark.parametrize("sql", ["", "one", "one\n"])
+def test_a_line_that_is_not_there_is_the_last(sql: str) -> None:
+    assert Excerpt(sql, 99).read()[2] is None
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        str,
+        repr,
+        lambda excerpt: f"{excerpt}",
+        lambda excerpt: "%s %r" % (excerpt, excerpt),  # noqa: UP031  as logging does
+        lambda excerpt: json.dumps(excerpt, default=str),
+        lambda excerpt: json.dumps(excerpt, default=vars_of),
+        lambda excerpt: pickle.dumps(excerpt).decode("latin-1"),
+        lambda excerpt: str(copy.deepcopy(excerpt).read()),
+        lambda excerpt: str([excerpt]),
+    ],
+    ids=["str", "repr", "format", "percent", "json", "json of vars", "pickle", "deepcopy", "in a list"],
+)
+def test_nothing_that_writes_it_writes_the_file(written: Callable[[Excerpt], str]) -> None:
+    assert "hunter2" not in written(Excerpt("PASSWORD 'hunter2'", 1, 3))
+
+
+def vars_of(value: object) -> object:
+    """Return what a nosy encoder would."""
+    return getattr(value, "__dict__", repr(value))
+
+
+def test_no_json_line_holds_an_excerpt_or_its_name() -> None:
+    stream = io.StringIO()
+    open_log(stream=stream, style="json")
+    excerpt = Excerpt("PASSWORD 'hunter2'", 1, 3)
+    logging.getLogger("predeploy").error("Failed", extra={"event": "migration.failed", "excerpt": excerpt})
+    assert set(json.loads(stream.getvalue())) == {"timestamp", "level", "message", "event"}
+
+
+def test_an_applications_own_json_log_gets_no_text_of_the_file() -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    logger = logging.getLogger("predeploy")
+    logger.handlers[:] = [handler]
+    logger.error("Failed", extra={"excerpt": Excerpt("PASSWORD 'hunter2'", 1, 3), "more": [Excerpt("hunter2", 1)]})
+    assert "Failed" in stream.getvalue()
+    assert "hunter2" not in stream.getvalue()
