@@ -12,7 +12,8 @@ import psycopg
 from predeploy.attempts import attempt
 from predeploy.drift import warn_of_drift, warn_of_order
 from predeploy.errors import ConnectionLost, PostgresUnavailable, StorageError
-from predeploy.execution import AlreadyApplied, Execution, Failure
+from predeploy.execution import AlreadyApplied, Execution
+from predeploy.failure import Failure
 from predeploy.lock import advisory_lock, end_lost_holder
 from predeploy.migrations import Migration, MigrationError, MigrationFiles, MigrationResult, read_migrations
 from predeploy.pooler import own_backend
@@ -206,14 +207,12 @@ class Migrator:
         return None
 
     def _fail(self, migration: Migration, failure: Failure) -> None:
+        failed = {error.name for error in self.result.errors}
+        failure.blame([earlier for earlier in self._files.migrations if earlier.name in failed])
         fields = {"migration": migration.name, "error": failure.message, "after_failure": bool(self.result.errors)}
         self.result.errors.append(MigrationError(migration.name, str(failure)))
-        log.error(
-            "Failed: %s: %s",
-            migration.name,
-            failure,
-            extra={"event": "migration.failed", **fields, **failure.fields},
-        )
+        message = failure.tell(migration.name)
+        log.error("Failed: %s", message, extra={"event": "migration.failed", **fields, **failure.fields})
 
     def _finish(self, rows: dict[str, Row]) -> None:
         """Fill in what was skipped, and warn of files that are not what was applied."""

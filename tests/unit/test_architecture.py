@@ -26,9 +26,9 @@ LAYERS = [  # each imports only from those below it
     {"lock", "pooler"},
     {"session"},
     {"postgres"},
-    {"dsn", "guard", "refusals"},
-    {"disclosure"},
-    {"causes", "logs", "migrations", "settings", "sqlstate", "statements", "vocabulary"},
+    {"dsn", "failure", "guard", "refusals"},
+    {"advice", "disclosure"},
+    {"causes", "command", "logs", "migrations", "settings", "sqlstate", "statements", "vocabulary"},
     {"errors"},
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
