@@ -67,6 +67,7 @@ ADVICE = {
 # Where one code means several things: the command, the function in the server's source, or that nothing is rolled back.
 _NO_TRANSACTION = "no transaction"
 _USED_BY_A_VIEW = "Drop the view or rule in a statement before, and create it again after."
+_OTHER_COLUMNS = "Drop the view and create it anew: OR REPLACE can only add columns at its end."
 _TRANSACTION_HAS_BEGUN = "Remove it: a migration runs in READ COMMITTED, and its transaction has begun before its text."
 SPECIAL: dict[tuple[str | None, ...], str] = {
     ("0A000", "CREATE EXTENSION"): "Install the extension's package on the database server, or ask who runs it.",
@@ -77,7 +78,8 @@ SPECIAL: dict[tuple[str | None, ...], str] = {
     ("25001", _NO_TRANSACTION): "Write the statement itself into the file, not a function or block that runs it.",
     ("2D000", _NO_TRANSACTION): "Remove COMMIT and ROLLBACK: a block with EXCEPTION and a function cannot have them.",
     ("42P10", "infer_arbiter_indexes"): "Create the unique constraint that ON CONFLICT names in a statement before.",
-    ("42P16", "checkViewTupleDesc"): "Drop the view and create it anew: OR REPLACE can only add columns at its end.",
+    ("42P16", "checkViewTupleDesc"): _OTHER_COLUMNS,
+    ("42P16", "checkViewColumns"): _OTHER_COLUMNS,  # since Postgres 18
     ("55006", "CheckTableNotInUse"): "Put the statement into a later file: this transaction still uses the table.",
     ("55006", _NO_TRANSACTION, "CheckTableNotInUse"): "Take the statement out of the block that has the table in use.",
     ("58P01", "CREATE EXTENSION"): "Install the extension's package on the database server, or ask who runs it.",

@@ -108,5 +108,4 @@ def _line_in_block(context: str | None, sql: str, statement: Statement) -> int:
     opening = _BLOCK.match(sql, statement.start, statement.end)
     if not opening or not (lines := _LINE_OF_BLOCK.findall(context or "")):
         return statement.line
-    first, last = (line_and_column(sql, at)[0] for at in (opening.end(), statement.end))
-    return min(first + int(lines[-1]) - 1, last)  # the outermost block's
+    return line_and_column(sql, opening.end())[0] + int(lines[-1]) - 1  # the outermost block's

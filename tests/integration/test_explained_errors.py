@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.support.database import Database
     from tests.support.program import Event, Run
 
-UNKNOWN_TO_PLPGSQL = {"02000", "02001", "10608", "25P04", "58P03"}
+UNKNOWN_TO_PLPGSQL = {"02000", "02001", "10608", "2203G", "25P04", "57P05", "58P03", "72000"}  # of 13, 15 or 18
 SHARED = {"38002": "2F002", "38003": "2F003", "38004": "2F004", "39004": "22004"}  # of one name it takes the first
 NO_TRANSACTION = "-- migrate:no-transaction\n"
 SETUP = """
