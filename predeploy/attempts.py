@@ -7,7 +7,8 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from predeploy.execution import AlreadyApplied, Failure, LockHeld
+from predeploy.execution import AlreadyApplied, LockHeld
+from predeploy.failure import Failure
 from predeploy.lock import wait_until_free
 from predeploy.session import recover
 
@@ -56,11 +57,7 @@ def _may_pass(failure: Failure, execution: Execution) -> bool:
 
 def _pause(name: str, failure: Failure, number: int, attempts: int) -> None:
     pause = random.uniform(0.5, 1.0) * min(0.1 * 2**number, _LONGEST_PAUSE_S)  # noqa: S311  jitter
-    fields = {"migration": name, "attempt": number, "attempts": attempts, "pause_s": round(pause, 2)}
-    log.warning(
-        "Trying %s again: %s",
-        name,
-        failure,
-        extra={"event": "migration.retrying", "sqlstate": failure.sqlstate, **fields},
-    )
+    error = {key: value for key, value in failure.fields.items() if key in {"sqlstate", "condition"}}
+    fields = {"migration": name, **error, "attempt": number, "attempts": attempts, "pause_s": round(pause, 2)}
+    log.warning("Trying again: %s", failure.tell(name), extra={"event": "migration.retrying", **fields})
     time.sleep(pause)

@@ -72,6 +72,11 @@ def disclose_hint(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
     return _disclose(diag.message_hint, diag, vocabulary(sql, at), sql, naming=True)
 
 
+def disclose_name(name: str | None, diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
+    """Return what may be told of one of the names of objects that come beside its message."""
+    return _disclose(name, diag, vocabulary(sql, at), sql, naming=True)
+
+
 def disclose_words(text: str) -> str:
     """Return a text of our own or of a library, without what follows the word password in it, and cut."""
     return _cut(_CONTROLS.sub(" ", _mask(text[:_MOST_READ], passwords_in(text[:_MOST_READ]))), len(text))

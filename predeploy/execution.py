@@ -1,19 +1,20 @@
-"""One file on the server: the messages that carry it, and where in the file an error lies."""
+"""One file on the server: the messages that carry it, and what came back."""
 
 from __future__ import annotations
 
 import re
 import time
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 
 from predeploy.errors import PostgresRefused
+from predeploy.failure import Failure, failure_of
 from predeploy.guard import find_objection
 from predeploy.lock import TRY_IN_TRANSACTION
 from predeploy.session import is_lost, results, run
-from predeploy.statements import Statement, line_and_column, scan, tokens
+from predeploy.statements import Statement, scan, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,9 +41,6 @@ _ROW_REMOVED = (
 )
 _NOT_SHARED = "a no-transaction file cannot run through a pooler in transaction mode: its session is not its own"
 _OUR_TABLE = "a no-transaction file may not touch _migrations: what it does there could not be rolled back"
-_OWN_HINTS = {
-    "25001": "it cannot run in a transaction: put it into a file of its own that starts with -- migrate:no-transaction",
-}
 
 
 class AlreadyApplied(Exception):
@@ -51,28 +49,6 @@ class AlreadyApplied(Exception):
 
 class LockHeld(Exception):
     """Another runner has the lock: ours was released by a file, or a pooler lets us hold it for a transaction only."""
-
-
-class Failure(Exception):
-    """A file could not be applied: an expected outcome on its way to the result.
-
-    `fields` holds what the log says beside the message: sqlstate, hint, line, column, statement n of how many.
-    """
-
-    def __init__(self, message: str, **fields: Any) -> None:
-        super().__init__(message)
-        self.message = message
-        self.fields = {key: value for key, value in fields.items() if value is not None}
-
-    @property
-    def sqlstate(self) -> str | None:
-        """The server's error code, if it was the server that refused."""
-        return self.fields.get("sqlstate")
-
-    def __str__(self) -> str:
-        names = {"sqlstate": "SQLSTATE", "line": "line", "column": "column"}
-        where = ", ".join(f"{word} {self.fields[key]}" for key, word in names.items() if key in self.fields)
-        return f"{self.message} ({where})" if where else self.message
 
 
 class Execution:
@@ -136,7 +112,7 @@ class Execution:
                 if proof and first + done in {len(statements), len(statements) + 1}:
                     raise Failure(_ROW_REMOVED, sqlstate=error.sqlstate) from None
                 offset = start - len(head)
-                raise self._failure(error, offset, first + done, statements) from None
+                raise failure_of(error, self.migration, statements, first + done, offset) from None
         if not committed:
             raise Failure("the server rolled the transaction back instead of committing it")
 
@@ -163,7 +139,7 @@ class Execution:
             except psycopg.Error as error:
                 if is_lost(conn):
                     raise
-                failure = self._failure(error, statement.start, number, statements)
+                failure = failure_of(error, self.migration, statements, number, statement.start)
                 if number:
                     failure.fields["hint"] = f"the {number} statement(s) before it have taken effect and stay"
                 if concurrently:
@@ -180,7 +156,7 @@ class Execution:
             if is_lost(conn):
                 raise
             _raise_for_claim(error)
-            raise self._failure(error, 0, -1, statements) from None
+            raise failure_of(error, self.migration, statements, -1, 0) from None
 
     def _claim(self, *, fenced: bool = True) -> str:
         return self._table.claim(self._conn, self.migration.name, self.migration.checksum, fenced=fenced)
@@ -192,23 +168,6 @@ class Execution:
             return found
         text = self.migration.sql.lower()
         return {index for index in found if index not in before or _built_name(index[1]).lower() in text}
-
-    def _failure(self, error: psycopg.Error, offset: int, number: int, statements: list[Statement]) -> Failure:
-        from predeploy.disclosure import disclose, disclose_hint  # only where something fails
-
-        diag = error.diag
-        place: dict[str, Any] = {}
-        if diag.statement_position:
-            at = max(offset + int(diag.statement_position) - 1, 0)
-            place["line"], place["column"] = line_and_column(self.migration.sql, at)
-        elif 0 <= number < len(statements):
-            place["line"] = statements[number].line
-        if 0 <= number < len(statements):
-            place |= {"statement": number + 1, "statements": len(statements)}
-        sqlstate = error.sqlstate or ""
-        text = (self.migration.sql, statements[number].start if 0 <= number < len(statements) else 0)
-        hint = _OWN_HINTS.get(sqlstate) or disclose_hint(diag, *text)
-        return Failure(disclose(diag, *text) or type(error).__name__, sqlstate=error.sqlstate, hint=hint, **place)
 
 
 def _pieces(statements: list[Statement]) -> Iterator[tuple[int, list[Statement]]]:

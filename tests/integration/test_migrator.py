@@ -317,7 +317,7 @@ def test_a_failing_no_transaction_file_keeps_what_came_before_and_says_so(
 
 def test_what_needs_no_transaction_says_so(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", "VACUUM")
-    assert "-- migrate:no-transaction" in failure(run())["hint"]
+    assert "-- migrate:no-transaction" in failure(run())["advice"]
 
 
 @pytest.mark.session("runs outside of a transaction")

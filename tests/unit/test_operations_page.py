@@ -1,0 +1,76 @@
+"""The page for operators names everything that they can meet, and says of it what the program does."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+
+from predeploy import causes, errors
+from predeploy.advice import ADVICE, SPECIAL, condition_of
+from predeploy.failure import NAMES
+from predeploy.report import _OUTCOMES
+from tests.unit.test_architecture import ROOMS, ROOT
+
+PAGE = (ROOT / "docs/operations.md").read_text()
+_EVENT = re.compile(r"(?:connection|lock|migration|pooler|postgres|report|run|settings|table)\.[a-z_]+")
+DRIFT = {f"migration.{what}" for what in re.findall(r'_warn\("(\w+)"', (ROOT / "predeploy/drift.py").read_text())}
+EVENTS = DRIFT | {
+    node.value
+    for room in ROOMS.values()
+    for node in ast.walk(room)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and _EVENT.fullmatch(node.value)
+}
+
+
+def test_the_events_are_found() -> None:
+    assert {"run.started", "migration.failed", "migration.late", "settings.unknown", "connection.silent"} <= EVENTS
+    assert len(EVENTS) >= 28
+
+
+@pytest.mark.parametrize("event", sorted(EVENTS))
+def test_every_event_is_explained(event: str) -> None:
+    assert f"`{event}`" in PAGE
+
+
+def test_no_event_is_explained_that_is_not_written() -> None:
+    assert {name for name in re.findall(r"`([a-z.]+_?[a-z]+)`", PAGE) if _EVENT.fullmatch(name)} <= EVENTS
+
+
+def test_every_exit_code_has_its_section() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    leaves = {kind.exit_code for kind in kinds if issubclass(kind, errors.StorageError)}
+    told = [int(code) for code in re.findall(r"^### (\d+)(?::| and more:) \S", PAGE, re.MULTILINE)]
+    assert told == [*sorted({*_OUTCOMES, *leaves}), 128]
+
+
+def test_every_reason_of_a_wait_is_explained() -> None:
+    found = [cause for cause in vars(causes).values() if isinstance(cause, causes.Cause)]
+    assert {cause.reason for cause in found if not cause.permanent and f"`{cause.reason}`" not in PAGE} == set()
+
+
+def test_the_advices_are_those_of_the_program() -> None:
+    expected: dict[str, list[str]] = {}
+    for code, advice in [*ADVICE.items(), *((str(key[0]), advice) for key, advice in SPECIAL.items())]:
+        if advice not in expected.setdefault(code, []):
+            expected[code].append(advice)
+    table = re.findall(r"^\| ([0-9A-Z]{5}) \| `(\w+)` \| (.+) \|$", PAGE, re.MULTILINE)
+    assert [row[0] for row in table] == sorted(expected)
+    assert {(code, condition, *advice.split(" *or* ")) for code, condition, advice in table} == {
+        (code, condition_of(code), *advices) for code, advices in expected.items()
+    }
+
+
+def test_every_field_of_a_failure_is_explained() -> None:
+    fields = {"error", "hint", "advice", "sqlstate", "condition", "line", "column", "statement", "statements"}
+    fields |= {"command", "after_failure", *NAMES}
+    section = PAGE.partition("\n## When a file fails\n")[2].partition("\n## ")[0]
+    assert {field for field in fields if f"`{field}`" not in section} == set()
+
+
+def test_links_lead_somewhere() -> None:
+    headings = re.findall(r"^#+ (.+)$", PAGE, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for target in re.findall(r"\]\(([^)]+)\)", PAGE):
+        assert target[1:] in anchors if target.startswith("#") else (ROOT / "docs" / target).exists(), target
