@@ -75,7 +75,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     except Terminated as end:
         report.end(end.exit_code, f"Ended by {end}.")
     except StorageError as error:
-        report.end(error.exit_code, str(error), code=error.code)
+        report.end(error.exit_code, str(error), code=error.code, **error.fields)
     except Exception as error:
         report.crash(error)
     _answer_signals(_be_patient)

@@ -24,7 +24,7 @@ LAYERS = [  # each imports only from those below it
     {"execution", "drift", "watcher"},
     {"table", "progress"},
     {"lock", "pooler"},
-    {"session"},
+    {"holder", "session"},
     {"postgres"},
     {"dsn", "guard", "refusals"},
     {"disclosure"},
