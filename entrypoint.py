@@ -125,6 +125,7 @@ def _migrate(settings: Settings, files: MigrationFiles, report: Report) -> None:
         lock_timeout=settings.lock_timeout,
         statement_timeout=settings.statement_timeout,
         retries=settings.retries,
+        watch_after=settings.watch_after,
         stop_on_error=settings.on_error == "stop",
         direct_url=settings.direct_url,
     )

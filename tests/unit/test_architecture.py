@@ -23,12 +23,13 @@ LAYERS = [  # each imports only from those below it
     {"attempts"},
     {"execution", "drift", "watcher"},
     {"table", "progress"},
-    {"lock", "pooler"},
-    {"holder", "session"},
+    {"lock", "pooler", "operations"},
+    {"holder", "lookout", "course"},
+    {"session"},
     {"postgres"},
     {"dsn", "guard", "refusals"},
     {"disclosure"},
-    {"causes", "logs", "migrations", "settings", "sqlstate", "statements", "vocabulary"},
+    {"causes", "command", "logs", "migrations", "settings", "sqlstate", "statements", "vocabulary"},
     {"errors"},
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
