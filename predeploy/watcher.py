@@ -16,6 +16,7 @@ import psycopg
 from psycopg import pq
 
 from predeploy.course import Course
+from predeploy.errors import StorageError
 from predeploy.session import hang_up
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ FIRST_AFTER_S = 5.0  # without an answer, before it is looked whether the server
 LONGEST_INTERVAL_S = 60.0
 SILENCE_S = 15.0  # without an answer to any login, before the server is given up
 _TICK_S = 0.5
+_PARTING_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +72,7 @@ class Watcher:
         self._tell_after = tell_after
         self.backend: int | None = None  # the server's own word for it, once it is known
         self._watched = _Watched()
+        self._thread = threading.Thread(target=self._run, name="pg-predeploy-watcher", daemon=True)
         self._ended = threading.Event()
         self._lookout: Lookout | None = None
         self._asked = 0.0  # since when the message on its way is waited for
@@ -77,11 +80,13 @@ class Watcher:
         self._idle: Progress | None = None
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._run, name="pg-predeploy-watcher", daemon=True).start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()  # without waiting: it may be in the middle of a login
+        self._ended.set()
+        if self._lookout:  # not longer: it may be in the middle of a login
+            self._thread.join(_PARTING_S)
 
     def watch(self, migration: str, course: Course) -> None:
         """Say which migration runs from now on, and where its results are counted."""
@@ -128,6 +133,8 @@ class Watcher:
             seen, answered = self._see(), True
         except TimeoutError:
             seen, answered = None, False
+        except (StorageError, psycopg.Error, OSError, ValueError, LookupError):  # whatever it is, it harms nobody
+            seen, answered = None, True
         if self._ended.is_set() or self._watched is not watched or not self._is_waiting():
             return
         if heard == watched.course.heard:
