@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.support.program import Process, Run
 
 HOLD = f"SELECT pg_advisory_lock({LOCK_KEY})"
+HELD = f"l.locktype = 'advisory' AND l.objid = {LOCK_KEY} AND l.granted"
 RUNNER = "pg-predeploy/0.0.1 another-host"
 IN_VAIN = "FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND state = 'active' AND pid <> pg_backend_pid()"
 
@@ -123,22 +124,41 @@ def test_a_state_that_changes_and_lasts_is_told_of(
     assert (finished.exit_code, len(finished.named("lock.waiting"))) == (0, 2)
 
 
-def test_a_runner_at_work_that_is_idle_and_active_in_turn_is_told_of_once(
-    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Callable[[], list[int]]:
+    """Look at every call, and return the process ids that were told."""
     monkeypatch.setattr(logging.getLogger("predeploy"), "propagate", True)
     monkeypatch.setattr(holder_room, "_LOOK_EVERY_S", 0.0)
-    held = f"l.locktype = 'advisory' AND l.objid = {LOCK_KEY} AND l.granted"
+    return lambda: [vars(record)["holder"]["pid"] for record in caplog.records]
+
+
+def test_another_holder_is_told_of_however_short_it_has_the_lock(
+    database: Database, told: Callable[[], list[int]]
+) -> None:
+    with database.connect() as conn, database.connect() as first, database.connect() as second:
+        wait = Wait(conn, HELD, 300.0)
+        first.execute(HOLD)
+        wait.tell(0.0)
+        pids = [first.info.backend_pid, second.info.backend_pid]
+        first.close()
+        eventually(lambda: second.execute(HOLD.replace("pg_", "pg_try_")).fetchone() == (True,))
+        wait.tell(0.1)
+        assert told() == pids
+
+
+def test_a_runner_at_work_that_is_idle_and_active_in_turn_is_told_of_once(
+    database: Database, told: Callable[[], list[int]]
+) -> None:
     with database.connect() as holder, database.connect() as conn:
         holder.execute(HOLD)
-        wait = Wait(conn, held, 300.0)
+        wait = Wait(conn, HELD, 300.0)
         wait.tell(0.0)
         for _ in range(10):
             holder.execute("BEGIN")
             wait.tell(0.1)
             holder.execute("COMMIT")
             wait.tell(0.2)
-    assert [vars(record)["event"] for record in caplog.records] == ["lock.waiting"]
+        assert told() == [holder.info.backend_pid]
 
 
 def test_the_holder_is_looked_at_once_a_second_at_most(database: Database) -> None:

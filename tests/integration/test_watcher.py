@@ -7,7 +7,7 @@ import re
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -209,10 +209,18 @@ def test_a_look_that_would_have_to_wait_is_broken_off_and_tried_again(
             told = process.wait_for("migration.progress")
             assert {"blocked_by", "waiting_for", "wait_event"}.isdisjoint(told)
             assert told["statement"] == 1
+            looking = f"SELECT {OURS} AND query LIKE '%pg_locks%' AND state = 'active'"
+            eventually(lambda: not _anew(vandal, looking))
         told = process.wait_for("migration.progress", timeout=60)
         assert [by["pid"] for by in told["blocked_by"]] == [blocker.info.backend_pid]
     run = process.finish()
     assert (run.exit_code, run.named("connection.silent")) == (0, [])
+
+
+def _anew(conn: psycopg.Connection, query: str) -> list[tuple[Any, ...]]:
+    """Ask in an open transaction, which keeps what it has seen of other sessions."""
+    conn.execute("SELECT pg_stat_clear_snapshot()")
+    return conn.execute(query).fetchall()
 
 
 def test_a_pool_gets_the_second_connection_back_as_it_was(
