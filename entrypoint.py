@@ -77,7 +77,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     except Terminated as end:
         report.end(end.exit_code, f"Ended by {end}.")
     except StorageError as error:
-        report.end(error.exit_code, str(error), code=error.code)
+        report.end(error.exit_code, str(error), code=error.code, **error.fields)
     except Exception as error:
         report.crash(error)
     _answer_signals(_be_patient)
@@ -129,6 +129,7 @@ def _migrate(settings: Settings, files: MigrationFiles, report: Report) -> None:
         lock_timeout=settings.lock_timeout,
         statement_timeout=settings.statement_timeout,
         retries=settings.retries,
+        watch_after=settings.watch_after,
         stop_on_error=settings.on_error == "stop",
         direct_url=settings.direct_url,
     )

@@ -5,16 +5,22 @@ A migration that fails is not here: it is an expected outcome and travels as dat
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 class StorageError(Exception):
     """Something between us and the database made the run impossible.
 
-    `code` is a constant for programs, `exit_code` the process's exit status; the text is for people and never
-    holds a part of the connection string other than host and port.
+    `code` is a constant for programs, `exit_code` the process's exit status, `fields` what the last line says besides;
+    the text is for people and never holds a part of the connection string other than host and port.
     """
 
     code = "STORAGE_ERROR"
     exit_code = 70
+    fields: Mapping[str, Any] = {}
 
 
 class ConfigurationError(StorageError):
@@ -51,10 +57,14 @@ class PostgresUnavailable(StorageError):
 
 
 class LockTimeout(StorageError):
-    """Another runner held the advisory lock for the whole wait."""
+    """Another runner held the advisory lock for the whole wait; `statement` is what would end its session."""
 
     code = "STORAGE_LOCK_TIMEOUT"
     exit_code = 4
+
+    def __init__(self, message: str, statement: str | None = None) -> None:
+        super().__init__(message)
+        self.fields = {"statement": statement} if statement else {}
 
 
 class PostgresRefused(StorageError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from predeploy.course import Course
 from predeploy.errors import PostgresRefused
 from predeploy.failure import Failure, failure_of
 from predeploy.guard import find_objection
@@ -55,13 +56,14 @@ class Execution:
     """Runs one migration on a connection in autocommit mode, under the lock.
 
     Raise `Failure`, `AlreadyApplied` or `LockHeld`, with the session still to be recovered; a psycopg error when the
-    connection is lost. `direct_url` names a variable that may hold the way around a pooler.
+    connection is lost. `direct_url` names a variable that may hold the way around a pooler; `course` is how far it is.
     """
 
     def __init__(
         self, conn: Connection, table: MigrationsTable, migration: Migration, frame: Frame, direct_url: str = ""
     ) -> None:
         self.migration = migration
+        self.course = Course()
         self.duration_ms = 0.0
         self._conn = conn
         self._table = table
@@ -77,6 +79,7 @@ class Execution:
             raise Failure(_NOT_SHARED, hint=_way_around(self._direct_url))
         if not self.migration.transactional and (line := _line_with_table(self.migration.sql, found.statements)):
             raise Failure(_OUR_TABLE, line=line)
+        self.course.begin(found.statements)
         started = time.monotonic()
         if self.migration.transactional:
             self._in_transaction(found.statements)
@@ -97,9 +100,11 @@ class Execution:
             tail = f"{proof};COMMIT;{frame.reset}" if number == len(pieces) - 1 else ""
             start, end = (piece[0].start, piece[-1].end) if piece else (0, 0)
             done = -frame.begin_statements - 1 if head else 0  # what opens the transaction has results too
+            self.course.send(first, len(piece))
             try:
                 for result in results(self._conn, f"{head}{sql[start:end]}{tail}"):
                     done += 1
+                    self.course.hear(first + done)
                     committed = committed or result.command_status == b"COMMIT"
             except psycopg.Error as error:
                 if is_lost(self._conn):
@@ -134,6 +139,7 @@ class Execution:
         concurrently = "concurrently" in self.migration.sql.lower()
         invalid_before = self._invalid_indexes() if concurrently else set()
         for number, statement in enumerate(statements):
+            self.course.send(number, 1)
             try:
                 run(conn, self.migration.sql[statement.start : statement.end])
             except psycopg.Error as error:

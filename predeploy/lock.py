@@ -10,17 +10,16 @@ import logging
 import random
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 
-from predeploy.errors import LockTimeout
-from predeploy.logs import Rhythm
 from predeploy.session import is_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from predeploy.holder import Wait
     from predeploy.postgres import Connection
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,6 @@ LOCK_KEY = 48756301  # shared with every other implementation of the same `_migr
 TRY_IN_TRANSACTION = f"pg_catalog.pg_try_advisory_xact_lock({LOCK_KEY})"
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 0.5
-LOG_EVERY_S = 10.0
 
 # A bigint key stands in pg_locks as classid (its upper half) and objid (its lower), with objsubid 1.
 _HELD = f"""
@@ -37,12 +35,6 @@ _HELD = f"""
     AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
 """  # noqa: S608  our own constants
 HOLDER_PID = f"SELECT l.pid FROM pg_catalog.pg_locks l WHERE {_HELD} LIMIT 1"  # noqa: S608
-_HOLDER = f"""
-    SELECT l.pid, a.application_name, host(a.client_addr), a.state,
-           round(extract(epoch FROM clock_timestamp() - a.backend_start)::numeric, 1)::float8
-    FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-    WHERE {_HELD}
-"""  # noqa: S608
 
 
 def end_lost_holder(conn: Connection, pid: int) -> None:
@@ -84,18 +76,17 @@ def wait_until_free(conn: Connection, *, timeout: float) -> None:
 def _poll(conn: Connection, attempt: str, timeout: float) -> float:
     """Try until it is true and return how many seconds that took."""
     started = time.monotonic()
-    rhythm = Rhythm(LOG_EVERY_S)
+    wait: Wait | None = None
     pause = FIRST_PAUSE_S
     while conn.execute(attempt).fetchone() != (True,):
+        if wait is None:
+            from predeploy.holder import Wait  # most runs wait for nobody
+
+            wait = Wait(conn, _HELD, timeout)
         waited = time.monotonic() - started
         if waited >= timeout:
-            raise LockTimeout(f"The migration lock was not free within {timeout:g} s: {_describe(_holder(conn))}.")
-        if rhythm.due("lock"):
-            holder = _holder(conn)
-            fields = {"wait_s": round(waited, 1), "timeout_s": timeout, "holder": holder}
-            log.warning(
-                "Waiting for the migration lock: %s", _describe(holder), extra={"event": "lock.waiting", **fields}
-            )
+            raise wait.over()
+        wait.tell(waited)
         time.sleep(min(pause * random.uniform(0.5, 1.0), max(timeout - waited, 0)))  # noqa: S311  jitter
         pause = min(pause * 1.5, LONGEST_PAUSE_S)
     return round(time.monotonic() - started, 3)
@@ -115,15 +106,3 @@ def _unlock(conn: Connection) -> None:
             "The migration lock was not ours any more: a migration has released it",
             extra={"event": "lock.lost"},
         )
-
-
-def _holder(conn: Connection) -> dict[str, Any] | None:
-    row = conn.execute(_HOLDER).fetchone()
-    return dict(zip(("pid", "application_name", "client_addr", "state", "age_s"), row, strict=True)) if row else None
-
-
-def _describe(holder: dict[str, Any] | None) -> str:
-    if holder is None:
-        return "held by a session that has just gone"
-    name = holder["application_name"] or "a session without application_name"
-    return f"held by {name} (pid {holder['pid']}, connected for {holder['age_s'] or 0:.0f} s)"

@@ -50,7 +50,8 @@ class Migrator:
     """One run over the files; `result` is true at every moment, whatever interrupts the run.
 
     Timeouts are in seconds; 0 leaves `lock_timeout` and `statement_timeout` as the server sets them. A file that meets
-    a lock timeout, a deadlock or a serialization failure is tried `retries` times in all.
+    a lock timeout, a deadlock or a serialization failure is tried `retries` times in all. One that has run for
+    `watch_after` seconds is told of; 0 means never.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Migrator:
         lock_timeout: float = 0.0,
         statement_timeout: float = 0.0,
         retries: int = 5,
+        watch_after: float = 5.0,
         stop_on_error: bool = False,
         direct_url: str = "",
     ) -> None:
@@ -71,6 +73,7 @@ class Migrator:
         self._lock_wait_timeout = lock_wait_timeout
         self._timeouts = {"lock_timeout": lock_timeout, "statement_timeout": statement_timeout}
         self._retries = retries
+        self._watch_after = watch_after
         self._stop_on_error = stop_on_error
         self._direct_url = direct_url
         self._running: Migration | None = None
@@ -83,7 +86,11 @@ class Migrator:
         from predeploy.watcher import Watcher
 
         while True:
-            with self._connection() as conn, own_manners(conn), Watcher(self._db, conn) as watcher:
+            with (
+                self._connection() as conn,
+                own_manners(conn),
+                Watcher(self._db, conn, tell_after=self._watch_after) as watcher,
+            ):
                 conn.add_notice_handler(self._tell_notice)
                 try:
                     self._migrate(conn, watcher)
@@ -138,8 +145,8 @@ class Migrator:
             warn_of_order(self._files, [migration.name for migration in pending], rows)
             try:
                 for number, migration in enumerate(pending, 1):
-                    watcher.watch(migration.name)
-                    self._apply(conn, table, migration, frame, {"number": number, "pending": len(pending)})
+                    place = {"number": number, "pending": len(pending)}
+                    self._apply(conn, table, migration, frame, watcher, place)
             except BaseException:
                 self._break_off(conn, table, frame)
                 raise
@@ -167,7 +174,13 @@ class Migrator:
         return [migration for migration in self._files.migrations if migration.name not in decided]
 
     def _apply(
-        self, conn: Connection, table: MigrationsTable, migration: Migration, frame: Frame, place: dict[str, int]
+        self,
+        conn: Connection,
+        table: MigrationsTable,
+        migration: Migration,
+        frame: Frame,
+        watcher: Watcher,
+        place: dict[str, int],
     ) -> None:
         name = migration.name
         if self._stop_on_error and self.result.errors:
@@ -180,6 +193,7 @@ class Migrator:
         execution = Execution(conn, table, migration, frame, self._direct_url)
         self._running, self._in_doubt = migration, None
         log.debug("Running %s", name, extra={"event": "migration.started", "migration": name, **place})
+        watcher.watch(name, execution.course)
         try:
             attempt(conn, execution, frame, attempts=self._retries, lock_wait_timeout=self._lock_wait_timeout)
         except AlreadyApplied:

@@ -98,7 +98,9 @@ def wait_for_postgres(dsn: str, *, timeout: float, writable: bool = True) -> Con
             before = error
             if rhythm.due(error.reason):
                 wait_s = round(time.monotonic() - started, 1)
-                fields = {"attempt": attempts, "wait_s": wait_s, "timeout_s": timeout, "reason": error.reason}
+                left_s = round(max(deadline - time.monotonic(), 0), 1)
+                waits = {"wait_s": wait_s, "left_s": left_s, "timeout_s": timeout}
+                fields = {"attempt": attempts, **waits, "reason": error.reason}
                 log.warning(
                     "Waiting for Postgres at %s:%s: %s",
                     host,

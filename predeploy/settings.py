@@ -37,6 +37,7 @@ _KNOWN = {
     "MIGRATE_LOCK_TIMEOUT",
     "MIGRATE_STATEMENT_TIMEOUT",
     "MIGRATE_RETRIES",
+    "MIGRATE_WATCH_AFTER",
     "MIGRATE_ON_ERROR",
     "MIGRATE_REQUIRE_FILES",
     "MIGRATE_LOG_LEVEL",
@@ -47,7 +48,7 @@ _KNOWN = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a run needs to know; every duration in seconds, 0 meaning off for the two timeouts inside a migration.
+    """What a run needs to know; every duration in seconds, 0 meaning off for those inside a migration.
 
     `direct_url` is the name of a variable that is set and may hold the way around a pooler, else empty.
     """
@@ -59,6 +60,7 @@ class Settings:
     lock_timeout: float
     statement_timeout: float
     retries: int
+    watch_after: float
     on_error: str
     require_files: bool
     log_level: str
@@ -80,6 +82,7 @@ def load_settings(environ: Mapping[str, str], *, default_dir: Path) -> Settings:
         lock_timeout=_duration(environ, "MIGRATE_LOCK_TIMEOUT", 0),
         statement_timeout=_duration(environ, "MIGRATE_STATEMENT_TIMEOUT", 0),
         retries=_count(environ, "MIGRATE_RETRIES", 5),
+        watch_after=_duration(environ, "MIGRATE_WATCH_AFTER", 5),
         on_error=_choice(environ, "MIGRATE_ON_ERROR", "continue", "stop"),
         require_files=_truth(environ, "MIGRATE_REQUIRE_FILES"),
         log_level=_choice(environ, "MIGRATE_LOG_LEVEL", "info", "debug", "warning", "error"),

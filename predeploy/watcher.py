@@ -9,74 +9,117 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 from psycopg import pq
 
-from predeploy.errors import PostgresUnavailable, StorageError
-from predeploy.postgres import within
+from predeploy.course import Course
+from predeploy.errors import StorageError
 from predeploy.session import hang_up
 
 if TYPE_CHECKING:
+    from predeploy.lookout import Lookout
     from predeploy.postgres import Connection, ConnectionSource
     from predeploy.progress import Progress
 
 log = logging.getLogger(__name__)
 
-FIRST_AFTER_S = 5.0
+FIRST_AFTER_S = 5.0  # without an answer, before it is looked whether the server is there at all
 LONGEST_INTERVAL_S = 60.0
 SILENCE_S = 15.0  # without an answer to any login, before the server is given up
 _TICK_S = 0.5
-_LOGIN_S = 3.0
-_LOOK_S = 5.0
-_NO_ANSWER = {"timeout", "unreachable"}  # all other reasons are somebody's answer
+_PARTING_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Watched:
+    """A migration, since when (monotonic) it runs, and how far it is; none of them before the first."""
+
+    migration: str | None = None
+    started: float = field(default_factory=time.monotonic)
+    course: Course = field(default_factory=Course)
+
+
+class _Times:
+    """When to look: `after` so many seconds, then at doubling intervals of at most 60 s."""
+
+    def __init__(self, after: float) -> None:
+        self._due = after
+
+    def due(self, elapsed: float) -> bool:
+        """Tell whether it is time."""
+        return elapsed >= self._due
+
+    def done(self, elapsed: float) -> None:
+        """Count from here on."""
+        self._due = elapsed + min(elapsed, LONGEST_INTERVAL_S)
 
 
 class Watcher:
-    """Looks after 5 s without an answer, then at doubling intervals of at most 60 s; its own failures harm nobody.
+    """Looks from a connection of its own, opened for the first look and kept while a file runs; harms nobody.
 
-    Writes `migration.progress` for a migration that runs. Hangs up, so that the connection counts as lost, when no
-    login has been answered for 15 s, or when the server waits for us while we wait for it: the line is dead then.
+    Writes `migration.progress` for a migration that has run for `tell_after` seconds, 0 meaning never, and then ever
+    more seldom. Whatever is told, a message that has had no answer for 5 s is looked after, and the connection is hung
+    up, so that it counts as lost, when nobody has answered for 15 s, or when the server waits for us while we wait for
+    it: the line is dead then.
     """
 
-    def __init__(self, db: ConnectionSource, conn: Connection) -> None:
+    def __init__(self, db: ConnectionSource, conn: Connection, *, tell_after: float = 5.0) -> None:
         self._db = db
         self._conn = conn
+        self._tell_after = tell_after
         self.backend: int | None = None  # the server's own word for it, once it is known
-        self._watched: tuple[str | None, float] = (None, 0.0)
+        self._watched = _Watched()
+        self._thread = threading.Thread(target=self._run, name="pg-predeploy-watcher", daemon=True)
         self._ended = threading.Event()
+        self._lookout: Lookout | None = None
+        self._asked = 0.0  # since when the message on its way is waited for
         self._silent_since: float | None = None
         self._idle: Progress | None = None
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._run, name="pg-predeploy-watcher", daemon=True).start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()  # without waiting: it may be in the middle of a login
+        self._ended.set()
+        if self._lookout:  # not longer: it may be in the middle of a login
+            self._thread.join(_PARTING_S)
 
-    def watch(self, migration: str | None) -> None:
-        """Say which migration runs from now on."""
-        self._watched = (migration, time.monotonic())
+    def watch(self, migration: str, course: Course) -> None:
+        """Say which migration runs from now on, and where its results are counted."""
+        self._watched = _Watched(migration, time.monotonic(), course)
 
     def _run(self) -> None:
-        since: float | None = None
-        watched, due = self._watched, FIRST_AFTER_S
+        watched, heard, waiting = self._watched, 0, False
+        tell, silence = _Times(self._tell_after), _Times(FIRST_AFTER_S)
         while not self._ended.wait(_TICK_S):
+            if watched is not self._watched:
+                watched, waiting = self._watched, False
+                tell = _Times(self._tell_after)
+                self._close()
             if not self._is_waiting():
-                since = self._silent_since = self._idle = None
+                waiting = False
                 continue
-            if since is None or watched != self._watched:
-                watched, since, due = self._watched, time.monotonic(), FIRST_AFTER_S
-                self._silent_since = self._idle = None
-            started = watched[1] or since
-            if time.monotonic() - started < due:
-                continue
-            self._look(*watched)
-            elapsed = time.monotonic() - started
-            again_at_once = self._silent_since is not None or self._idle is not None
-            due = 0.0 if again_at_once else elapsed + min(elapsed, LONGEST_INTERVAL_S)
+            if not waiting or heard != watched.course.heard:
+                waiting, heard, silence = True, watched.course.heard, _Times(FIRST_AFTER_S)
+                self._asked, self._silent_since, self._idle = time.monotonic(), None, None
+            now = time.monotonic()
+            to_tell = bool(watched.migration and self._tell_after) and tell.due(now - watched.started)
+            to_look = silence.due(now - self._asked) or self._silent_since is not None or self._idle is not None
+            if to_tell or to_look:
+                self._look(watched, heard, tell=to_tell)
+            if to_tell:
+                tell.done(time.monotonic() - watched.started)
+            if to_look:
+                silence.done(time.monotonic() - self._asked)
+        self._close()
+
+    def _close(self) -> None:
+        if self._lookout:
+            self._lookout.close()
 
     def _is_waiting(self) -> bool:
         try:
@@ -84,55 +127,67 @@ class Watcher:
         except psycopg.Error:  # closed
             return False
 
-    def _look(self, migration: str | None, started: float) -> None:
-        asked = time.monotonic()
-        seen, answered = self._ask()
-        if self._ended.is_set() or self._watched != (migration, started) or not self._is_waiting():
-            return
-        if not answered:
-            self._silent_since = self._silent_since or asked
-            if time.monotonic() - self._silent_since >= SILENCE_S:
-                self._hang_up("Postgres answers neither this connection nor a new one")
-            return
-        self._silent_since = None
-        if seen and seen.is_idle:
-            if self._idle == seen:
-                self._hang_up("Postgres waits for us while we wait for it: the line is dead")
-            self._idle = seen
-            return
-        self._idle = None
-        if migration:
-            elapsed_s = round(time.monotonic() - started, 1)
-            fields = {"migration": migration, "elapsed_s": elapsed_s, **(seen.fields if seen else {})}
-            log.info(
-                "%s has run for %.0f s%s",
-                migration,
-                elapsed_s,
-                seen or "",
-                extra={"event": "migration.progress", **fields},
-            )
-
-    def _ask(self) -> tuple[Progress | None, bool]:
-        """Return what is seen from a second connection, and whether anybody answered at all."""
-        answered = threading.Event()
-
-        def ask() -> Progress:
-            from predeploy.pooler import told_pid
-            from predeploy.progress import look
-
-            with self._db.connection(timeout=_LOGIN_S) as other:
-                answered.set()
-                return look(other, self.backend or told_pid(self._conn, other))
-
+    def _look(self, watched: _Watched, heard: int, *, tell: bool) -> None:
+        begun = time.monotonic()
         try:
-            return within(_LOOK_S, ask), True
+            seen, answered = self._see(), True
         except TimeoutError:
-            return None, answered.is_set()
-        except PostgresUnavailable as error:
-            return None, error.reason not in _NO_ANSWER
-        except (StorageError, psycopg.Error):
-            return None, True
+            seen, answered = None, False
+        except (StorageError, psycopg.Error, OSError, ValueError, LookupError):  # whatever it is, it harms nobody
+            seen, answered = None, True
+        if self._ended.is_set() or self._watched is not watched or not self._is_waiting():
+            return
+        if heard == watched.course.heard:
+            self._judge(seen, begun, answered=answered)
+        if tell and answered and not (seen and seen.is_idle):
+            _tell(watched, seen)
+
+    def _judge(self, seen: Progress | None, begun: float, *, answered: bool) -> None:
+        """Hang up a connection that is dead: by two looks at least, of which the first came after 5 s."""
+        now = time.monotonic()
+        if now - self._asked < FIRST_AFTER_S:
+            return
+        self._silent_since = None if answered else self._silent_since or max(begun, self._asked + FIRST_AFTER_S)
+        if self._silent_since is not None and now - self._silent_since >= SILENCE_S:
+            self._hang_up("Postgres answers neither this connection nor a new one")
+        idle = seen if seen and seen.is_idle else None
+        if idle and idle == self._idle:
+            self._hang_up("Postgres waits for us while we wait for it: the line is dead")
+        self._idle = idle
+
+    def _see(self) -> Progress | None:
+        """Return what is seen, None where there is no answer to be had; raise TimeoutError where nobody answers."""
+        from predeploy.lookout import Lookout
+        from predeploy.progress import question, read
+
+        self._lookout = self._lookout or Lookout(self._db)
+        told = self._conn.pgconn.backend_pid
+        answer = self._lookout.ask(lambda other: question(other, self.backend, told))
+        return read(answer) if answer else None
 
     def _hang_up(self, why: str) -> None:
-        log.warning("%s: hanging up", why, extra={"event": "connection.silent", "migration": self._watched[0]})
+        log.warning("%s: hanging up", why, extra={"event": "connection.silent", "migration": self._watched.migration})
         hang_up(self._conn)
+
+
+def _tell(watched: _Watched, seen: Progress | None) -> None:
+    elapsed_s = round(time.monotonic() - watched.started, 1)
+    course = watched.course.fields()
+    fields = {"migration": watched.migration, "elapsed_s": elapsed_s, **course, **(seen.fields if seen else {})}
+    sentence = ", ".join(filter(None, [_place(course), str(seen or "")]))
+    log.info(
+        "%s has run for %.0f s%s",
+        watched.migration,
+        elapsed_s,
+        f": {sentence}" if sentence else "",
+        extra={"event": "migration.progress", **fields},
+    )
+
+
+def _place(course: dict[str, Any]) -> str:
+    if "statement" in course:
+        what = ", ".join(filter(None, [course.get("command"), f"line {course['line']}"]))
+        return f"statement {course['statement']} of {course['statements']} ({what})"
+    if "statement_at_least" in course:
+        return f"at least at statement {course['statement_at_least']} of {course['statements']}"
+    return ""

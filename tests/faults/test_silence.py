@@ -54,14 +54,15 @@ def _parent(stat: Path) -> int:
         return 0
 
 
+@pytest.mark.parametrize("watch_after", ["0", "1s", "1h"])
 def test_a_line_that_swallows_what_we_send_is_hung_up_and_the_file_applied_on_another(
-    start: Callable[..., Process], proxy: Proxy, database: Database, migrations_dir: MigrationsDir
+    start: Callable[..., Process], proxy: Proxy, database: Database, migrations_dir: MigrationsDir, watch_after: str
 ) -> None:
     database.execute("CREATE TABLE effects (n int)")
     migrations_dir.write("001.sql", "INSERT INTO effects VALUES (1)")
     migrations_dir.write("002.sql", "INSERT INTO effects /* swallowed */ VALUES (2)")
     proxy.silent_after = b"swallowed"
-    process = start(DATABASE_URL=database.dsn_at(proxy.port))
+    process = start(DATABASE_URL=database.dsn_at(proxy.port), MIGRATE_WATCH_AFTER=watch_after)
     silent = process.wait_for("connection.silent")
     assert (silent["level"], silent["migration"]) == ("warning", "002.sql")
     proxy.silent_after = None

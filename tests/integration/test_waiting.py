@@ -68,6 +68,7 @@ def test_a_refused_connection_is_tried_for_the_whole_wait_and_the_log_stays_calm
     ended = waited(run, database.dsn_at(free_port()), 3)
     (waiting,) = ended.named("postgres.waiting")
     assert (waiting["reason"], waiting["attempt"], waiting["timeout_s"]) == ("refused", 1, 3.0)
+    assert waiting["wait_s"] + waiting["left_s"] == pytest.approx(3, abs=0.11)
     assert "did not accept us within 3 s" in ended.report["message"]
 
 

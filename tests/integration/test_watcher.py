@@ -1,28 +1,35 @@
-"""What is told of a migration that takes long."""
+"""When a migration that takes long is told of, and the second connection that is looked from."""
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
-from predeploy import watcher
+from predeploy import __version__, create_db, lookout, watcher
+from predeploy.errors import PostgresUnavailable
 from predeploy.migrations import read_migrations
 from predeploy.migrator import Migrator
 from predeploy.postgres import Server
+from scripts.postgres_server import PostgresServer
+from tests.support.database import fresh_database
 from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    import psycopg
-
+    from predeploy.postgres import Connection
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
     from tests.support.pgbouncer import PgBouncer
+    from tests.support.program import Event, Process
 
 Progress = list[logging.LogRecord]
 
@@ -32,43 +39,23 @@ def migrate(
     migrations_dir: MigrationsDir,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-) -> Callable[[Server], Progress]:
+) -> Callable[..., Progress]:
     """Run with an impatient watcher and return what it said."""
-    monkeypatch.setattr(watcher, "FIRST_AFTER_S", 0.2)
+    monkeypatch.setattr(watcher, "FIRST_AFTER_S", 0.3)
     monkeypatch.setattr(watcher, "_TICK_S", 0.1)
     monkeypatch.setattr(logging.getLogger("predeploy"), "propagate", True)
     caplog.set_level(logging.INFO)
 
-    def run(db: Server) -> Progress:
-        result = Migrator(db, read_migrations(migrations_dir.path)).run()
+    def run(db: Server, watch_after: float = 0.2) -> Progress:
+        result = Migrator(db, read_migrations(migrations_dir.path), watch_after=watch_after).run()
         assert result.applied == ["001.sql"]
         return [record for record in caplog.records if getattr(record, "event", "") == "migration.progress"]
 
     return run
 
 
-def test_a_blocked_migration_names_who_blocks_it(
-    migrate: Callable[[Server], Progress], database: Database, migrations_dir: MigrationsDir
-) -> None:
-    database.execute("CREATE TABLE busy ()")
-    migrations_dir.write("001.sql", "ALTER TABLE busy ADD COLUMN more int")
-    with database.connect(autocommit=False, application_name="the app") as blocker:
-        blocker.execute("LOCK TABLE busy")
-        timer = threading.Timer(1.5, blocker.rollback)
-        timer.start()
-        first, *_ = migrate(Server(database.dsn))
-        timer.join()
-        told: dict[str, Any] = vars(first)
-        (by,) = told["blocked_by"]
-        assert (by["pid"], by["application_name"], by["user"]) == (blocker.info.backend_pid, "the app", database.owner)
-        assert by["state"] == "idle in transaction"
-    assert (told["migration"], told["wait_event_type"], told["wait_event"]) == ("001.sql", "Lock", "relation")
-    assert 0.2 <= told["elapsed_s"] < 1.5
-    assert f"blocked by the app (pid {by['pid']}, idle in transaction)" in first.getMessage()
-
-
 def test_the_intervals_grow(
-    migrate: Callable[[Server], Progress], database: Database, migrations_dir: MigrationsDir
+    migrate: Callable[..., Progress], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT pg_sleep(2)")
     elapsed: list[float] = [vars(record)["elapsed_s"] for record in migrate(Server(database.dsn))]
@@ -78,17 +65,17 @@ def test_the_intervals_grow(
 
 @pytest.mark.direct("a pooler that has one backend for us looks like one in transaction mode")
 def test_a_watcher_that_cannot_connect_harms_nobody(
-    migrate: Callable[[Server], Progress], database: Database, migrations_dir: MigrationsDir
+    migrate: Callable[..., Progress], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.admin_execute(f"ALTER ROLE {database.owner} CONNECTION LIMIT 1")
     migrations_dir.write("001.sql", "SELECT pg_sleep(0.7)")
     (only, *_) = migrate(Server(database.dsn))
-    assert "blocked_by" not in vars(only)
-    assert only.getMessage().startswith("001.sql has run for ")
+    assert {"waiting_for", "wait_event"}.isdisjoint(vars(only))
+    assert re.fullmatch(r"001\.sql has run for \d s: statement 1 of 1 \(SELECT, line 1\)", only.getMessage())
 
 
 def test_a_quick_migration_is_not_talked_about(
-    migrate: Callable[[Server], Progress], database: Database, migrations_dir: MigrationsDir
+    migrate: Callable[..., Progress], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
     assert migrate(Server(database.dsn)) == []
@@ -109,9 +96,41 @@ def test_behind_a_pooler_what_takes_long_is_told_of_and_not_taken_for_a_dead_lin
     assert events.isdisjoint({"connection.silent", "connection.lost"})
 
 
+def test_with_0_nothing_is_told_and_the_watch_for_silence_goes_on(
+    migrate: Callable[..., Progress], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "SELECT pg_sleep(1.5)")
+    with Proxy(database.port) as proxy:
+        assert migrate(Server(database.dsn_at(proxy.port)), watch_after=0) == []
+        assert proxy.logins > 1
+
+
+def test_the_watch_for_silence_waits_its_time_however_early_is_told(
+    migrate: Callable[..., Progress],
+    monkeypatch: pytest.MonkeyPatch,
+    database: Database,
+    migrations_dir: MigrationsDir,
+) -> None:
+    """No answer to a look that is only to tell something is no silence yet."""
+    monkeypatch.setattr(watcher, "FIRST_AFTER_S", 60.0)
+    monkeypatch.setattr(watcher, "SILENCE_S", 0.0)
+    monkeypatch.setattr(lookout, "_LOGIN_S", 0.2)
+    migrations_dir.write("001.sql", "SELECT pg_sleep(1.5)")
+
+    class Deaf(Server):
+        @contextmanager
+        def connection(self, timeout: float | None = None) -> Iterator[Connection]:
+            if timeout == 0.2:
+                raise PostgresUnavailable("no answer", "timeout")
+            with super().connection(timeout) as conn:
+                yield conn
+
+    assert migrate(Deaf(database.dsn)) == []
+
+
 @pytest.mark.parametrize("refusal", ["CONNECTION LIMIT 1", "PASSWORD 'another than before'", "NOLOGIN"])
 def test_a_refused_login_is_an_answer_and_no_silence(
-    migrate: Callable[[Server], Progress],
+    migrate: Callable[..., Progress],
     monkeypatch: pytest.MonkeyPatch,
     database: Database,
     migrations_dir: MigrationsDir,
@@ -133,3 +152,127 @@ def _refuse(database: Database, admin: psycopg.Connection, refusal: str) -> None
     eventually(lambda: admin.execute(begun).fetchall())
     admin.execute(f"ALTER ROLE {database.owner} {refusal}")
     admin.execute("SELECT pg_advisory_unlock(1)")
+
+
+# The second connection
+
+OURS = "FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pg-predeploy/%'"
+LOOKOUTS = f"SELECT pid, application_name {OURS} AND state = 'idle' AND query LIKE '%json_build_object%'"
+
+
+@contextmanager
+def blocked(start: Callable[..., Process], database: Database) -> Iterator[tuple[Process, Event, psycopg.Connection]]:
+    """Run files that wait for the table `busy`, up to the first line of progress."""
+    database.execute("CREATE TABLE busy ()")
+    with database.connect(autocommit=False) as blocker:
+        blocker.execute("LOCK TABLE busy")
+        process = start(MIGRATE_WATCH_AFTER="100ms")
+        yield process, process.wait_for("migration.progress"), blocker
+
+
+def lookout_pid(database: Database) -> int:
+    [(pid, name)] = eventually(lambda: database.query(LOOKOUTS))
+    assert re.fullmatch(rf"pg-predeploy/{re.escape(__version__)} \S+", name)
+    return int(pid)
+
+
+@pytest.mark.direct("a pooler keeps a connection of its own for us")
+def test_the_second_connection_is_kept_while_a_file_runs_and_closed_when_it_ends(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    for name in ("001.sql", "002.sql"):
+        migrations_dir.write(name, f"SELECT '{name}' FROM busy")
+    with blocked(start, database) as (process, _, blocker):
+        pid = lookout_pid(database)
+        for _ in range(2):
+            process.wait_for("migration.progress")
+            assert lookout_pid(database) == pid
+        with database.connect(autocommit=False) as next_blocker:
+            queued = threading.Thread(target=next_blocker.execute, args=["LOCK TABLE busy"])
+            queued.start()  # behind the first file, before the second
+            eventually(lambda: len(database.query("SELECT FROM pg_locks WHERE NOT granted")) == 2)
+            blocker.rollback()
+            queued.join()
+            assert process.wait_for("migration.applied")["migration"] == "001.sql"
+            assert process.wait_for("migration.progress")["migration"] == "002.sql"
+            assert lookout_pid(database) != pid
+    assert process.finish().exit_code == 0
+    eventually(lambda: not database.query(f"SELECT {OURS}"))
+
+
+@pytest.mark.direct("a pooler keeps a connection of its own for us")
+def test_a_second_connection_that_is_ended_is_replaced(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "TABLE busy")
+    with blocked(start, database) as (process, _, blocker):
+        pid = lookout_pid(database)
+        database.query("SELECT pg_terminate_backend(%s)", pid)
+        told = process.wait_for("migration.progress")
+        assert [by["pid"] for by in told["blocked_by"]] == [blocker.info.backend_pid]
+        assert lookout_pid(database) != pid
+    run = process.finish()
+    assert (run.exit_code, run.named("connection.lost"), run.named("connection.silent")) == (0, [], [])
+
+
+def test_a_look_that_would_have_to_wait_is_broken_off_and_tried_again(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "TABLE busy")
+    with blocked(start, database) as (process, _, blocker):
+        with database.admin_connect(autocommit=False) as vandal:
+            vandal.execute("LOCK TABLE pg_catalog.pg_locks")
+            told = process.wait_for("migration.progress")
+            assert {"blocked_by", "waiting_for", "wait_event"}.isdisjoint(told)
+            assert told["statement"] == 1
+            looking = f"SELECT {OURS} AND query LIKE '%pg_locks%' AND state = 'active'"
+            eventually(lambda: not _anew(vandal, looking))
+        told = process.wait_for("migration.progress", timeout=60)
+        assert [by["pid"] for by in told["blocked_by"]] == [blocker.info.backend_pid]
+    run = process.finish()
+    assert (run.exit_code, run.named("connection.silent")) == (0, [])
+
+
+def _anew(conn: psycopg.Connection, query: str) -> list[tuple[Any, ...]]:
+    """Ask in an open transaction, which keeps what it has seen of other sessions."""
+    conn.execute("SELECT pg_stat_clear_snapshot()")
+    return conn.execute(query).fetchall()
+
+
+def test_a_pool_gets_the_second_connection_back_as_it_was(
+    migrate: Callable[..., Progress], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "SELECT pg_sleep(1)")
+    with create_db(database.dsn) as pool:
+        assert migrate(pool)
+        eventually(lambda: pool.get_stats()["pool_available"] == pool.get_stats()["pool_size"])
+        with pool.connection() as conn:
+            settings = [conn.execute(f"SHOW {name}").fetchone() for name in ("statement_timeout", "lock_timeout")]
+        assert settings == [("0",), ("0",)]
+
+
+def test_where_no_connection_is_to_spare_the_line_is_shorter_and_nothing_else_is_said(
+    start: Callable[..., Process], migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "SELECT 1;\nSELECT pg_advisory_xact_lock(1)")
+    with (
+        PostgresServer(settings={"max_connections": "10"}) as server,
+        fresh_database(server) as database,
+        database.admin_connect() as gate,
+        ExitStack() as others,
+    ):
+        gate.execute("SELECT pg_advisory_lock(1)")
+        with suppress(psycopg.OperationalError):
+            while last := database.connect():
+                others.callback(last.close)
+        last.close()
+        process = start(DATABASE_URL=database.dsn, MIGRATE_WATCH_AFTER="100ms")
+        told = process.wait_for("migration.progress")
+        assert told["message"].endswith(": at least at statement 1 of 2")
+        assert set(told) == {
+            *("timestamp", "level", "message", "event"),
+            *("migration", "elapsed_s", "statement_at_least", "statements"),
+        }
+        gate.execute("SELECT pg_advisory_unlock(1)")
+        run = process.finish()
+        assert (run.exit_code, {line["level"] for line in run.events}) == (0, {"info"})

@@ -455,3 +455,15 @@ def test_a_rhythm_starts_with_its_first_subject_even_if_that_is_nothing() -> Non
     rhythm = Rhythm(10.0)
     assert rhythm.due(None)
     assert not rhythm.due(None)
+
+
+def test_a_rhythm_may_slow_down_until_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("predeploy.logs.time.monotonic", lambda: now)
+    rhythm = Rhythm(10.0, 60.0)
+    told = []
+    for second in range(300):
+        now = 1000.0 + second
+        if rhythm.due("one" if second < 215 else "another"):
+            told.append(second)
+    assert told == [0, 10, 30, 70, 130, 190, 215, 225, 245, 285]

@@ -10,7 +10,13 @@ from predeploy.settings import Settings, load_settings, termination_log
 
 DSN = "postgresql://someone:hunter2@db.internal/app"
 DEFAULT_DIR = Path("/program/migrations")
-DURATIONS = ("MIGRATE_WAIT_TIMEOUT", "MIGRATE_LOCK_WAIT_TIMEOUT", "MIGRATE_LOCK_TIMEOUT", "MIGRATE_STATEMENT_TIMEOUT")
+DURATIONS = (
+    "MIGRATE_WAIT_TIMEOUT",
+    "MIGRATE_LOCK_WAIT_TIMEOUT",
+    "MIGRATE_LOCK_TIMEOUT",
+    "MIGRATE_STATEMENT_TIMEOUT",
+    "MIGRATE_WATCH_AFTER",
+)
 
 
 def load(**variables: str) -> Settings:
@@ -30,6 +36,7 @@ def test_only_the_connection_string_is_required() -> None:
         lock_timeout=0,
         statement_timeout=0,
         retries=5,
+        watch_after=5,
         on_error="continue",
         require_files=False,
         log_level="info",

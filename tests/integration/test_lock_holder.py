@@ -1,0 +1,186 @@
+"""What a waiter is told of the session that has the lock, and how an operator can end it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from predeploy import holder as holder_room
+from predeploy.holder import Wait
+from predeploy.lock import LOCK_KEY
+from tests.support.eventually import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.database import Database
+    from tests.support.migrations_dir import MigrationsDir
+    from tests.support.program import Process, Run
+
+HOLD = f"SELECT pg_advisory_lock({LOCK_KEY})"
+HELD = f"l.locktype = 'advisory' AND l.objid = {LOCK_KEY} AND l.granted"
+RUNNER = "pg-predeploy/0.0.1 another-host"
+IN_VAIN = "FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND state = 'active' AND pid <> pg_backend_pid()"
+
+
+@contextmanager
+def holder_that_is(state: str, database: Database, name: str) -> Iterator[psycopg.Connection]:
+    """Hold the lock in a session of that name, in that state; `conn` is the session."""
+    with closing(database.connect(application_name=name)) as conn:
+        conn.execute(HOLD)
+        busy = threading.Thread(target=_sleep, args=[conn])
+        if state == "idle in transaction":
+            conn.execute("BEGIN")
+            conn.execute("SELECT 'hunter2'")
+        if state == "active":
+            busy.start()
+            eventually(lambda: database.query(f"SELECT {IN_VAIN.replace('%', '%%')}"))
+        yield conn
+        if state == "active":
+            conn.cancel()
+            busy.join()
+
+
+def _sleep(conn: psycopg.Connection) -> None:
+    with pytest.raises((psycopg.errors.QueryCanceled, psycopg.errors.AdminShutdown)):
+        conn.execute("SELECT pg_sleep(600), 'hunter2'")
+
+
+@pytest.mark.parametrize(
+    ("state", "name", "looks"),
+    [
+        ("idle", "another tool", "It looks like an idle leftover. If no runner's process is alive behind it, end it"),
+        ("idle in transaction", "another tool", "It looks like a transaction that was left open. If no runner's"),
+        ("active", "another tool", "It looks like a session at work. Look at its log and let it finish"),
+        ("idle", RUNNER, "It looks like a runner that is held up. If no runner's process is alive behind it"),
+        ("active", RUNNER, "It looks like a runner at work. Look at its log and let it finish"),
+    ],
+)
+def test_a_wait_in_vain_says_what_the_holder_looks_like_and_the_statement_that_ends_it(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, state: str, name: str, looks: str
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a ()")
+    with holder_that_is(state, database, name) as conn:
+        finished = run(MIGRATE_LOCK_WAIT_TIMEOUT="300ms")
+        pid = conn.info.backend_pid
+        (told,) = finished.named("lock.waiting")
+        assert (told["timeout_s"], told["left_s"]) == (0.3, pytest.approx(0.3, abs=0.1))
+        holder = told["holder"]
+        assert (holder["pid"], holder["application_name"], holder["state"]) == (pid, name, state)
+        assert (holder["user"], holder["client_addr"]) == (database.owner, "127.0.0.1")
+        assert 0 <= holder["state_age_s"] <= holder["age_s"]
+        assert (holder["transaction_age_s"] is None) is (state == "idle")
+        assert holder["since"].endswith("Z")
+        statement = f"SELECT pg_terminate_backend({pid});"
+        assert (finished.exit_code, finished.report["statement"]) == (4, statement)
+        message = finished.report["message"]
+        assert message.startswith("The migration lock was not free within 0.3 s: held by ")
+        assert f"held by {name} (pid {pid}, user {database.owner}, from 127.0.0.1, {state} for " in message
+        assert looks in message
+        assert message.endswith(statement)
+        assert "hunter2" not in finished.stdout
+        assert database.query("SELECT count(*) FROM pg_stat_activity WHERE pid = %s", pid) == [(1,)], "ended by us"
+        database.execute(statement)
+        assert run().exit_code == 0
+
+
+def test_another_holder_is_told_of_at_once(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a ()")
+    with database.connect(application_name="first") as first, database.connect(application_name="second") as second:
+        first.execute(HOLD)
+        queued = threading.Thread(target=second.execute, args=[HOLD])
+        queued.start()
+        eventually(lambda: database.query("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+        process = start()
+        assert process.wait_for("lock.waiting")["holder"]["pid"] == first.info.backend_pid
+        first.close()
+        queued.join()
+        # Sooner than by the rhythm of ten seconds.
+        assert process.wait_for("lock.waiting", timeout=8)["holder"]["pid"] == second.info.backend_pid
+    finished = process.finish()
+    assert (finished.exit_code, len(finished.named("lock.waiting"))) == (0, 2)
+
+
+def test_a_state_that_changes_and_lasts_is_told_of(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a ()")
+    with database.connect() as holder:
+        holder.execute(HOLD)
+        process = start()
+        assert process.wait_for("lock.waiting")["holder"]["state"] == "idle"
+        holder.execute("BEGIN")
+        told = process.wait_for("lock.waiting", timeout=8)
+        assert told["holder"]["state"] == "idle in transaction"
+        assert "in a transaction for " in told["message"]
+    finished = process.finish()
+    assert (finished.exit_code, len(finished.named("lock.waiting"))) == (0, 2)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Callable[[], list[int]]:
+    """Look at every call, and return the process ids that were told."""
+    monkeypatch.setattr(logging.getLogger("predeploy"), "propagate", True)
+    monkeypatch.setattr(holder_room, "_LOOK_EVERY_S", 0.0)
+    return lambda: [vars(record)["holder"]["pid"] for record in caplog.records]
+
+
+def test_another_holder_is_told_of_however_short_it_has_the_lock(
+    database: Database, told: Callable[[], list[int]]
+) -> None:
+    with database.connect() as conn, database.connect() as first, database.connect() as second:
+        wait = Wait(conn, HELD, 300.0)
+        first.execute(HOLD)
+        wait.tell(0.0)
+        pids = [first.info.backend_pid, second.info.backend_pid]
+        first.close()
+        eventually(lambda: second.execute(HOLD.replace("pg_", "pg_try_")).fetchone() == (True,))
+        wait.tell(0.1)
+        assert told() == pids
+
+
+def test_a_runner_at_work_that_is_idle_and_active_in_turn_is_told_of_once(
+    database: Database, told: Callable[[], list[int]]
+) -> None:
+    with database.connect() as holder, database.connect() as conn:
+        holder.execute(HOLD)
+        wait = Wait(conn, HELD, 300.0)
+        wait.tell(0.0)
+        for _ in range(10):
+            holder.execute("BEGIN")
+            wait.tell(0.1)
+            holder.execute("COMMIT")
+            wait.tell(0.2)
+        assert told() == [holder.info.backend_pid]
+
+
+def test_the_holder_is_looked_at_once_a_second_at_most(database: Database) -> None:
+    with database.connect() as conn:
+        wait = Wait(conn, "true", 300.0)
+        wait.tell(0.0)
+        conn.close()
+        wait.tell(0.1)  # asks nothing
+
+
+def test_a_holder_of_another_role_is_told_of_as_far_as_it_is_seen(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a ()")
+    with database.admin_connect(application_name="an administrator") as conn:
+        conn.execute(HOLD)
+        finished = run(MIGRATE_LOCK_WAIT_TIMEOUT="300ms")
+        pid = conn.info.backend_pid
+    (told,) = finished.named("lock.waiting")
+    seen: dict[str, Any] = told["holder"]
+    assert (seen["pid"], seen["application_name"]) == (pid, "an administrator")
+    assert (seen["state"], seen["client_addr"], seen["age_s"]) == (None, None, None)
+    assert "another role's session, whose state only that role, a superuser or pg_monitor sees" in told["message"]
+    assert "Ask a superuser" in finished.report["message"]
+    assert finished.report["statement"] == f"SELECT pg_terminate_backend({pid});"

@@ -1,0 +1,63 @@
+"""Which statement runs, as far as the results tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from predeploy.course import Course
+from predeploy.statements import split
+
+SQL = "CREATE TABLE a ();\nINSERT INTO a DEFAULT VALUES;\n\nCREATE UNIQUE INDEX CONCURRENTLY i ON a (id);"
+
+
+def course(first: int, count: int, *heard: int) -> Course:
+    started = Course()
+    started.begin(split(SQL))
+    started.send(first, count)
+    for number in heard:
+        started.hear(number)
+    return started
+
+
+@pytest.mark.parametrize(
+    ("started", "fields"),
+    [
+        (course(0, 3), {"statement_at_least": 1, "statements": 3}),
+        (course(0, 3, -1), {"statement_at_least": 1, "statements": 3}),
+        (course(0, 3, -1, 0, 1), {"statement_at_least": 2, "statements": 3}),
+        (course(0, 3, 1, 2), {"statement": 3, "statements": 3, "line": 4, "command": "CREATE INDEX"}),
+        (course(0, 3, 1, 2, 3, 4, 5), {"statement": 3, "statements": 3, "line": 4, "command": "CREATE INDEX"}),
+        (course(1, 1), {"statement": 2, "statements": 3, "line": 2, "command": "INSERT"}),
+        (course(0, 2, 1), {"statement": 2, "statements": 3, "line": 2, "command": "INSERT"}),
+    ],
+    ids=["sent", "begun", "one heard", "two heard", "all heard", "alone", "last of a piece"],
+)
+def test_the_number_is_exact_where_nothing_else_is_on_its_way(started: Course, fields: dict[str, Any]) -> None:
+    told = started.fields()
+    if "command" in fields:
+        assert told.pop("command").startswith(fields.pop("command"))
+    assert told == fields
+
+
+def test_nothing_is_told_of_a_file_without_statements_or_before_it_begins() -> None:
+    started = Course()
+    assert started.fields() == {}
+    started.begin([])
+    started.send(0, 0)
+    assert started.fields() == {}
+
+
+def test_a_file_that_is_run_again_begins_again() -> None:
+    started = course(0, 3, 1, 2)
+    started.begin(split(SQL))
+    started.send(0, 3)
+    assert started.fields() == {"statement_at_least": 1, "statements": 3}
+
+
+def test_what_a_statement_nobody_knows_is_called_is_not_told() -> None:
+    started = Course()
+    started.begin(split("hunter2 is no statement"))
+    started.send(0, 1)
+    assert started.fields() == {"statement": 1, "statements": 1, "line": 1}
