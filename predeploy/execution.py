@@ -12,8 +12,8 @@ import psycopg
 from predeploy.errors import PostgresRefused
 from predeploy.guard import find_objection
 from predeploy.lock import TRY_IN_TRANSACTION
-from predeploy.session import is_lost, results, run
-from predeploy.statements import Statement, line_and_column, scan, tokens
+from predeploy.session import COMMIT, is_lost, results, run
+from predeploy.statements import Scan, Statement, line_and_column, scan, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +75,17 @@ class Failure(Exception):
         return f"{self.message} ({where})" if where else self.message
 
 
+def find_refusal(migration: Migration, found: Scan) -> Failure | None:
+    """Return why a file is not even sent; `found` is the scan of its text."""
+    if migration.problem:
+        return Failure(migration.problem)
+    if objection := find_objection(migration.sql, found):
+        return Failure(objection.message, line=objection.line)
+    if not migration.transactional and (line := _line_with_table(migration.sql, found.statements)):
+        return Failure(_OUR_TABLE, line=line)
+    return None
+
+
 class Execution:
     """Runs one migration on a connection in autocommit mode, under the lock.
 
@@ -95,12 +106,10 @@ class Execution:
     def run(self) -> None:
         """Look at the statements first, so that nothing is sent of a file that would wedge the session."""
         found = scan(self.migration.sql)
-        if objection := find_objection(self.migration.sql, found):
-            raise Failure(objection.message, line=objection.line)
+        if refusal := find_refusal(self.migration, found):
+            raise refusal
         if self._frame.shared and not self.migration.transactional:
             raise Failure(_NOT_SHARED, hint=_way_around(self._direct_url))
-        if not self.migration.transactional and (line := _line_with_table(self.migration.sql, found.statements)):
-            raise Failure(_OUR_TABLE, line=line)
         started = time.monotonic()
         if self.migration.transactional:
             self._in_transaction(found.statements)
@@ -118,7 +127,7 @@ class Execution:
         committed = False
         for number, (first, piece) in enumerate(pieces):
             head = opening if number == 0 else ""
-            tail = f"{proof};COMMIT;{frame.reset}" if number == len(pieces) - 1 else ""
+            tail = f"{proof};{frame.commit}{frame.reset}" if number == len(pieces) - 1 else ""
             start, end = (piece[0].start, piece[-1].end) if piece else (0, 0)
             done = -frame.begin_statements - 1 if head else 0  # what opens the transaction has results too
             try:
@@ -137,7 +146,7 @@ class Execution:
                     raise Failure(_ROW_REMOVED, sqlstate=error.sqlstate) from None
                 offset = start - len(head)
                 raise self._failure(error, offset, first + done, statements) from None
-        if not committed:
+        if frame.commit == COMMIT and not committed:
             raise Failure("the server rolled the transaction back instead of committing it")
 
     def _needs_proof(self) -> bool:

@@ -16,6 +16,8 @@ commands:
   migrate   apply what is pending (the default)
   status    list every migration: applied, pending, changed, missing on disk
   check     exit 0 when nothing is pending, 10 otherwise
+  plan      tell what would run and which locks it would take; changes nothing
+            --rehearse: run it in a transaction that is rolled back, and tell how long it took and what it locked
   health    exit 0 when the database answers within 5 s, 3 otherwise
 
 environment (durations in seconds, or with a unit: 500ms, 30s, 5m):
@@ -41,9 +43,10 @@ exit codes:
 
 
 def parse(arguments: Sequence[str], commands: list[str]) -> str | None:
-    """Return the command, or None after --help or --version; raise `ConfigurationError` for anything else.
+    """Return the command, with its option if it has one, or None after --help or --version.
 
-    The text never repeats an argument: it may be a connection string in the wrong place.
+    Raise `ConfigurationError` for anything else; its text never repeats an argument: it may be a connection string in
+    the wrong place.
     """
     parser = _Parser(
         prog="pg-predeploy",
@@ -52,12 +55,15 @@ def parse(arguments: Sequence[str], commands: list[str]) -> str | None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("command", nargs="?", default="migrate", choices=commands, metavar="command")
+    parser.add_argument("command", nargs="?", default="migrate", metavar="command")
+    parser.add_argument("--rehearse", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"pg-predeploy {__version__}")
     try:
-        return str(parser.parse_args(arguments).command)
+        parsed = parser.parse_args(arguments)
     except SystemExit:
         return None
+    command = f"{parsed.command} --rehearse" if parsed.rehearse else str(parsed.command)
+    return command if command in commands else parser.error("")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -18,18 +18,20 @@ ROOT = Path(__file__).parents[2]
 ROOMS = {path.stem: ast.parse(path.read_text()) for path in [ROOT / "entrypoint.py", *ROOT.glob("predeploy/*.py")]}
 LAYERS = [  # each imports only from those below it
     {"entrypoint"},
-    {"__init__", "report", "status", "usage"},
+    {"__init__", "rehearsal", "report", "status", "usage"},
+    {"plan"},
     {"migrator", "health", "pool"},
     {"attempts"},
     {"execution", "drift", "watcher"},
     {"table", "progress"},
-    {"lock", "pooler"},
+    {"catalog", "lock", "pooler"},
     {"session"},
     {"postgres"},
-    {"dsn", "guard", "refusals"},
-    {"disclosure"},
-    {"causes", "logs", "migrations", "settings", "sqlstate", "statements", "vocabulary"},
-    {"errors"},
+    {"dsn", "guard", "locking", "refusals"},
+    {"alterations", "disclosure", "maintenance"},
+    {"objects", "queries"},
+    {"causes", "logs", "migrations", "phrase", "settings", "sqlstate", "statements", "vocabulary"},
+    {"errors", "lockmodes"},
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -57,7 +59,13 @@ def test_a_room_imports_only_from_below(room: str) -> None:
     assert not any(name.split(".")[0] == "entrypoint" for name in imports(room))
 
 
-@pytest.mark.parametrize("room", ["errors", "migrations", "statements", "guard", "settings", "logs", "vocabulary"])
+@pytest.mark.parametrize(
+    "room",
+    [
+        *("errors", "migrations", "statements", "guard", "settings", "logs", "vocabulary"),
+        *("alterations", "locking", "lockmodes", "maintenance", "objects", "phrase", "queries"),
+    ],
+)
 def test_what_is_decided_from_text_alone_needs_no_database(room: str) -> None:
     assert not any(name.startswith("psycopg") for name in imports(room))
 
