@@ -142,9 +142,8 @@ def _read_add(action: Phrase, into: Reading) -> tuple[str, Mode, str, tuple[Also
             read_references(action, into)
             return "ADD FOREIGN KEY", _SRE, "partitions", ()
         label = {"PRIMARY": "PRIMARY KEY", "NOT": "NOT NULL", "EXCLUDE": "EXCLUDE"}.get(word, word)
-        if word in {"CHECK", "NOT"}:
-            return f"ADD {label}", _AEL, "children", ()
-        return f"ADD {label}", _AEL, "", (Also("partitions", Mode.SHARE),)
+        # Of an index's partitions servers before 18 lock only with SHARE: the stronger is told.
+        return f"ADD {label}", _AEL, "children" if word in {"CHECK", "NOT"} else "partitions", ()
     action.take("COLUMN")
     read_references(action, into)
     return "ADD COLUMN", _AEL, "children", ()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from predeploy import maintenance
 from predeploy.alterations import read_alter_relation, read_references
 from predeploy.lockmodes import Also, Mode, Reading, Touch
-from predeploy.objects import ON_A_TABLE, RELATIONS, read_object, read_table_of_column
+from predeploy.objects import ON_A_TABLE, RELATIONS, only_words_of_sql, read_object, read_table_of_column
 from predeploy.phrase import Phrase, folded, is_name
 from predeploy.queries import VERBS, read_query
 from predeploy.statements import tokens
@@ -43,7 +43,7 @@ def read_statement(sql: str, statement: Statement) -> Reading:
         into.unknown = verb in _UNKNOWN
     if "&" in phrase.words and any(phrase.words[at : at + 2] == ["U", "&"] for at in range(len(phrase.words))):
         into.unknown = True  # U&"n\0061me" is not read as the name that it is
-    into.kinds = into.kinds or [verb]
+    into.kinds = [only_words_of_sql(kind) for kind in into.kinds or [verb]]
     return into
 
 
@@ -63,6 +63,8 @@ def _create(phrase: Phrase, into: Reading) -> None:
     into.kinds.append(f"CREATE {kind}")
     if reader := _CREATES.get(kind):
         reader(phrase, into)
+    elif kind in {"FUNCTION", "PROCEDURE", "AGGREGATE"}:
+        into.makes = "".join(phrase.name()[-1:])
     else:
         into.unknown = kind in _UNKNOWN_OBJECTS
 
@@ -183,7 +185,8 @@ def _alter(phrase: Phrase, into: Reading) -> None:
     elif kind == "PUBLICATION":
         _read_publication(phrase, into)
     elif kind in {"TYPE", "DOMAIN"}:  # of columns, which are looked through or rewritten
-        into.unknown = "VALUE" not in phrase.words and not {"ATTRIBUTE", "CONSTRAINT", "ADD"}.isdisjoint(phrase.words)
+        phrase.name()
+        into.unknown = phrase.word in {"ADD", "ALTER", "VALIDATE", "SET"} and not phrase.ahead("ADD", "VALUE")
     else:
         into.unknown = kind in _UNKNOWN_OBJECTS
 
@@ -225,9 +228,11 @@ _READERS: dict[str, Callable[[Phrase, Reading], None]] = {
     "DECLARE": maintenance.read_declare,
     "DROP": _drop,
     "EXPLAIN": maintenance.read_explain,
+    "GRANT": maintenance.read_grant,
     "LOCK": maintenance.read_lock,
     "REFRESH": maintenance.read_refresh,
     "REINDEX": maintenance.read_reindex,
+    "REVOKE": maintenance.read_grant,
     "SET": _set,
     "TRUNCATE": maintenance.read_truncate,
     "VACUUM": maintenance.read_vacuum,

@@ -37,7 +37,7 @@ class Also:
 
     Edges: `references` and `referenced_by` (foreign keys; `name` limits them to a constraint or a column) and
     `cascades_to` (the latter with an ON DELETE that writes), `partition_of`, `default` (the default partition beside
-    it or in it), `partitions`, `indexes`, `table` (of an index), `reads` (what a view or a materialized view is made
+    it or in it), `indexes`, `table` (of an index), `reads` (what a view or a materialized view is made
     of), `views` (the same, of views only), `truncated_with`.
     """
 
@@ -64,11 +64,12 @@ class Reading:
     """What one statement is and does; `unknown` when it may do what its text does not tell.
 
     `calls` are the names of what looks like functions: what those do is not told either, unless they are built in.
-    `new_path`: from here on unqualified names may mean something else.
+    `makes` is that of the one it makes. `new_path`: from here on unqualified names may mean something else.
     """
 
     kinds: list[str] = field(default_factory=list)
     touches: list[Touch] = field(default_factory=list)
     calls: set[str] = field(default_factory=set)
+    makes: str = ""
     unknown: bool = False
     new_path: bool = False

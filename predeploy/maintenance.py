@@ -121,3 +121,9 @@ def read_declare(phrase: Phrase, into: Reading) -> None:
     """Read DECLARE ... CURSOR."""
     if phrase.seek("FOR"):
         read_query(phrase.rest(), into)
+
+
+def read_grant(phrase: Phrase, into: Reading) -> None:
+    """Read GRANT or REVOKE, which since Postgres 18 looks at a table under its weakest lock."""
+    if phrase.seek("ON"):
+        into.touches.extend(Touch(name, Mode.ACCESS_SHARE) for name, _ in phrase.names())

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_MOST_NAMES = 8
+
 
 @dataclass(slots=True)
 class FilePlan:
@@ -82,10 +84,16 @@ def as_fields(locks: Mapping[Relation, Mode]) -> list[dict[str, str]]:
     return [{"relation": str(relation), "mode": mode.words} for relation, mode in ordered]
 
 
-def describe_locks(locks: Mapping[Relation, Mode]) -> Iterator[str]:
-    """Yield a line of the table for each lock."""
-    for lock in as_fields(locks):
-        yield f"    {lock['mode']:<22} {lock['relation']}"
+def describe_locks(locks: Mapping[Relation, Mode]) -> str:
+    """Return them as the end of a sentence, the strongest first."""
+    if not locks:
+        return "locks nothing that is there now"
+    groups = []
+    for mode in sorted(set(locks.values()), reverse=True):
+        names = sorted(str(relation) for relation, held in locks.items() if held == mode)
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        groups.append(f"{mode.words} on {', '.join(names[:_MOST_NAMES])}{more}")
+    return "; ".join(groups)
 
 
 def worth_telling(locks: Mapping[Relation, Mode], relations: Mapping[int, Relation]) -> dict[Relation, Mode]:
@@ -102,10 +110,8 @@ def worth_telling(locks: Mapping[Relation, Mode], relations: Mapping[int, Relati
 def _sentence(plan: FilePlan) -> str:
     kinds = ", ".join(f"{count} x {kind}" if count > 1 else kind for kind, count in plan.kinds.items())
     how = "in a transaction" if plan.migration.transactional else "without a transaction"
-    lines = [f"Would run {plan.migration.name} {how}: {kinds or 'no statement'}", *describe_locks(plan.locks)]
-    if plan.unknown:
-        lines.append("    and what its text does not tell: plan --rehearse shows it")
-    return "\n".join(lines)
+    unknown = "; and what the text does not tell: rehearse to see" if plan.unknown else ""
+    return f"Would run {plan.migration.name} {how}: {kinds or 'no statement'}; {describe_locks(plan.locks)}{unknown}"
 
 
 def _plan_file(migration: Migration, catalog: Catalog) -> FilePlan:
@@ -117,6 +123,7 @@ def _plan_file(migration: Migration, catalog: Catalog) -> FilePlan:
     other_path = False
     for statement in found.statements:
         reading = read_statement(migration.sql, statement)
+        catalog.routines.add(reading.makes)
         other_path = other_path or reading.new_path
         plan.kinds.update(reading.kinds)
         statement_locks, unknown = resolve(reading, catalog)
@@ -157,7 +164,7 @@ def _reached(relation: Relation | None, touch: Touch, catalog: Catalog) -> Itera
 
 
 def _along(relation: Relation, also: Also, catalog: Catalog) -> Iterator[Relation]:
-    deep = {"truncated_with": "referenced_by", "partitions": "child", "views": "views"}
+    deep = {"truncated_with": "referenced_by", "views": "views"}
     if also.edge in deep:
         yield from catalog.descendants(relation, deep[also.edge])
         return

@@ -174,7 +174,7 @@ class _Rehearsal:
         self._held = held
         locks = worth_telling(locks, self._relations)
         fields = {"migration": migration.name, "duration_ms": duration_ms, "locks": as_fields(locks)}
-        message = "\n".join([f"Would apply {migration.name} in {duration_ms:.0f} ms", *describe_locks(locks)])
+        message = f"Would apply {migration.name} in {duration_ms:.0f} ms: {describe_locks(locks)}"
         log.info("%s", message, extra={"event": "migration.rehearsed", **fields})
 
     def _locks(self) -> set[tuple[Relation, Mode]]:
