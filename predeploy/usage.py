@@ -17,7 +17,8 @@ commands:
   status    list every migration: applied, pending, changed, missing on disk
   check     exit 0 when nothing is pending, 10 otherwise
   plan      tell what would run and which locks it would take; changes nothing
-            --rehearse: run it in a transaction that is rolled back, and tell how long it took and what it locked
+  plan --rehearse
+            run it in a transaction that is rolled back, and tell how long it took and what it locked
   health    exit 0 when the database answers within 5 s, 3 otherwise
 
 environment (durations in seconds, or with a unit: 500ms, 30s, 5m):
