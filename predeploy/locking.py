@@ -6,6 +6,7 @@ server can tell (a DO block, a function, a trigger, CASCADE) is said to be unkno
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from predeploy import maintenance
@@ -13,8 +14,8 @@ from predeploy.alterations import read_alter_relation, read_references
 from predeploy.lockmodes import Also, Mode, Reading, Touch
 from predeploy.objects import ON_A_TABLE, RELATIONS, only_words_of_sql, read_object, read_table_of_column
 from predeploy.phrase import Phrase, folded, is_name
-from predeploy.queries import VERBS, read_query
-from predeploy.statements import tokens
+from predeploy.queries import VERBS, read_query, shape_of
+from predeploy.statements import split, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,11 +26,23 @@ _SUE, _SRE, _AEL = Mode.SHARE_UPDATE_EXCLUSIVE, Mode.SHARE_ROW_EXCLUSIVE, Mode.A
 _DROPPED_WITH = (Also("references", _AEL), Also("partition_of", _AEL), Also("default", _AEL))
 _UNKNOWN = {"DO", "CALL", "EXECUTE", "IMPORT", "REASSIGN"}
 _UNKNOWN_OBJECTS = {"EXTENSION", "OWNED", "STATISTICS"}
+_OF_ROWS = {("INSERT",), ("UPDATE",), ("DELETE",)}
 _OTHER_PATH = {"SEARCH_PATH", "SCHEMA", "ROLE", "AUTHORIZATION"}
 
 
 def read_statement(sql: str, statement: Statement) -> Reading:
     """Return what one statement of a file is and which relations it locks, as far as its text tells."""
+    if statement.words[:1] in _OF_ROWS and (shape := shape_of(sql[statement.start : statement.end])):
+        return _read_shape(shape)
+    return _read(sql, statement)
+
+
+@lru_cache(maxsize=256)
+def _read_shape(shape: str) -> Reading:
+    return _read(shape, split(shape)[0])
+
+
+def _read(sql: str, statement: Statement) -> Reading:
     phrase, into = Phrase(list(tokens(sql, statement))), Reading()
     verb = phrase.word
     if verb in VERBS:
