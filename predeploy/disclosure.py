@@ -8,6 +8,7 @@ CONTEXT and the query are never told.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from predeploy.vocabulary import passwords_in, vocabulary
@@ -89,7 +90,8 @@ def _disclose(text: str | None, diag: Diagnostic, words: Vocabulary, sql: str, *
     else:
         objects = {name for name in (getattr(diag, field) for field in _OBJECTS) if name}
         shown = _names_only(shown, objects, words) if naming else _without_quoted(shown, diag.sqlstate, words)
-        shown = _mask(shown, {text for text in words.literals - objects if _is_secret(text, words)})
+        known = {name.lower() for name in objects} | words.names | _SERVER_WORDS
+        shown = _mask(shown, {text for text in words.literals if len(text) >= _SHORTEST_SECRET and text not in known})
     shown = _mask(shown, words.passwords | passwords_in(shown))
     return _cut(_CONTROLS.sub(" ", shown), len(text))
 
@@ -108,7 +110,7 @@ def _names_only(text: str, objects: set[str], words: Vocabulary) -> str:
 def _without_quoted(text: str, sqlstate: str | None, words: Vocabulary) -> str:
     """Leave a hole from the first quote to the last: what is quoted may hold quotes of its own."""
     if sqlstate == "42703" and not _OPENING.search(text):  # column users.hunter2 does not exist
-        return _COLUMN.sub(HOLE, text)
+        return _COLUMN.sub(HOLE, text[:MOST_CHARS])
     if _PUNCTUATION.fullmatch(text):  # syntax error at or near ")"
         return text
     parameter = _PARAMETER.match(text)
@@ -137,26 +139,25 @@ def _is_name(name: str, words: Vocabulary) -> bool:
 def _is_no_literal(small: str, words: Vocabulary) -> bool:
     if small in words.names:
         return True
-    literals = map(str.lower, words.literals)
     if len(small) < _SHORTEST_SECRET:
-        return small not in literals
-    return not any(small in literal for literal in literals)
-
-
-def _is_secret(literal: str, words: Vocabulary) -> bool:
-    small = literal.lower()
-    return len(literal) >= _SHORTEST_SECRET and small not in words.names and small not in _SERVER_WORDS
+        return small not in words.literals
+    return not any(small in literal for literal in words.literals)
 
 
 def _without_literals_of_others(text: str, sql: str) -> str:
     """Leave what RAISE says itself; a server's message that it passes on (SQLERRM) may quote other strings."""
-    words = vocabulary(_RAISE.sub("", sql))
+    words = _outside_raise(sql)
 
     def keep(match: re.Match[str]) -> str:
         quoted = match[match.lastindex or 0].strip()
         return match[0] if _is_name(quoted, words) or len(quoted) < _SHORTEST_SECRET else f'"{HOLE}"'
 
     return _QUOTED.sub(keep, text)
+
+
+@lru_cache(maxsize=2)
+def _outside_raise(sql: str) -> Vocabulary:
+    return vocabulary(_RAISE.sub("", sql))
 
 
 def _mask(text: str, secrets: Iterable[str]) -> str:

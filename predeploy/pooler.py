@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import select
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import psycopg
 
-from predeploy.errors import StorageError
+from predeploy.errors import ConfigurationError, StorageError
 from predeploy.session import is_lost, run
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 _BACKEND = "SELECT pg_catalog.pg_backend_pid()"
 _ATTEMPTS = 3
 _ROUNDS = 3
+_SETTING = re.compile(r"(?:^|\s)(?:-c|--\w)")
 _ANSWER_S = 2.0
 _MODES = {
     True: "a pooler in transaction mode stands between: each transaction takes the migration lock for itself",
@@ -33,10 +35,18 @@ def own_backend(conn: Connection, db: ConnectionSource) -> int | None:
     A pooler makes up the process id that it tells at login, so that it differs from the backend's. Which mode it is in
     shows only beside a second client: in session mode the two never meet the same backend. Where that cannot be
     seen, the answer is the safe one, None, as in PgBouncer's transaction mode.
+
+    Raise `ConfigurationError` for settings in the connection string: some poolers ignore them, and others lose them at
+    the first reset.
     """
     backend = backend_pid(conn)
     if backend == conn.info.backend_pid:
         return backend
+    if _SETTING.search(conn.info.options):
+        raise ConfigurationError(
+            "The connection string or PGOPTIONS sets options (-c name=value), which a pooler does not keep: use "
+            "ALTER ROLE ... SET name = value, or connect to the server directly."
+        )
     shared = _meets_others(conn, db, backend)
     mode = "transaction" if shared else "session"
     log.info("Not connected to Postgres itself: %s", _MODES[shared], extra={"event": "pooler.detected", "mode": mode})

@@ -27,31 +27,33 @@ _PIECE = re.compile(
 )
 _WORD = re.compile(r"[^\W\d][\w$]*")
 # A string that begins like this is code, of a function or for EXECUTE: its words are names, its strings are looked at.
+_GAP = re.compile(rf"\s+|{_COMMENT}")
 _CODE = re.compile(
-    rf"\s*(?:(?:{_COMMENT})\s*)*(?:<<|\#|(?:ALTER|ANALYZE|BEGIN|CALL|CLUSTER|COMMENT|COPY|CREATE|DECLARE|DELETE|DO|DROP|EXECUTE|"
-    r"EXPLAIN|GRANT|IF|IMPORT|INSERT|LISTEN|LOCK|MERGE|NOTIFY|PERFORM|RAISE|REASSIGN|REFRESH|REINDEX|RESET|RETURN|"
-    r"REVOKE|SECURITY|SELECT|SET|SHOW|TABLE|TRUNCATE|UPDATE|VACUUM|VALUES|WITH)\b)",
+    r"(?:<<|\#|(?:ALTER|ANALYZE|BEGIN|CALL|CLUSTER|COMMENT|COPY|CREATE|DECLARE|DELETE|DO|DROP|EXECUTE|EXPLAIN|GRANT|IF|"
+    r"IMPORT|INSERT|LISTEN|LOCK|MERGE|NOTIFY|PERFORM|RAISE|REASSIGN|REFRESH|REINDEX|RESET|RETURN|REVOKE|SECURITY|SELECT|"
+    r"SET|SHOW|TABLE|TRUNCATE|UPDATE|VACUUM|VALUES|WITH)\b)",
     re.IGNORECASE,
 )
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{1,2})|([0-7]{1,3})|([\s\S]))|''")
 _UNICODE = re.compile(r"\\(?:\+([0-9a-fA-F]{6})|([0-9a-fA-F]{4}))|''|\\\\")
 _CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 
+_SPACES = r"\s{0,50}"  # not more, so that time is linear
 _KEYWORD = r"(?:passw(?:or)?d|passphrase)"
-_BEFORE_PASSWORD = re.compile(rf"{_KEYWORD}\s*(?:=>|:=|[=:(,])?\s*\Z", re.IGNORECASE)
+_BEFORE_PASSWORD = re.compile(rf"{_KEYWORD}{_SPACES}(?:=>|:=|[=:(,])?{_SPACES}\Z", re.IGNORECASE)
 # PASSWORD 'x', password = "x", "password": "x", password=x, scheme://user:x@host
 PASSWORD_IN_TEXT = re.compile(
-    rf"""{_KEYWORD}["']?\s*(?:
-        (?:=>|:=|[=:(,])?\s*(?:[eE]|[uU]&)?(?:'(?P<single>[^']*(?:''[^']*)*)|"(?P<double>[^"]*)|\$(\w*)\$(?P<dollar>.*?)(?:\$\3\$|\Z))
-      | =\s*(?P<bare>[^\s'",;&)}}]+)
-    )|://[^\s/:@]*:(?P<uri>[^\s@]+)@""",
+    rf"""{_KEYWORD}["']?{_SPACES}(?:
+        (?:=>|:=|[=:(,])?{_SPACES}(?:[eE]|[uU]&)?(?:'(?P<single>[^']*(?:''[^']*)*)|"(?P<double>[^"]*)|\$(\w*)\$(?P<dollar>.*?)(?:\$\3\$|\Z))
+      | ={_SPACES}(?P<bare>[^\s'",;&)}}]+)
+    )|://[^\s/:@]{{0,200}}:(?P<uri>[^\s@]{{1,500}})@""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What a text holds: `literals` as the server reads them, `names` in small letters, and `passwords`.
+    """What a text holds, as the server reads it: `literals` and `names`, both in small letters, and `passwords`.
 
     `names` are the words outside strings and comments, quoted ones included: keywords too, but not what only stands
     in a string that is executed.
@@ -97,10 +99,17 @@ def _read(code: str, found: Vocabulary, names: set[str], depth: int) -> None:
 
 def _take(string: str, found: Vocabulary, names: set[str], depth: int) -> None:
     found.passwords.update(passwords_in(string))
-    if depth < _DEEPEST and _CODE.match(string):
+    if depth < _DEEPEST and _is_code(string):
         _read(string, found, names, depth + 1)
     elif string:
-        found.literals.add(string)
+        found.literals.add(string.lower())
+
+
+def _is_code(string: str) -> bool:
+    pos = 0
+    while gap := _GAP.match(string, pos):
+        pos = gap.end()
+    return bool(_CODE.match(string, pos))
 
 
 def passwords_in(text: str) -> set[str]:

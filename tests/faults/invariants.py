@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # A signal that comes when so little was left to do may be answered by the ending that was being told.
 _LAST_QUERIES = 4
+UNCONFIRMED = "before the server confirmed"  # what is said when the time to answer a signal was over first
 _SIGNAL_CODES = {"sigterm": 143, "sigint": 130, "freeze_sigterm": 143}
 
 
@@ -128,11 +129,15 @@ def _told(story: Story) -> Iterator[str]:
     if wrong := sorted(set(told) - rows):
         yield f"told as applied and is not: {wrong}"
     in_doubt = {name for ended in (run, *story.rivals) for name in ended.names("connection.lost")}  # perhaps it was he
+    if story.kinds & {*SIGNALS}:  # who is interrupted takes the row of what he was running for his own
+        in_doubt |= set(story.stranger)
     if twice := sorted(name for name, count in told.items() if count > 1 and name not in in_doubt):
         yield f"told as applied by more than one, or twice: {twice}"
-    confirmed = not story.run.killed and not (story.kinds & {*SIGNALS} and story.kinds & {*CUTS, "freeze_sigterm"})
+    lost_and_signalled = story.kinds & {*SIGNALS} and story.kinds & {*CUTS, "freeze_sigterm"}
+    left_early = UNCONFIRMED in run.report.get("message", "")
+    confirmed = not run.killed and not left_early and not lost_and_signalled
     if confirmed and (untold := sorted(rows - set(told))):
-        yield f"applied and nobody said so: {untold}"
+        yield f"applied and nobody said so: {untold}: {run.report.get('message')}"
     shaken = bool(story.kinds & {*CUTS, *KILLS, *SIGNALS})
     for ended in (run, *story.rivals):
         for file in story.plan.files:

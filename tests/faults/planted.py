@@ -105,8 +105,13 @@ class _Loader(importlib.machinery.SourceFileLoader):
     def get_code(self, fullname: str) -> object:  # type: ignore[override]
         """Compile anew: byte code on disk has no bug."""
         path = self.get_filename(fullname)
-        source = self.get_data(path).decode()
-        for words, others in self._replacements:
-            assert source.count(words) == 1, f"{fullname} holds {words!r} {source.count(words)} times: plant anew"
-            source = source.replace(words, others)
+        source = replace_words(self.get_data(path).decode(), self._replacements)
         return compile(source, path, "exec", dont_inherit=True)
+
+
+def replace_words(source: str, replacements: Sequence[tuple[str, str]]) -> str:
+    """Return the source with a bug in it; words that do not stand there just once are an error."""
+    for words, others in replacements:
+        assert source.count(words) == 1, f"{words!r} is there {source.count(words)} times: plant this bug anew"
+        source = source.replace(words, others)
+    return source

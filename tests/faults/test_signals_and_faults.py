@@ -9,11 +9,12 @@ import pytest
 
 from tests.faults.fuzz import attempt
 from tests.faults.plan import Plan
-from tests.faults.trial import record
+from tests.faults.trial import Trial, record
 
 if TYPE_CHECKING:
     from tests.faults.stage import Stage
 
+ANSWER_S = 2.0  # what is promised
 AFTER_A_SIGNAL = ("sigterm", "cut_line", "cut_before", "cut_client", "terminate")
 
 
@@ -32,3 +33,12 @@ def test_a_signal_that_comes_while_notices_are_told_is_answered_like_any_other(s
     notices = [message.number for message in record(stage, run) if message.kind == "N"]
     tally = attempt(stage, [replace(run, faults=(("sigterm", number),)) for number in notices[::10]])
     assert tally.violations == []
+
+
+@pytest.mark.parametrize("first", range(1, 21, 4))
+def test_a_signal_ends_a_run_on_a_line_that_has_frozen_at_any_of_its_first_messages(stage: Stage, first: int) -> None:
+    for number in range(first, first + 4):
+        trial = Trial(stage, Plan("direct", ("plain",), (("freeze_sigterm", number),)))
+        outcome = trial.run()
+        assert (outcome.violations, outcome.exit_code) == ([], 143)
+        assert trial.answer_s < ANSWER_S + 1, f"frozen at message {number}"

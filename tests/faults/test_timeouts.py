@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scripts.postgres_server import PostgresServer
+    from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
     from tests.support.program import Process, Run
 
@@ -41,10 +42,10 @@ SIGNAL_BOUND_S = 2.0
 
 @contextmanager
 def failing(
-    server: PostgresServer, program: Program, turn: int, failure: Failure, wait_s: float
+    database: Database, program: Program, turn: int, failure: Failure, wait_s: float
 ) -> Iterator[tuple[Line, Process]]:
-    """Start a process with a line and a database of its own, and go on when the line has failed."""
-    with fresh_database(server) as database, Line(server.port, turn, failure) as line:
+    """Start a process with a line of its own, and go on when the line has failed."""
+    with Line(database.server.port, turn, failure) as line:
         # As a client without Kerberos: whether it first asks for that is a matter of the machine.
         dsn = f"{database.dsn_at(line.port)}?gssencmode=disable"
         process = program.start(DATABASE_URL=dsn, MIGRATE_WAIT_TIMEOUT=str(wait_s))
@@ -70,10 +71,12 @@ def test_a_line_that_fails_for_good_ends_the_run_within_its_bound(
         run = process.finish()
         return run, time.monotonic() - line.failed_at
 
-    with ExitStack() as stack, ThreadPoolExecutor(len(TURNS)) as waiters:
+    # The lines end before any database is dropped: that waits for sessions which are still in their login.
+    with ExitStack() as databases, ExitStack() as lines, ThreadPoolExecutor(len(TURNS)) as waiters:
         results = []
         for turn in TURNS:
-            line, process = stack.enter_context(failing(server, program, turn, failure, WAIT_S))
+            database = databases.enter_context(fresh_database(server))
+            line, process = lines.enter_context(failing(database, program, turn, failure, WAIT_S))
             results.append((turn, waiters.submit(ended, line, process)))
         for turn, result in results:
             run, elapsed = result.result()
@@ -87,9 +90,9 @@ def test_a_line_that_fails_for_good_ends_the_run_within_its_bound(
 @pytest.mark.usefixtures("many_files")
 @pytest.mark.parametrize("turn", TURNS)
 def test_sigterm_ends_a_run_whose_line_is_silent(
-    server: PostgresServer, program: Program, turn: int, record_property: Callable[[str, object], None]
+    database: Database, program: Program, turn: int, record_property: Callable[[str, object], None]
 ) -> None:
-    with failing(server, program, turn, "silent", 60) as (_, process):
+    with failing(database, program, turn, "silent", 60) as (_, process):
         sent = time.monotonic()
         process.terminate()
         run = process.finish()

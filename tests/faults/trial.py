@@ -53,6 +53,8 @@ class Trial:
         self.troubles: list[str] = []
         self.messages: list[Message] = []
         self.said = ""
+        self.answer_s = 0.0  # from the first signal to the run's end
+        self._signalled: float | None = None
         self._runner: Future[Runner] = Future()
         self._wire = stage.wires[plan.path]
 
@@ -63,6 +65,7 @@ class Trial:
         environment = stage.environment(plan.path, self._directory)
         self._runner.set_result(stage.parent.start(environment, stage.directory / "run", fresh=plan.fresh))
         run = self._finish("the run", self._the_runner(), RUN_S)
+        self.answer_s = time.monotonic() - self._signalled if self._signalled else 0.0
         self.messages = wire.end()  # a frozen line must not keep for the server what has gone
         rivals = [self._finish("another runner", rival, RUN_S) for rival in self.rivals]
         first = self._observe("the faults")
@@ -97,7 +100,7 @@ class Trial:
         """Wait until nothing moves any more, then look."""
         if self._wire.problems:
             raise self._wire.problems[0]
-        deadline = time.monotonic() + SETTLE_S
+        deadline = time.monotonic() + (0 if self.troubles else SETTLE_S)
         while left := self.stage.leftovers(self.plan.path, self._wire.backends):
             if time.monotonic() > deadline:
                 self.troubles.append(f"left behind after {after}: {left[0]}")
@@ -131,14 +134,19 @@ class Trial:
         self.stage.server.restart("immediate")
 
     def _sigterm(self) -> None:
-        self._the_runner().signal(signal.SIGTERM)
+        self._signal(signal.SIGTERM)
 
     def _sigint(self) -> None:
-        self._the_runner().signal(signal.SIGINT)
+        self._signal(signal.SIGINT)
 
     def _freeze_sigterm(self) -> Action:
-        self._the_runner().signal(signal.SIGTERM)
+        self._signal(signal.SIGTERM)
         return Action.FREEZE
+
+    def _signal(self, signum: signal.Signals) -> None:
+        runner = self._the_runner()
+        self._signalled = self._signalled or time.monotonic()
+        runner.signal(signum)
 
     def _kill_before(self) -> Action:
         self._kill_after()

@@ -103,7 +103,7 @@ def test_the_first_line_says_what_starts_and_where(
 ) -> None:
     started = run().events[0]
     assert started["event"] == "run.started"
-    assert (started["host"], started["port"]) == ("127.0.0.1", database.server.port)
+    assert (started["host"], started["port"]) == ("127.0.0.1", database.port)
     assert (started["version"], started["migrations_dir"]) == (__version__, str(migrations_dir))
     assert set(started) == {
         "timestamp", "level", "message", "event", "version", "host", "port", "migrations_dir",

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from psycopg_pool import PoolTimeout
 
 import predeploy.health
 from predeploy import DbHealth, StorageError, check_db_health, create_db, run_migrations
@@ -123,6 +124,19 @@ def test_a_request_to_the_pool_is_refused_with_the_servers_reason_not_the_pools(
         pass
 
 
+def test_a_refusal_of_before_is_not_told_again_while_the_next_login_lasts(
+    server: PostgresServer, database: Database
+) -> None:
+    with Proxy(server.port) as proxy, opened(create_db, database.dsn_at(proxy.port)) as db:
+        proxy.refusals = [("28P01", "password authentication failed")] * 2
+        with pytest.raises(PostgresRefused), db.connection():
+            pass
+        eventually(lambda: not proxy.refusals)
+        proxy.silent_after = b"SCRAM-SHA-256"
+        with pytest.raises(PoolTimeout), db.connection(timeout=1):
+            pass
+
+
 def test_a_pool_finds_a_server_that_comes_up_while_a_request_waits(private_server: PostgresServer) -> None:
     private_server.stop()
     with opened(create_db, private_server.dsn()) as db:
@@ -226,6 +240,7 @@ def test_whatever_the_source_raises_is_an_answer() -> None:
 def test_a_pool_has_the_documented_limits(database: Database) -> None:
     with opened(create_db, database.dsn) as db:
         assert (db.min_size, db.max_size, db.max_idle) == (0, 10, 20.0)
+        assert db.reconnect_timeout == 0, "who waits causes the next attempt, and none comes ever later"
         with db.connection() as conn:
             parameters = conn.info.get_parameters()
     assert parameters["connect_timeout"] == "10"
@@ -237,6 +252,7 @@ def test_the_urls_own_connect_timeout_wins(database: Database) -> None:
         assert conn.info.get_parameters()["connect_timeout"] == "7"
 
 
+@pytest.mark.direct("a pooler keeps the backends of clients that have gone")
 def test_a_pool_opens_nothing_until_it_is_used(database: Database) -> None:
     threads = threading.active_count()
     db: ConnectionPool[Any] = create_db(database.dsn)

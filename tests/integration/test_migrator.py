@@ -286,6 +286,7 @@ def test_a_statement_timeout_is_an_error_at_once(run: Callable[..., Run], migrat
 # Without a transaction
 
 
+@pytest.mark.session("runs outside of a transaction")
 def test_a_no_transaction_file_runs_statement_by_statement(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -299,6 +300,7 @@ def test_a_no_transaction_file_runs_statement_by_statement(
     assert database.query("SELECT count(*) FROM _migrations") == [(2,)]
 
 
+@pytest.mark.session("runs outside of a transaction")
 def test_a_failing_no_transaction_file_keeps_what_came_before_and_says_so(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -318,6 +320,7 @@ def test_what_needs_no_transaction_says_so(run: Callable[..., Run], migrations_d
     assert "-- migrate:no-transaction" in failure(run())["hint"]
 
 
+@pytest.mark.session("runs outside of a transaction")
 def test_an_invalid_index_of_a_failed_build_is_named_and_never_taken_for_success(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -335,6 +338,7 @@ def test_an_invalid_index_of_a_failed_build_is_named_and_never_taken_for_success
     assert run().exit_code == 0
 
 
+@pytest.mark.session("runs outside of a transaction")
 def test_an_invalid_index_of_somebody_else_does_not_matter(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:

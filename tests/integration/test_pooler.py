@@ -82,6 +82,7 @@ def test_session_mode_is_told_from_it_and_holds_the_session_lock(
     assert database.query(ADVISORY_LOCKS) == [(0,)]
 
 
+@pytest.mark.direct("what it says")
 def test_a_direct_connection_is_no_pooler(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
     ended = run()
@@ -282,6 +283,25 @@ def test_the_mode_is_found_whatever_the_pool_is_like(
     # A pooler in session mode that has no room for a second client cannot be told from the other: the answer is safe.
     expected = "transaction" if pool in limits else mode
     assert (ended.exit_code, ended.named("pooler.detected")[0]["mode"]) == (0, expected)
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_settings_in_the_connection_string_are_refused_as_the_pooler_would_not_keep_them(
+    run: Callable[..., Run],
+    database: Database,
+    migrations_dir: MigrationsDir,
+    start_pgbouncer: Callable[..., PgBouncer],
+    mode: str,
+) -> None:
+    bouncer = start_pgbouncer(pool_mode=mode, ignore_startup_parameters="options")
+    database.execute("CREATE SCHEMA app")
+    migrations_dir.write("001.sql", "CREATE TABLE t ()")
+    ended = run(DATABASE_URL=f"{database.dsn_at(bouncer.port)}?options=-csearch_path%3Dapp")
+    assert (ended.exit_code, ended.report["code"]) == (2, "STORAGE_CONFIGURATION")
+    assert "ALTER ROLE" in ended.report["message"]
+    assert database.query("SELECT to_regclass('app.t'), to_regclass('public.t')") == [(None, None)]
+    routed = run(DATABASE_URL=f"{database.dsn_at(bouncer.port)}?options=endpoint%3Dnear")
+    assert (routed.exit_code, routed.report["applied"]) == (0, 1), "that is for the pooler itself"
 
 
 def test_a_backend_that_dies_behind_the_pooler_is_met_again(

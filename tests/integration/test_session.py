@@ -99,6 +99,7 @@ def test_a_role_that_the_login_sets_by_itself_is_kept(
         database.admin_execute(f"DROP OWNED BY {group} CASCADE; DROP ROLE {group}")
 
 
+@pytest.mark.direct("a pooler refuses the options of a connection string, or takes them for itself")
 def test_settings_of_the_connection_string_outlive_the_reset(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -141,6 +142,7 @@ KEEPALIVES = {
 }
 
 
+@pytest.mark.direct("a pooler refuses the options of a connection string, or takes them for itself")
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

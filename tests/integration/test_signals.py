@@ -55,7 +55,8 @@ def ended(process: Process, signum: signal.Signals, within: float = WITHIN_S) ->
 
 def assert_clean(database: Database) -> None:
     """Nobody is left on the server but a pooler, idle, so nothing is held: no lock, no transaction."""
-    eventually(lambda: not [1 for _, state in database.query(OTHERS) if not database.is_pooled or state != "idle"])
+    kept = {"idle"} if database.is_pooled else set()
+    eventually(lambda: {state for _, state in database.admin_query(OTHERS)} <= kept)
     eventually(lambda: database.query(LOCKED) == [(True,)], 5 if database.is_pooled else 0)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
 
+pytestmark = pytest.mark.direct("a pooler answers logins itself")
+
 
 @pytest.fixture
 def proxy(server: PostgresServer) -> Iterator[Proxy]:
@@ -51,9 +53,15 @@ def _name(database: Database) -> psycopg.sql.Identifier:
 
 
 def test_a_text_that_looks_like_a_code_is_none(proxy: Proxy, database: Database) -> None:
-    """PgBouncer names no function, nor must another answer lend it one."""
     proxy.refusals = [("08P01", 'x" F "a.c" C "28P01" M "')]
     assert refused_with(parameters(database.dsn_at(proxy.port))) == [("08P01", "")]
+
+
+def test_an_answer_that_names_no_function_is_lent_none_by_the_next(proxy: Proxy, database: Database) -> None:
+    proxy.refusals = [("57P03", "the database system is starting up")]  # whereupon libpq goes on to the next host
+    hosts = {"host": "127.0.0.1,127.0.0.1", "port": f"{proxy.port},{database.server.port}"}
+    answers = refused_with(parameters(database.dsn, password="no", **hosts))
+    assert answers == [("57P03", ""), ("28P01", "auth_failed")]
 
 
 def test_a_login_that_works_says_nothing_and_leaves_no_session(database: Database) -> None:

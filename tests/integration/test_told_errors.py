@@ -10,9 +10,11 @@ import random
 import re
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from predeploy import create_db, run_migrations
+from predeploy.refusals import explain_statement
 from tests.support.database import fresh_database
 from tests.support.migrations_dir import MigrationsDir
 from tests.support.program import Program
@@ -548,6 +550,14 @@ def test_what_only_looks_tells_no_more(
     told = run(command)
     assert told.exit_code in {0, 10}
     assert leaks(told.stdout) == set()
+
+
+def test_a_refused_statement_of_ours_is_told_by_the_same_rule(database: Database) -> None:
+    with database.connect() as conn, pytest.raises(psycopg.Error) as caught:
+        conn.execute("SELECT 'hunter2'::int")
+    assert str(explain_statement(caught.value)) == (
+        'The server refused a statement of ours: invalid input syntax for type integer: "***" (SQLSTATE 22P02).'
+    )
 
 
 # What has to be told

@@ -123,11 +123,12 @@ def test_the_last_attempt_outlasts_the_wait_by_less_than_a_second(wait_s: float)
 
 
 def test_what_the_last_attempt_has_no_time_to_hear_does_not_hide_what_was_heard_before(
-    proxy: Proxy, database: Database
+    server: PostgresServer, database: Database
 ) -> None:
-    proxy.refusals = [("57P03", "the database system is starting up")]
-    proxy.silent_after = b"SCRAM-SHA-256"
-    with pytest.raises(PostgresUnavailable, match="starting up") as caught:
+    # The proxy ends before the database is dropped: that waits for sessions which are still in their login.
+    with Proxy(server.port) as proxy, pytest.raises(PostgresUnavailable, match="starting up") as caught:
+        proxy.refusals = [("57P03", "the database system is starting up")]
+        proxy.silent_after = b"SCRAM-SHA-256"
         wait_for_postgres(database.dsn_at(proxy.port), timeout=0.5)
     assert caught.value.reason == "starting_up"
 
@@ -152,6 +153,16 @@ def test_a_pooler_that_does_not_tell_whether_it_is_read_only_is_asked(
     assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["read_only"]
 
 
+def test_a_question_that_is_broken_off_right_after_the_login_is_asked_again(
+    run: Callable[..., Run], proxy: Proxy, database: Database
+) -> None:
+    proxy.hide = [b"in_hot_standby", b"default_transaction_read_only"]
+    proxy.cut_before = [b"\x00\x01transaction_read_only"]  # the answer's only column
+    ended = run(DATABASE_URL=database.dsn_at(proxy.port))
+    assert (ended.exit_code, proxy.cut_before) == (0, [])
+    assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["closed"]
+
+
 def test_a_host_name_that_cannot_be_resolved_is_waited_for(run: Callable[..., Run]) -> None:
     host = ".".join(["x" * 60] * 5)  # longer than a question in DNS may be, so that no name server is asked
     ended = waited(run, f"postgresql://someone:hunter2@{host}:5432/app", 0.5)
@@ -171,6 +182,7 @@ def test_a_read_only_server_is_waited_for(run: Callable[..., Run], database: Dat
     assert run("check", DATABASE_URL=database.dsn).exit_code == 0, "a look needs no writable server"
 
 
+@pytest.mark.direct("a pooler answers a login when it has asked the server again")
 def test_a_database_closed_for_connections_is_waited_for(run: Callable[..., Run], database: Database) -> None:
     with database.server_connect() as admin:
         admin.execute(f"ALTER DATABASE {database.name} ALLOW_CONNECTIONS false")
@@ -260,11 +272,11 @@ def test_without_a_trace_a_strange_language_is_waited_for(
     assert caught.value.reason == "unknown"
 
 
-def test_the_second_login_too_is_within_the_wait(proxy: Proxy, database: Database) -> None:
-    proxy.refusals = [("28P01", "Passwort-Authentifizierung fehlgeschlagen")]
-    proxy.silent_after = b"SCRAM-SHA-256"
+def test_the_second_login_too_is_within_the_wait(server: PostgresServer, database: Database) -> None:
     started = time.monotonic()
-    with pytest.raises(PostgresUnavailable, match="no answer"):
+    with Proxy(server.port) as proxy, pytest.raises(PostgresUnavailable, match="no answer"):
+        proxy.refusals = [("28P01", "Passwort-Authentifizierung fehlgeschlagen")]
+        proxy.silent_after = b"SCRAM-SHA-256"
         wait_for_postgres(database.dsn_at(proxy.port), timeout=1.5)
     assert time.monotonic() - started < 2.5
 

@@ -13,12 +13,16 @@ from predeploy import watcher
 from predeploy.migrations import read_migrations
 from predeploy.migrator import Migrator
 from predeploy.postgres import Server
+from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import psycopg
+
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
+    from tests.support.pgbouncer import PgBouncer
 
 Progress = list[logging.LogRecord]
 
@@ -72,6 +76,7 @@ def test_the_intervals_grow(
     assert all(later >= 1.5 * earlier for earlier, later in pairwise(elapsed))
 
 
+@pytest.mark.direct("a pooler that has one backend for us looks like one in transaction mode")
 def test_a_watcher_that_cannot_connect_harms_nobody(
     migrate: Callable[[Server], Progress], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -87,3 +92,44 @@ def test_a_quick_migration_is_not_talked_about(
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
     assert migrate(Server(database.dsn)) == []
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_behind_a_pooler_what_takes_long_is_told_of_and_not_taken_for_a_dead_line(
+    migrate: Callable[[Server], Progress],
+    database: Database,
+    migrations_dir: MigrationsDir,
+    start_pgbouncer: Callable[..., PgBouncer],
+    caplog: pytest.LogCaptureFixture,
+    mode: str,
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE once (); SELECT pg_sleep(1)")
+    assert migrate(Server(database.dsn_at(start_pgbouncer(pool_mode=mode).port)))
+    events = {getattr(record, "event", "") for record in caplog.records}
+    assert events.isdisjoint({"connection.silent", "connection.lost"})
+
+
+@pytest.mark.parametrize("refusal", ["CONNECTION LIMIT 1", "PASSWORD 'another than before'", "NOLOGIN"])
+def test_a_refused_login_is_an_answer_and_no_silence(
+    migrate: Callable[[Server], Progress],
+    monkeypatch: pytest.MonkeyPatch,
+    database: Database,
+    migrations_dir: MigrationsDir,
+    refusal: str,
+) -> None:
+    monkeypatch.setattr(watcher, "SILENCE_S", 0.3)
+    migrations_dir.write("001.sql", "SELECT pg_sleep(2) FROM pg_advisory_xact_lock(1)")
+    with database.admin_connect() as admin:
+        admin.execute("SELECT pg_advisory_lock(1)")
+        refuse = threading.Timer(0, _refuse, [database, admin, refusal])
+        refuse.start()
+        assert migrate(Server(database.dsn))
+        refuse.join()
+
+
+def _refuse(database: Database, admin: psycopg.Connection, refusal: str) -> None:
+    """Alter the role once the migration has begun, which waits for the lock until then."""
+    begun = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    eventually(lambda: admin.execute(begun).fetchall())
+    admin.execute(f"ALTER ROLE {database.owner} {refusal}")
+    admin.execute("SELECT pg_advisory_unlock(1)")

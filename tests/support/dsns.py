@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 LETTERS = "QZJKVXqzjkvx"
 SIGNS = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ \t\nü€🐘"
-COMMON = ("postgres", "event", "failed", "info", "port", "host", "local", "migrate", "crashed", "127.0.0.1", "true")
+COMMON = ("postgres", "event", "failed", "info", "port", "host", "local", "migrate", "crashed", "unreachable", "true")
 SHORT = ("a", "1", "me", "db", "x'y", "%", "/", "***"[:2], "p w")
 
 

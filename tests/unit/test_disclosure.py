@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from predeploy.disclosure import MOST_CHARS, disclose, disclose_hint
+from predeploy.vocabulary import vocabulary
 
 LITERAL = "SELECT 'hunter2'::regclass"
 
@@ -68,6 +69,20 @@ def told(text: str, sqlstate: str, sql: str = LITERAL, **fields: str) -> str | N
 )  # fmt: skip
 def test_what_is_quoted_is_not_told(text: str, sqlstate: str, expected: str) -> None:
     assert told(text, sqlstate) == expected
+
+
+@pytest.mark.parametrize("sqlstate", ["42601", "42602", "42622", "42703", "22P02", "XX000"])
+def test_a_name_that_may_be_a_string_in_the_wrong_quotes_is_not_told(sqlstate: str) -> None:
+    assert told('what about "hunter2"?', sqlstate, 'SELECT "hunter2"') == 'what about "***"?'
+
+
+def test_a_file_is_read_once_for_all_its_notices() -> None:
+    sql = "CREATE TABLE IF NOT EXISTS users (); RAISE NOTICE 'some words'; SELECT 'once'"
+    before = vocabulary.cache_info().misses
+    for _ in range(100):
+        assert told('relation "users" already exists, skipping', "42P07", sql) is not None
+        assert told("some words", "00000", sql, source_function="exec_stmt_raise") == "some words"
+    assert vocabulary.cache_info().misses - before == 2  # the other time without its RAISEs
 
 
 @pytest.mark.parametrize(
@@ -174,6 +189,9 @@ def test_a_secret_on_the_edge_of_the_cut_is_masked_first() -> None:
         "password = " * 9_000,
         "'password='" * 9_000,
         "RAISE '" * 15_000,
+        f"SELECT 'password{' ' * 60_000}', 'password = {' ' * 60_000}x'",
+        f"SELECT '{'://a:' * 20_000}', '{'password$$' * 9_000}', '{'password: ' * 9_000}'",
+        f"SELECT '{'-' * 300}', '{'-- ' * 300}', '{'/* ' * 300}', '{'/*/' * 300}', '{'/**/ ' * 300}'",
         "DO $$ BEGIN EXECUTE 'SELECT ''x'' " * 3_000,
     ],
     ids=lambda sql: ascii(sql[:11]),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from predeploy.dsn import host_and_port, parse_dsn, secrets_of
@@ -568,6 +568,7 @@ templates = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(templates, passwords)
 def test_any_encoded_password_comes_back_and_is_secret(template: str, password: str) -> None:
     dsn = template.format(quote(password, safe=""))
@@ -576,6 +577,7 @@ def test_any_encoded_password_comes_back_and_is_secret(template: str, password: 
     assert host_and_port(dsn) == host_and_port(template.format("x"))
 
 
+@settings(deadline=None)
 @given(templates, passwords)
 def test_any_unencoded_password_comes_back_or_is_not_shown(template: str, password: str) -> None:
     dsn = template.format(password)
@@ -592,6 +594,7 @@ def test_any_unencoded_password_comes_back_or_is_not_shown(template: str, passwo
         assert [piece for piece in pieces(password) if piece in repr(shown)] == []
 
 
+@settings(deadline=None)
 @given(passwords)
 def test_any_quoted_password_of_a_key_value_string_comes_back(password: str) -> None:
     escaped = password.replace("\\", "\\\\").replace("'", "\\'")
@@ -600,6 +603,7 @@ def test_any_quoted_password_of_a_key_value_string_comes_back(password: str) -> 
     assert password in secrets_of(dsn)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_at_all_is_read_or_refused(text: str) -> None:
     found, _ = outcome_of(text)

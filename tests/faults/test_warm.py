@@ -1,0 +1,70 @@
+"""A forked runner is the program as its users start it, only sooner."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.faults.plan import Plan
+from tests.faults.trial import Trial
+from tests.support.eventually import eventually
+
+if TYPE_CHECKING:
+    from tests.faults.stage import Stage
+    from tests.faults.warm import Runner
+
+PASSING = {"timestamp", "duration_ms", "wait_s", "port"}
+BOTH = pytest.mark.parametrize("fresh", [False, True], ids=["forked", "fresh"])
+
+
+def told(output: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in output.splitlines()]
+    return [{name: value for name, value in line.items() if name not in PASSING} for line in lines]
+
+
+def start(stage: Stage, statement: str, *, fresh: bool, **variables: str) -> Runner:
+    directory = stage.reset([])
+    (directory / "001.sql").write_text(statement)
+    environment = stage.rivals_environment("direct", directory, **variables)
+    return stage.parent.start(environment, stage.directory / "warm", fresh=fresh)
+
+
+def test_a_forked_run_says_and_sends_what_a_fresh_one_does(stage: Stage) -> None:
+    plan = Plan("direct", ("plain", "failing", "no-transaction", "notice"))
+    said, sent = [], []
+    for fresh in (False, True):
+        trial = Trial(stage, plan if not fresh else Plan.parse(f"{plan}/fresh"))
+        outcome = trial.run()
+        assert (outcome.violations, outcome.exit_code) == ([], 1)
+        said.append(told("\n".join(line for line in trial.said.splitlines() if line.startswith("{"))))
+        sent.append([(message.sender, message.kind) for message in trial.messages])
+    assert said[0] == said[1]
+    assert sent[0] == sent[1]
+
+
+@BOTH
+@pytest.mark.parametrize(("signum", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGKILL", -9)])
+def test_it_answers_signals_as_a_process_of_its_own(stage: Stage, signum: str, status: int, fresh: bool) -> None:
+    runner = start(stage, "SELECT pg_sleep(60)", fresh=fresh)
+    try:
+        sleeping = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        eventually(lambda: stage.admin(sleeping))
+        runner.signal(signal.Signals[signum])
+        assert runner.finish(20)
+        assert (runner.status, runner.stderr) == (status, "")
+    finally:
+        runner.finish(0)
+        runner.close()
+    eventually(lambda: not stage.leftovers("direct", set()))
+
+
+@BOTH
+def test_it_sees_its_own_environment_and_nothing_else(stage: Stage, fresh: bool) -> None:
+    runner = start(stage, "SELECT 1", fresh=fresh, MIGRATE_LOCK_TIMEOUT="soon")
+    assert runner.finish(20)
+    assert (runner.status, runner.stderr) == (2, "")
+    assert "MIGRATE_LOCK_TIMEOUT" in runner.stdout
+    runner.close()
