@@ -46,10 +46,11 @@ BEGIN
     SELECT pg_catalog.string_agg(c.name, ','), pg_catalog.string_agg(c.name, ',') FILTER (WHERE c.later)
     INTO every, later
     FROM (
-        SELECT pg_catalog.format('%I.%I', n.nspname, c.conname) AS name, pg_catalog.bool_or(c.condeferred) AS later
+        SELECT pg_catalog.format('%I.%I', n.nspname, c.conname) AS name,
+               pg_catalog.bool_or(c.condeferred) AND pg_catalog.bool_and(c.condeferrable) AS later
         FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
         WHERE pg_catalog.has_schema_privilege(n.oid, 'USAGE')
-        GROUP BY 1 HAVING pg_catalog.bool_and(c.condeferrable)
+        GROUP BY 1 HAVING pg_catalog.bool_or(c.condeferrable)
     ) AS c;
     IF every IS NOT NULL THEN
         EXECUTE 'SET CONSTRAINTS ' || every || ' IMMEDIATE';

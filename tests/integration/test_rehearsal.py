@@ -155,6 +155,9 @@ def test_what_commit_would_check_is_checked_and_stands_in_no_later_files_way(
     database.execute("CREATE TABLE a (id int PRIMARY KEY)")
     database.execute("CREATE TABLE b (a int REFERENCES a DEFERRABLE INITIALLY DEFERRED)")
     database.execute("CREATE TABLE c (a int REFERENCES a DEFERRABLE)")
+    # A name that a constraint shares with one that cannot be deferred is checked, but stays immediate.
+    database.execute("CREATE TABLE e (a int CONSTRAINT same REFERENCES a DEFERRABLE INITIALLY DEFERRED)")
+    database.execute("CREATE TABLE f (a int CONSTRAINT same REFERENCES a)")
     migrations_dir.write("001.sql", "INSERT INTO b VALUES (1); INSERT INTO a VALUES (1);")
     migrations_dir.write("002.sql", "ALTER TABLE b ADD n int")  # would not go with a trigger still pending
     migrations_dir.write("003.sql", "INSERT INTO b VALUES (2)")  # only COMMIT refuses it
@@ -162,8 +165,9 @@ def test_what_commit_would_check_is_checked_and_stands_in_no_later_files_way(
     migrations_dir.write("005.sql", "INSERT INTO c VALUES (5); INSERT INTO a VALUES (5);")  # not deferred by itself
     migrations_dir.write("006.sql", "CREATE TABLE d (a int REFERENCES a DEFERRABLE INITIALLY DEFERRED)")
     migrations_dir.write("007.sql", "INSERT INTO d VALUES (7); INSERT INTO a VALUES (7);")
+    migrations_dir.write("008.sql", "INSERT INTO e VALUES (8)")
     finished = run("plan", "--rehearse")
-    assert failed(finished) == ["003.sql", "005.sql"]
+    assert failed(finished) == ["003.sql", "005.sql", "008.sql"]
     assert {line["sqlstate"] for line in finished.named("migration.failed")} == {"23503"}
     applied = run()
     assert failed(applied) == failed(finished)
