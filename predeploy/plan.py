@@ -85,9 +85,7 @@ def as_fields(locks: Mapping[Relation, Mode]) -> list[dict[str, str]]:
 
 
 def describe_locks(locks: Mapping[Relation, Mode]) -> str:
-    """Return them as the end of a sentence, the strongest first."""
-    if not locks:
-        return "locks nothing that is there now"
+    """Return them as the end of a sentence, the strongest first; "" where there is none."""
     groups = []
     for mode in sorted(set(locks.values()), reverse=True):
         names = sorted(str(relation) for relation, held in locks.items() if held == mode)
@@ -111,7 +109,8 @@ def _sentence(plan: FilePlan) -> str:
     kinds = ", ".join(f"{count} x {kind}" if count > 1 else kind for kind, count in plan.kinds.items())
     how = "in a transaction" if plan.migration.transactional else "without a transaction"
     unknown = "; and what the text does not tell: rehearse to see" if plan.unknown else ""
-    return f"Would run {plan.migration.name} {how}: {kinds or 'no statement'}; {describe_locks(plan.locks)}{unknown}"
+    locks = describe_locks(plan.locks) or "locks nothing that is there now"
+    return f"Would run {plan.migration.name} {how}: {kinds or 'no statement'}; {locks}{unknown}"
 
 
 def _plan_file(migration: Migration, catalog: Catalog) -> FilePlan:

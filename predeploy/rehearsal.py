@@ -175,7 +175,8 @@ class _Rehearsal:
         self._held = held
         locks = worth_telling(locks, self._relations)
         fields = {"migration": migration.name, "duration_ms": duration_ms, "locks": as_fields(locks)}
-        message = f"Would apply {migration.name} in {duration_ms:.0f} ms: {describe_locks(locks)}"
+        told = describe_locks(locks) or "no lock on what was there that was not held before"
+        message = f"Would apply {migration.name} in {duration_ms:.0f} ms: {told}"
         log.info("%s", message, extra={"event": "migration.rehearsed", **fields})
 
     def _locks(self) -> set[tuple[Relation, Mode]]:

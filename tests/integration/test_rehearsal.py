@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from predeploy import rehearsal
+from predeploy.migrations import MigrationResult, read_migrations
+from predeploy.postgres import Server
 from tests.support.catalog import snapshot
 from tests.support.eventually import eventually
 
@@ -215,12 +218,12 @@ def test_a_migration_waits_for_the_rehearsal_and_is_told_who_has_the_lock(
     migrations_dir.write("001.sql", "ALTER TABLE gate ADD name text")
     with database.connect(autocommit=False) as conn:
         conn.execute("LOCK TABLE gate")
-        rehearsal = start("plan", "--rehearse", MIGRATE_LOCK_TIMEOUT="60s")
+        rehearsing = start("plan", "--rehearse", MIGRATE_LOCK_TIMEOUT="60s")
         eventually(lambda: database.query(WAITING.format("gate")) == [(1,)])
         migration = start("migrate")
         holder = migration.wait_for("lock.waiting")["holder"]
         assert holder["application_name"].startswith("pg-predeploy/")
-    assert rehearsal.finish().exit_code == 0
+    assert rehearsing.finish().exit_code == 0
     assert migration.finish().report["applied"] == 1
 
 
@@ -234,6 +237,34 @@ def test_a_rehearsal_waits_for_a_migration_and_says_for_whom(
     assert finished.exit_code == 4
     assert finished.named("lock.waiting")[0]["holder"]["application_name"] == "another runner"
     assert rehearsed(finished) == []
+
+
+def test_a_runner_that_is_faster_at_the_lock_is_waited_for_again(
+    database: Database, migrations_dir: MigrationsDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a (id int)")
+    with database.connect() as other:
+        other.execute("SELECT pg_advisory_lock(48756301)")
+        waits = []
+
+        def wait(conn: psycopg.Connection, *, timeout: float) -> None:
+            """Find the lock free, which it is no more when it is tried: the first time."""
+            assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+            waits.append(timeout)
+            if len(waits) > 1:
+                other.execute("SELECT pg_advisory_unlock(48756301)")
+
+        monkeypatch.setattr(rehearsal, "wait_until_free", wait)
+        result = MigrationResult()
+        fields = rehearsal.rehearse(
+            Server(database.dsn),
+            read_migrations(migrations_dir.path),
+            result,
+            lock_wait_timeout=60,
+            lock_timeout=0,
+            statement_timeout=0,
+        )
+    assert (fields["rehearsed"], len(waits), result.errors) == (1, 2, [])
 
 
 def test_sigterm_rolls_back(start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir) -> None:
