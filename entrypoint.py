@@ -156,6 +156,33 @@ def _check(settings: Settings, files: MigrationFiles, report: Report) -> None:
     report.end(10 if pending else 0, describe_pending(pending), pending=len(pending))
 
 
+def _plan(settings: Settings, files: MigrationFiles, report: Report) -> None:
+    from predeploy.plan import tell_plan
+    from predeploy.postgres import Server
+
+    with Server(settings.dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
+        fields = tell_plan(conn, files, report.result)
+    failed = len(report.result.errors)
+    report.end(1 if failed else 0, f"{fields['pending']} pending, {failed} would fail", **fields)
+
+
+def _rehearse(settings: Settings, files: MigrationFiles, report: Report) -> None:
+    from predeploy.postgres import Server
+    from predeploy.rehearsal import rehearse
+
+    fields = rehearse(
+        Server(settings.dsn, wait_timeout=settings.wait_timeout),
+        files,
+        report.result,
+        lock_wait_timeout=settings.lock_wait_timeout,
+        lock_timeout=settings.lock_timeout,
+        statement_timeout=settings.statement_timeout,
+    )
+    failed = len(report.result.errors)
+    counts = f"{fields['rehearsed']} would work, {failed} would fail, {fields['not_rehearsed']} not rehearsed"
+    report.end(1 if failed else 0, f"Rolled back: {counts}", **fields)
+
+
 def _health(settings: Settings, _files: MigrationFiles, report: Report) -> None:
     from predeploy.health import check_db_health
     from predeploy.postgres import Server
@@ -165,7 +192,14 @@ def _health(settings: Settings, _files: MigrationFiles, report: Report) -> None:
     report.end(0 if health.ok else 3, message, latency_ms=health.latency_ms)
 
 
-COMMANDS = {"migrate": _migrate, "status": _status, "check": _check, "health": _health}
+COMMANDS: dict[str, Callable[[Settings, MigrationFiles, Report], None]] = {
+    "migrate": _migrate,
+    "status": _status,
+    "check": _check,
+    "plan": _plan,
+    "plan --rehearse": _rehearse,
+    "health": _health,
+}
 
 
 def _command(arguments: Sequence[str]) -> tuple[str, frozenset[str]] | None:

@@ -14,8 +14,8 @@ from predeploy.errors import PostgresRefused
 from predeploy.failure import Failure, failure_of
 from predeploy.guard import find_objection
 from predeploy.lock import TRY_IN_TRANSACTION
-from predeploy.session import is_lost, results, run
-from predeploy.statements import Statement, scan, tokens
+from predeploy.session import COMMIT, is_lost, results, run
+from predeploy.statements import Scan, Statement, scan, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +52,17 @@ class LockHeld(Exception):
     """Another runner has the lock: ours was released by a file, or a pooler lets us hold it for a transaction only."""
 
 
+def find_refusal(migration: Migration, found: Scan) -> Failure | None:
+    """Return why a file is not even sent; `found` is the scan of its text."""
+    if migration.problem:
+        return Failure(migration.problem)
+    if objection := find_objection(migration.sql, found):
+        return Failure(objection.message, line=objection.line)
+    if not migration.transactional and (line := _line_with_table(migration.sql, found.statements)):
+        return Failure(_OUR_TABLE, line=line)
+    return None
+
+
 class Execution:
     """Runs one migration on a connection in autocommit mode, under the lock.
 
@@ -73,12 +84,10 @@ class Execution:
     def run(self) -> None:
         """Look at the statements first, so that nothing is sent of a file that would wedge the session."""
         found = scan(self.migration.sql)
-        if objection := find_objection(self.migration.sql, found):
-            raise Failure(objection.message, line=objection.line)
+        if refusal := find_refusal(self.migration, found):
+            raise refusal
         if self._frame.shared and not self.migration.transactional:
             raise Failure(_NOT_SHARED, hint=_way_around(self._direct_url))
-        if not self.migration.transactional and (line := _line_with_table(self.migration.sql, found.statements)):
-            raise Failure(_OUR_TABLE, line=line)
         self.course.begin(found.statements)
         started = time.monotonic()
         if self.migration.transactional:
@@ -97,7 +106,7 @@ class Execution:
         committed = False
         for number, (first, piece) in enumerate(pieces):
             head = opening if number == 0 else ""
-            tail = f"{proof};COMMIT;{frame.reset}" if number == len(pieces) - 1 else ""
+            tail = f"{proof};{frame.commit}{frame.reset}" if number == len(pieces) - 1 else ""
             start, end = (piece[0].start, piece[-1].end) if piece else (0, 0)
             done = -frame.begin_statements - 1 if head else 0  # what opens the transaction has results too
             self.course.send(first, len(piece))
@@ -118,7 +127,7 @@ class Execution:
                     raise Failure(_ROW_REMOVED, sqlstate=error.sqlstate) from None
                 offset = start - len(head)
                 raise failure_of(error, self.migration, statements, first + done, offset) from None
-        if not committed:
+        if frame.commit == COMMIT and not committed:
             raise Failure("the server rolled the transaction back instead of committing it")
 
     def _needs_proof(self) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
+from predeploy.migrations import MigrationError
 from predeploy.statements import line_and_column
 
 if TYPE_CHECKING:
@@ -13,8 +15,10 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from predeploy.migrations import Migration
+    from predeploy.migrations import Migration, MigrationResult
     from predeploy.statements import Statement
+
+log = logging.getLogger(__name__)
 
 NAMES = {
     "schema": "schema_name",
@@ -64,6 +68,22 @@ class Failure(Exception):
 
         if advice := after_failure(self.sqlstate, self.message, failed):
             self.fields["advice"] = advice
+
+
+def tell_failure(
+    verdict: str, migration: Migration, failure: Failure, result: MigrationResult, files: Sequence[Migration]
+) -> None:
+    """Record and log that a file has failed, or would, after those of `files` that have."""
+    from predeploy.excerpt import Excerpt  # only where something fails
+
+    failed = {error.name for error in result.errors}
+    failure.blame([earlier for earlier in files if earlier.name in failed])
+    fields = {"migration": migration.name, "error": failure.message, "after_failure": bool(failed)}
+    line = failure.fields.get("line")
+    excerpt = Excerpt(migration.sql, line, failure.fields.get("column")) if line else None
+    result.errors.append(MigrationError(migration.name, str(failure), failure.sqlstate, line))
+    extra = {"event": "migration.failed", **fields, **failure.fields, "excerpt": excerpt}
+    log.error("%s: %s", verdict, failure.tell(migration.name), extra=extra)
 
 
 def failure_of(

@@ -13,9 +13,9 @@ from predeploy.attempts import attempt
 from predeploy.drift import warn_of_drift, warn_of_order
 from predeploy.errors import ConnectionLost, PostgresUnavailable, StorageError
 from predeploy.execution import AlreadyApplied, Execution
-from predeploy.failure import Failure
+from predeploy.failure import Failure, tell_failure
 from predeploy.lock import advisory_lock, end_lost_holder
-from predeploy.migrations import Migration, MigrationError, MigrationFiles, MigrationResult, read_migrations
+from predeploy.migrations import Migration, MigrationFiles, MigrationResult, read_migrations
 from predeploy.pooler import own_backend
 from predeploy.refusals import explain_statement
 from predeploy.session import is_lost, own_frame, own_manners, roll_back, run, shared_frame
@@ -224,16 +224,7 @@ class Migrator:
         return None
 
     def _fail(self, migration: Migration, failure: Failure) -> None:
-        from predeploy.excerpt import Excerpt  # only where something fails
-
-        failed = {error.name for error in self.result.errors}
-        failure.blame([earlier for earlier in self._files.migrations if earlier.name in failed])
-        fields = {"migration": migration.name, "error": failure.message, "after_failure": bool(self.result.errors)}
-        line = failure.fields.get("line")
-        excerpt = Excerpt(migration.sql, line, failure.fields.get("column")) if line else None
-        self.result.errors.append(MigrationError(migration.name, str(failure), failure.sqlstate, line))
-        extra = {"event": "migration.failed", **fields, **failure.fields, "excerpt": excerpt}
-        log.error("Failed: %s", failure.tell(migration.name), extra=extra)
+        tell_failure("Failed", migration, failure, self.result, self._files.migrations)
 
     def _finish(self, rows: dict[str, Row]) -> None:
         """Fill in what was skipped, and warn of files that are not what was applied."""

@@ -40,6 +40,7 @@ _SERVER_KEEPALIVES = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "8000",
 }
+COMMIT = "COMMIT;"
 _STRINGS = "SET standard_conforming_strings=on;"
 _COPYING = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)
 
@@ -49,7 +50,8 @@ class Frame:
     """What goes around a file: `begin`, of so many `begin_statements`, its claim, the file, COMMIT, `reset`.
 
     `setup` comes once, before the first file. `shared`: every transaction may meet another session of the server, so
-    that what a session would keep stands in `begin`, and `reset` leaves nothing behind for other clients.
+    that what a session would keep stands in `begin`, and `reset` leaves nothing behind for other clients. `commit`
+    is what a rehearsal replaces.
     """
 
     setup: str
@@ -57,6 +59,7 @@ class Frame:
     begin_statements: int
     reset: str
     shared: bool = False
+    commit: str = COMMIT
 
 
 def own_frame(*, lock_timeout: float, statement_timeout: float, options: str = "") -> Frame:

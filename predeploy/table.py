@@ -117,15 +117,16 @@ class MigrationsTable:
         return f"SET SESSION AUTHORIZATION DEFAULT;{query}"
 
 
-def ensure_table(conn: Connection) -> MigrationsTable:
+def ensure_table(conn: Connection, *, alter: bool = True) -> MigrationsTable:
     """Find `_migrations` on the search path, or create it in the path's first schema.
 
     To be called under the lock: two CREATE TABLE IF NOT EXISTS race into a unique violation of pg_type. It looks
-    before it creates, because IF NOT EXISTS asks for CREATE on the schema even when the table is there.
+    before it creates, because IF NOT EXISTS asks for CREATE on the schema even when the table is there. Unless `alter`,
+    a column that it lacks is not added, and no transaction is begun or ended.
     """
     if found := conn.execute(_LOCATE).fetchone():
         schema, has_checksum, tampered = found
-        has_checksum = has_checksum or _add_checksum(conn, schema)
+        has_checksum = has_checksum or (alter and _add_checksum(conn, schema))
         return MigrationsTable(schema, has_checksum=has_checksum, tampered=tampered)
     row = conn.execute("SELECT current_schema()").fetchone()
     if not row or row[0] is None:

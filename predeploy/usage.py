@@ -13,12 +13,16 @@ if TYPE_CHECKING:
 
 OPTIONS: dict[str, tuple[str, ...]] = {  # each with the commands that have it; none stands for all
     "json": (),
+    "rehearse": ("plan",),
 }
 _HELP = """\
 commands:
   migrate   apply what is pending (the default)
   status    list every migration: applied, pending, changed, missing on disk
   check     exit 0 when nothing is pending, 10 otherwise
+  plan      tell what would run and which locks it would take; changes nothing
+  plan --rehearse
+            run it in a transaction that is rolled back, and tell how long it took and what it locked
   health    exit 0 when the database answers within 5 s, 3 otherwise
 
 options:
@@ -65,7 +69,12 @@ def parse(arguments: Sequence[str], commands: list[str]) -> tuple[str, frozenset
     )
     # The epilog is the help of each.
     parser.add_argument(
-        "command", nargs="?", default="migrate", choices=commands, metavar="command", help=argparse.SUPPRESS
+        "command",
+        nargs="?",
+        default="migrate",
+        choices=[name for name in commands if " " not in name],
+        metavar="command",
+        help=argparse.SUPPRESS,
     )
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"pg-predeploy {__version__}", help=argparse.SUPPRESS)
@@ -78,6 +87,8 @@ def parse(arguments: Sequence[str], commands: list[str]) -> tuple[str, frozenset
     options = frozenset(name for name in OPTIONS if getattr(found, name))
     if any(OPTIONS[name] and found.command not in OPTIONS[name] for name in options):
         parser.error("")
+    if "rehearse" in options:
+        return f"{found.command} --rehearse", options
     return str(found.command), options
 
 

@@ -88,7 +88,7 @@ class Watcher:
         if self._lookout:  # not longer: it may be in the middle of a login
             self._thread.join(_PARTING_S)
 
-    def watch(self, migration: str, course: Course) -> None:
+    def watch(self, migration: str | None, course: Course) -> None:
         """Say which migration runs from now on, and where its results are counted."""
         self._watched = _Watched(migration, time.monotonic(), course)
 

@@ -18,22 +18,24 @@ ROOT = Path(__file__).parents[2]
 ROOMS = {path.stem: ast.parse(path.read_text()) for path in [ROOT / "entrypoint.py", *ROOT.glob("predeploy/*.py")]}
 LAYERS = [  # each imports only from those below it
     {"entrypoint"},
-    {"__init__", "report", "status", "usage"},
+    {"__init__", "rehearsal", "report", "status", "usage"},
+    {"plan"},
     {"migrator", "health", "pool"},
     {"attempts"},
     {"execution", "drift", "watcher"},
     {"table", "progress"},
-    {"lock", "pooler", "operations"},
+    {"catalog", "lock", "pooler", "operations"},
     {"holder", "lookout", "course"},
     {"session"},
     {"postgres"},
-    {"dsn", "failure", "guard", "refusals"},
-    {"advice", "disclosure"},
-    {"causes", "command", "logs", "migrations", "settings", "sqlstate", "statements", "vocabulary"},
+    {"dsn", "failure", "guard", "locking", "refusals"},
+    {"advice", "alterations", "disclosure", "maintenance"},
+    {"objects", "queries"},
+    {"causes", "command", "logs", "migrations", "phrase", "settings", "sqlstate", "statements", "vocabulary"},
     {"console"},
     {"rows"},
     {"excerpt", "scrubber", "terminal"},
-    {"errors"},
+    {"errors", "lockmodes"},
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -61,7 +63,13 @@ def test_a_room_imports_only_from_below(room: str) -> None:
     assert not any(name.split(".")[0] == "entrypoint" for name in imports(room))
 
 
-@pytest.mark.parametrize("room", ["errors", "migrations", "statements", "guard", "settings", "logs", "vocabulary"])
+@pytest.mark.parametrize(
+    "room",
+    [
+        *("errors", "migrations", "statements", "guard", "settings", "logs", "vocabulary"),
+        *("alterations", "locking", "lockmodes", "maintenance", "objects", "phrase", "queries"),
+    ],
+)
 def test_what_is_decided_from_text_alone_needs_no_database(room: str) -> None:
     assert not any(name.startswith("psycopg") for name in imports(room))
 

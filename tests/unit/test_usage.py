@@ -9,12 +9,12 @@ from predeploy import __version__, settings
 from predeploy.errors import ConfigurationError
 from predeploy.usage import OPTIONS, parse
 
-COMMANDS = ["migrate", "status", "check", "health"]
+COMMANDS = ["migrate", "status", "check", "plan", "plan --rehearse", "health"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "command"),
-    [([], "migrate"), *[([command], command) for command in COMMANDS], (["--", "status"], "status")],
+    [([], "migrate"), *[(command.split(), command) for command in COMMANDS], (["--", "status"], "status")],
 )
 def test_a_command_is_understood(arguments: list[str], command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert parse(arguments, COMMANDS) == (command, frozenset())
@@ -73,6 +73,9 @@ def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
         ["migrate", "now"],
         ["status", "check"],
         ["--dry-run"],
+        ["--rehearse"],
+        ["status", "--rehearse"],
+        ["plan", "--rehears"],
         ["--vers"],
         ["--hel"],
         ["-v"],
