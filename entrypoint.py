@@ -161,16 +161,15 @@ def _plan(settings: Settings, files: MigrationFiles, report: Report) -> None:
     from predeploy.postgres import Server
 
     with Server(settings.dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
-        fields = tell_plan(conn, files, report.result)
-    failed = len(report.result.errors)
-    report.end(1 if failed else 0, f"{fields['pending']} pending, {failed} would fail", **fields)
+        message, fields = tell_plan(conn, files, report.result)
+    report.end(1 if report.result.errors else 0, message, **fields)
 
 
 def _rehearse(settings: Settings, files: MigrationFiles, report: Report) -> None:
     from predeploy.postgres import Server
     from predeploy.rehearsal import rehearse
 
-    fields = rehearse(
+    message, fields = rehearse(
         Server(settings.dsn, wait_timeout=settings.wait_timeout),
         files,
         report.result,
@@ -178,9 +177,7 @@ def _rehearse(settings: Settings, files: MigrationFiles, report: Report) -> None
         lock_timeout=settings.lock_timeout,
         statement_timeout=settings.statement_timeout,
     )
-    failed = len(report.result.errors)
-    counts = f"{fields['rehearsed']} would work, {failed} would fail, {fields['not_rehearsed']} not rehearsed"
-    report.end(1 if failed else 0, f"Rolled back: {counts}", **fields)
+    report.end(1 if report.result.errors else 0, message, **fields)
 
 
 def _health(settings: Settings, _files: MigrationFiles, report: Report) -> None:

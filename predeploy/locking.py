@@ -158,11 +158,6 @@ def _create_schema(phrase: Phrase, into: Reading) -> None:
     into.unknown = "CREATE" in phrase.words[1:]
 
 
-def _read_publication(phrase: Phrase, into: Reading) -> None:
-    if phrase.seek("TABLE"):
-        into.touches.extend(Touch(name, _SUE, "" if only else "children") for name, only in phrase.names())
-
-
 def _drop(phrase: Phrase, into: Reading) -> None:
     kind = read_object(phrase)
     concurrently = kind == "INDEX" and phrase.take("CONCURRENTLY")
@@ -196,7 +191,7 @@ def _alter(phrase: Phrase, into: Reading) -> None:
         phrase.seek("ON")
         into.touches.append(Touch(phrase.name(), _AEL, ON_A_TABLE[kind]))
     elif kind == "PUBLICATION":
-        _read_publication(phrase, into)
+        maintenance.read_publication(phrase, into)
     elif kind in {"TYPE", "DOMAIN"}:  # of columns, which are looked through or rewritten
         phrase.name()
         into.unknown = phrase.word in {"ADD", "ALTER", "VALIDATE", "SET"} and not phrase.ahead("ADD", "VALUE")
@@ -221,7 +216,7 @@ _CREATES: dict[str, Callable[[Phrase, Reading], None]] = {
     "INDEX": _create_index,
     "MATERIALIZED VIEW": _create_view,
     "POLICY": _create_policy,
-    "PUBLICATION": _read_publication,
+    "PUBLICATION": maintenance.read_publication,
     "RULE": _create_rule,
     "SCHEMA": _create_schema,
     "SEQUENCE": _create_sequence,

@@ -127,3 +127,9 @@ def read_grant(phrase: Phrase, into: Reading) -> None:
     """Read GRANT or REVOKE, which since Postgres 18 looks at a table under its weakest lock."""
     if phrase.seek("ON"):
         into.touches.extend(Touch(name, Mode.ACCESS_SHARE) for name, _ in phrase.names())
+
+
+def read_publication(phrase: Phrase, into: Reading) -> None:
+    """Read what CREATE and ALTER PUBLICATION say of tables."""
+    if phrase.seek("TABLE"):
+        into.touches.extend(Touch(name, _SUE, "" if only else "children") for name, only in phrase.names())

@@ -51,8 +51,8 @@ def plan_migrations(conn: Connection, files: MigrationFiles) -> list[FilePlan]:
     return [_plan_file(m, catalog) for m in files.migrations if m.name not in rows]
 
 
-def tell_plan(conn: Connection, files: MigrationFiles, result: MigrationResult) -> dict[str, Any]:
-    """Log what would run, files that would fail into `result`, and return the fields of the last line."""
+def tell_plan(conn: Connection, files: MigrationFiles, result: MigrationResult) -> tuple[str, dict[str, Any]]:
+    """Log what would run, put files that would fail into `result`, and return the last line's message and fields."""
     plans = plan_migrations(conn, files)
     for plan in plans:
         if plan.refusal:
@@ -67,7 +67,7 @@ def tell_plan(conn: Connection, files: MigrationFiles, result: MigrationResult) 
             "unknown": plan.unknown,
         }
         log.info("%s", _sentence(plan), extra={"event": "migration.planned", **fields})
-    return {"pending": len(plans)}
+    return f"{len(plans)} pending, {len(result.errors)} would fail", {"pending": len(plans)}
 
 
 def as_fields(locks: Mapping[Relation, Mode]) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -73,10 +73,11 @@ def rehearse(
     lock_wait_timeout: float,
     lock_timeout: float,
     statement_timeout: float,
-) -> dict[str, Any]:
-    """Run what is pending and roll it back; log each file, put those that fail into `result`, return the last fields.
+) -> tuple[str, dict[str, int]]:
+    """Run what is pending and roll it back; log each file, put those that fail into `result`.
 
-    The migration lock is held meanwhile. Timeouts in seconds; 0 means those of this room.
+    Return the last line's message and fields. The migration lock is held meanwhile. Timeouts are in seconds; 0 stands
+    for those of this room.
     """
     timeouts = {
         "lock_timeout": lock_timeout or LOCK_TIMEOUT_S,
@@ -85,7 +86,7 @@ def rehearse(
     with db.connection() as conn, own_manners(conn), Watcher(db, conn) as watcher:
         try:
             if not _pending(conn, files):
-                return {"rehearsed": 0, "not_rehearsed": 0}
+                return "Nothing is pending", {"rehearsed": 0, "not_rehearsed": 0}
             shared = own_backend(conn, db) is None
             frame = shared_frame(**timeouts) if shared else own_frame(**timeouts, options=conn.info.options)
             try:
@@ -101,7 +102,9 @@ def rehearse(
             if is_lost(conn):
                 raise ConnectionLost(_LOST) from None
             raise explain_statement(error) from None
-    return {"rehearsed": rehearsal.rehearsed, "not_rehearsed": rehearsal.not_rehearsed}
+    rehearsed, left_out = rehearsal.rehearsed, rehearsal.not_rehearsed
+    message = f"Rolled back: {rehearsed} would work, {len(result.errors)} would fail, {left_out} not rehearsed"
+    return message, {"rehearsed": rehearsed, "not_rehearsed": left_out}
 
 
 def _pending(conn: Connection, files: MigrationFiles) -> list[Migration]:

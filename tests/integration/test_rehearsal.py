@@ -256,7 +256,7 @@ def test_a_runner_that_is_faster_at_the_lock_is_waited_for_again(
 
         monkeypatch.setattr(rehearsal, "wait_until_free", wait)
         result = MigrationResult()
-        fields = rehearsal.rehearse(
+        _, fields = rehearsal.rehearse(
             Server(database.dsn),
             read_migrations(migrations_dir.path),
             result,
