@@ -601,10 +601,12 @@ def test_the_file_that_should_have_made_it_is_named(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, maker: str, user: str, head: str
 ) -> None:
     database.execute("CREATE TABLE there ()")
+    migrations_dir.write("000.sql", "SELECT 1/0")
     migrations_dir.write("001.sql", maker)
     migrations_dir.write("002.sql", f"{head}{user}")
-    _, event = run().named("migration.failed")
-    assert event["advice"] == "Correct 001.sql first, which failed before: this may be a consequence."
+    *_, event = run().named("migration.failed")
+    named = "000.sql, 001.sql" if "zip" in user else "001.sql"  # a column's name may be a secret
+    assert event["advice"] == f"Correct {named} first, which failed before: this may be a consequence."
 
 
 def test_a_failure_before_that_was_mended_is_none(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
