@@ -116,6 +116,12 @@ def test_json_on_a_terminal_holds_no_escape_sequence(
     assert all(line.startswith("{") for line in terminal.output.splitlines())
 
 
+def test_json_on_a_terminal_is_json_before_the_settings_are_read(sit: Sit) -> None:
+    terminal = sit("--json", MIGRATE_LOG_FORMAT="none of ours")
+    assert terminal.finish() == 2
+    assert terminal.output.startswith("{")
+
+
 def waits(database: Database) -> bool:
     found = database.admin_query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
     return bool(found[0][0])

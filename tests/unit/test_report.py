@@ -307,7 +307,7 @@ def test_whatever_happens_the_message_is_whole_short_and_without_secrets(
     report.finish()
     sentence, summary = message_of(report)
     assert (summary["failed"], summary["exit_code"]) == (len(failures) * times, 1)
-    assert not any(secret in sentence for secret in SECRETS)
+    assert not any(secret in sentence or " ".join(secret.split()) in sentence for secret in SECRETS)
     assert not any(secret in text for secret in SECRETS for text in texts_in(summary))
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", sentence)
 
@@ -337,6 +337,18 @@ def test_the_message_is_scrubbed_before_it_is_cut(report: Report, stream: Log) -
     assert report.termination_log
     assert "hunter" not in report.termination_log.read_text() + stream.getvalue()
     assert message_of(report)[1]["code"] == "***"
+
+
+@pytest.mark.parametrize(
+    ("secret", "text"), [("two words", "two\nwords"), ("two\nlines", "two\nlines"), ("a\x01b c", "a\x01b c")]
+)
+def test_a_secret_is_masked_before_and_after_white_space_has_become_a_space(
+    report: Report, secret: str, text: str
+) -> None:
+    report.scrubber.learn([secret])
+    report.end(1, f"<{text}>")
+    report.finish()
+    assert message_of(report)[0] == "<***>"
 
 
 def test_the_message_replaces_what_was_there(report: Report) -> None:
