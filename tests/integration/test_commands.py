@@ -195,7 +195,7 @@ def test_a_healthy_run_imports_neither_tenacity_nor_argparse_nor_the_pool(
         "leave = os._exit\n"
         "def tell(code):\n"
         "    wanted = {'tenacity', 'argparse', 'psycopg_pool', 'predeploy.progress', 'predeploy.usage'}\n"
-        "    wanted |= {'predeploy.console', 'predeploy.excerpt'}\n"
+        "    wanted |= {'predeploy.console', 'predeploy.excerpt', 'predeploy.lookout', 'predeploy.holder'}\n"
         "    loaded = sorted(wanted & set(sys.modules))\n"
         "    print(json.dumps({'event': 'modules', 'loaded': loaded}), flush=True)\n"
         "    leave(code)\n"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.support.program import Event, Process
 
 SOON = {"MIGRATE_WATCH_AFTER": "100ms"}
+NO_TRANSACTION = pytest.mark.session("a no-transaction file is refused")
 AT_GATE = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
 # A function that says it is immutable and waits at the gates 1 and 2: it holds an operation up in the middle.
 GATED = """
@@ -167,10 +168,11 @@ def test_an_index_build_is_told_of_with_its_phase_and_a_percentage_that_goes_up(
 @pytest.mark.parametrize(
     ("prepare", "sql", "expected"),
     [
-        (
+        pytest.param(
             "CREATE INDEX one ON big (gated(n))",
             "-- migrate:no-transaction\nVACUUM FULL big",
             {"operation": "VACUUM FULL", "phase": "rebuilding index", "percent": 100.0, "command": "VACUUM"},
+            marks=NO_TRANSACTION,
         ),
         (
             "CREATE INDEX one ON big (n); CREATE INDEX two ON big (gated(n))",
@@ -199,6 +201,7 @@ def test_what_the_server_says_of_its_long_operations_is_passed_on(
     assert told["phase"]
 
 
+@NO_TRANSACTION
 def test_a_vacuum_is_told_of_by_its_blocks(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -248,9 +251,10 @@ def test_a_copy_is_told_of_by_its_bytes_and_rows(
             "SELECT 1;\nDO $$BEGIN RAISE NOTICE 'what was kept back'; END$$;\nSELECT gated(400);",
             {"statement_at_least": 2, "statements": 3},
         ),
-        (
+        pytest.param(
             "-- migrate:no-transaction\nSELECT 1;\nSELECT gated(400);\nSELECT 2;",
             {"statement": 2, "statements": 3, "line": 3, "command": "SELECT"},
+            marks=NO_TRANSACTION,
         ),
         (
             f"SELECT '{'x' * (1 << 20)}';\nSELECT gated(400);",
