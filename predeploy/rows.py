@@ -48,6 +48,10 @@ class Rows:
         name, text = str(fields.get("migration", "")), message
         if event == "migration.applied":
             text = f"applied {duration(fields.get('duration_ms')):>10}"
+        elif event == "migration.planned":
+            text = _kinds(fields)
+        elif event == "migration.rehearsed":
+            text = f"would work {duration(fields.get('duration_ms')):>10}"
         elif event == "migration.failed":
             text = f"failed: {fields.get('error', message)}"
         elif event == "run.started" and terminal.is_tty:
@@ -148,6 +152,10 @@ class Rows:
         excerpt: Excerpt | None = getattr(record, "excerpt", None)
         if event == "migration.failed":
             lines += self._indented(_place(fields), indent, "dim")
+        for lock in fields.get("locks", ()):
+            lines += self._indented(f"{lock['mode']:<22}  {lock['relation']}", indent)
+        if fields.get("unknown"):
+            lines += self._indented("and what the text does not tell: rehearse to see", indent)
         if excerpt and self._terminal.is_tty:
             lines += self._excerpt(excerpt, indent)
         if record.levelno >= logging.WARNING:
@@ -203,6 +211,13 @@ def duration(milliseconds: float | None, *, live: bool = False) -> str:
 
 def _moment(created: float) -> datetime:
     return datetime.fromtimestamp(created, UTC)
+
+
+def _kinds(fields: dict[str, Any]) -> str:
+    """Say what a file would do, in the words of the plan."""
+    kinds = [f"{count} x {kind}" if count > 1 else kind for kind, count in fields.get("kinds", {}).items()]
+    how = "" if fields.get("transactional") else " (without a transaction)"
+    return f"{', '.join(kinds) or 'no statement'}{how}"
 
 
 def _place(fields: dict[str, Any]) -> str:

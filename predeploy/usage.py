@@ -26,8 +26,8 @@ commands:
   health    exit 0 when the database answers within 5 s, 3 otherwise
 
 options:
+  --rehearse (of plan), --version, --help
   --json    one JSON object a line, whatever MIGRATE_LOG_FORMAT and the terminal say
-  --version, --help
 
 environment (durations in seconds, or with a unit: 500ms, 30s, 5m):
   DATABASE_URL               postgresql:// URI or key=value string; libpq's PG* variables fill what it leaves out
@@ -53,7 +53,7 @@ exit codes:
 
 
 def parse(arguments: Sequence[str], commands: list[str]) -> tuple[str, frozenset[str]] | None:
-    """Return the command and the names of its options, or None after --help or --version.
+    """Return the command and the names of its options, or None after --help or --version; `plan --rehearse` is one.
 
     Raise `ConfigurationError` for anything else; its text never repeats an argument, which may be a connection string
     in the wrong place.
@@ -69,12 +69,7 @@ def parse(arguments: Sequence[str], commands: list[str]) -> tuple[str, frozenset
     )
     # The epilog is the help of each.
     parser.add_argument(
-        "command",
-        nargs="?",
-        default="migrate",
-        choices=[name for name in commands if " " not in name],
-        metavar="command",
-        help=argparse.SUPPRESS,
+        "command", nargs="?", default="migrate", choices=commands, metavar="command", help=argparse.SUPPRESS
     )
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"pg-predeploy {__version__}", help=argparse.SUPPRESS)
@@ -87,9 +82,8 @@ def parse(arguments: Sequence[str], commands: list[str]) -> tuple[str, frozenset
     options = frozenset(name for name in OPTIONS if getattr(found, name))
     if any(OPTIONS[name] and found.command not in OPTIONS[name] for name in options):
         parser.error("")
-    if "rehearse" in options:
-        return f"{found.command} --rehearse", options
-    return str(found.command), options
+    command = f"{found.command} --rehearse" if "rehearse" in options else str(found.command)
+    return command, options - {"rehearse"}
 
 
 class _Parser(argparse.ArgumentParser):
