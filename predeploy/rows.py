@@ -92,7 +92,7 @@ class Rows:
         rest = plain(self._scrub(rest))
         left = room - columns_of(name)
         if columns_of(rest) > left:
-            rest = terminal.wrap(rest[:300], left - 1)[0].rstrip() + terminal.signs.ellipsis[:1]
+            rest = f"  {terminal.wrap(rest.strip()[:300], left - 3)[0].rstrip()}{terminal.signs.ellipsis[:1]}"
         return f"{terminal.paint(sign, 'cyan')} {terminal.paint(name, 'bold')}{rest}"
 
     def _scrub(self, text: str) -> str:

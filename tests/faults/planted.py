@@ -33,11 +33,11 @@ BUGS: Mapping[str, Bug] = {
     "record_in_a_second_transaction": Bug(
         (
             ("execution", "{frame.begin}{self._claim()};", "{frame.begin}SELECT 1;"),
-            ("execution", 'tail = f"{proof};COMMIT;', 'tail = f";COMMIT;'),
+            ("execution", 'tail = f"{proof};', 'tail = f";'),
             (
                 "execution",
-                "        if not committed:",
-                "        run(self._conn, self._claim())\n        if not committed:",
+                "        if frame.commit == COMMIT and not committed:",
+                "        run(self._conn, self._claim())\n        if frame.commit == COMMIT and not committed:",
             ),
         ),
         Focus(faults=_CUTS),
