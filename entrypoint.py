@@ -247,7 +247,7 @@ def _raise_again(swallowed: UnraisableHookArgs) -> None:
 
 def _send_again(signum: int) -> None:
     """Send ourselves the signal in a moment, when it may be answered."""
-    threading.Timer(0.01, os.kill, [os.getpid(), signum]).start()
+    threading.Timer(0.001, os.kill, [os.getpid(), signum]).start()
 
 
 def _be_patient(signum: int, _frame: FrameType | None) -> None:
