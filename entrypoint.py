@@ -91,12 +91,14 @@ def _open(report: Report, environ: Mapping[str, str], command: str, options: fro
     from predeploy.logs import open_log
     from predeploy.settings import load_settings
 
-    report.scrubber.learn(secrets_of(environ.get("DATABASE_URL", "")))  # before anything could quote it
+    given = environ.get("DATABASE_URL", "")
+    secrets = secrets_of(given)
+    report.scrubber.learn(secrets)  # before anything could quote it
     settings = load_settings(environ, default_dir=Path(__file__).resolve().parent / "migrations")
     style = "json" if "json" in options else settings.log_format
     brief = command != "migrate"
     report.scrubber = open_log(level=settings.log_level, style=style, environ=environ, brief=brief)
-    report.scrubber.learn(secrets_of(settings.dsn))
+    report.scrubber.learn(secrets if settings.dsn == given else secrets_of(settings.dsn))
     host, port = host_and_port(settings.dsn)
     fields = {"version": __version__, "host": host, "port": port, "migrations_dir": str(settings.migrations_dir)}
     _log("info", "run.started", f"pg-predeploy {__version__} for Postgres at {host}:{port}", **fields)
