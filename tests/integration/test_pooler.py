@@ -293,13 +293,18 @@ def test_settings_in_the_connection_string_are_refused_as_the_pooler_would_not_k
     start_pgbouncer: Callable[..., PgBouncer],
     mode: str,
 ) -> None:
-    bouncer = start_pgbouncer(pool_mode=mode, ignore_startup_parameters="options")
+    bouncer = start_pgbouncer(pool_mode=mode)
+    reads_them = bouncer.version >= (1, 20)
+    if not reads_them:
+        bouncer = start_pgbouncer(pool_mode=mode, ignore_startup_parameters="options")
     database.execute("CREATE SCHEMA app")
     migrations_dir.write("001.sql", "CREATE TABLE t ()")
     ended = run(DATABASE_URL=f"{database.dsn_at(bouncer.port)}?options=-csearch_path%3Dapp")
     assert (ended.exit_code, ended.report["code"]) == (2, "STORAGE_CONFIGURATION")
     assert "ALTER ROLE" in ended.report["message"]
     assert database.query("SELECT to_regclass('app.t'), to_regclass('public.t')") == [(None, None)]
+    if reads_them:
+        return
     routed = run(DATABASE_URL=f"{database.dsn_at(bouncer.port)}?options=endpoint%3Dnear")
     assert (routed.exit_code, routed.report["applied"]) == (0, 1), "that is for the pooler itself"
 
