@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 STARTED = time.monotonic()
 _reports: list[Report] = []  # main()'s, once there is one
+_last_resort: list[threading.Timer] = []  # the one that a signal has started
 LAST_RESORT_S = 1.4  # after a signal: a frozen server answers neither the cancel request nor the rollback
 LAST_WORD_S = 0.3  # after that: a stdout that nobody reads takes no last line either
+# What is raised while libpq calls psycopg with a notice is printed and forgotten; what is raised between taking note of
+# a file that is applied and the line that tells it leaves a log that is not true.
+_UNDISTURBED = frozenset({"_notice_handler", "applied"})
 
 
 class Terminated(KeyboardInterrupt):
@@ -134,6 +138,7 @@ def _migrate(settings: Settings, files: MigrationFiles, report: Report) -> None:
         watch_after=settings.watch_after,
         stop_on_error=settings.on_error == "stop",
         direct_url=settings.direct_url,
+        flush_once=settings.commit == "run",
     )
     report.result = migrator.result
     migrator.run()
@@ -224,18 +229,18 @@ def _answer_signals(answer: Callable[[int, FrameType | None], None]) -> None:
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
     """Raise once; what comes after is the way out and must not be cut short by the same signal again."""
-    if _is_called_back(frame):
+    end = Terminated(signum)
+    _start_last_resort(end)
+    if _is_among(frame, _UNDISTURBED):
         _send_again(signum)
         return
     _answer_signals(_do_nothing)
-    end = Terminated(signum)
-    _start_last_resort(end)
     raise end
 
 
-def _is_called_back(frame: FrameType | None) -> bool:
-    """Tell whether libpq calls us with a notice: what is raised there is printed and forgotten."""
-    while frame and frame.f_code.co_name != "_notice_handler":
+def _is_among(frame: FrameType | None, names: frozenset[str]) -> bool:
+    """Tell whether one of these functions is being run."""
+    while frame and frame.f_code.co_name not in names:
         frame = frame.f_back
     return frame is not None
 
@@ -263,12 +268,17 @@ def _do_nothing(_signum: int, _frame: FrameType | None) -> None:
 
 
 def _start_last_resort(end: Terminated) -> None:
+    """Leave in a while, whatever happens; the first signal's time counts."""
+    if _last_resort:
+        return
+
     def leave() -> None:
         threading.Timer(LAST_WORD_S, os._exit, [end.exit_code]).start()
         os._exit(_end(end, " before the server confirmed the end of what ran: _migrations tells what was committed"))
 
     last_resort = threading.Timer(LAST_RESORT_S, leave)
     last_resort.daemon = True
+    _last_resort.append(last_resort)
     last_resort.start()
 
 

@@ -23,16 +23,28 @@ PASSING = {"55P03", "40P01", "40001"}  # lock not available, deadlock detected, 
 _LONGEST_PAUSE_S = 5.0
 
 
-def attempt(conn: Connection, execution: Execution, frame: Frame, *, attempts: int, lock_wait_timeout: float) -> None:
+def attempt(
+    conn: Connection,
+    execution: Execution,
+    frame: Frame,
+    *,
+    attempts: int,
+    lock_wait_timeout: float,
+    first: Exception | None = None,
+) -> None:
     """Run the file; where a lock timeout, a deadlock or a serialization failure ends it, up to `attempts` times.
 
-    Raise the last `Failure`, `AlreadyApplied`, or `LockTimeout` when another runner has the lock for longer than
-    `lock_wait_timeout` seconds in all; the session is clean then.
+    `first` is what the first time has ended with, where that was among other files. Raise the last `Failure`,
+    `AlreadyApplied`, or `LockTimeout` when another runner has the lock for longer than `lock_wait_timeout` seconds in
+    all; the session is clean then.
     """
     number = 1
     deadline: float | None = None
     while True:
         try:
+            if first:
+                ended, first = first, None
+                raise ended
             execution.run()
         except LockHeld:
             recover(conn, frame)

@@ -14,11 +14,13 @@ from predeploy.errors import PostgresRefused
 from predeploy.failure import Failure, failure_of
 from predeploy.guard import find_objection
 from predeploy.lock import TRY_IN_TRANSACTION
-from predeploy.session import COMMIT, is_lost, results, run
+from predeploy.session import COMMIT, clean_up, is_lost, results, run
 from predeploy.statements import Scan, Statement, scan, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from psycopg.pq.abc import PGresult
 
     from predeploy.migrations import Migration
     from predeploy.postgres import Connection
@@ -41,6 +43,8 @@ _ROW_REMOVED = (
     "rolled back, as nobody would know what has been applied; leave the table to the runner"
 )
 _NOT_SHARED = "a no-transaction file cannot run through a pooler in transaction mode: its session is not its own"
+NOT_COMMITTED = "the server rolled the transaction back instead of committing it"
+LATER = "SET LOCAL synchronous_commit=off;"
 _OUR_TABLE = "a no-transaction file may not touch _migrations: what it does there could not be rolled back"
 
 
@@ -66,69 +70,124 @@ def find_refusal(migration: Migration, found: Scan) -> Failure | None:
 class Execution:
     """Runs one migration on a connection in autocommit mode, under the lock.
 
-    Raise `Failure`, `AlreadyApplied` or `LockHeld`, with the session still to be recovered; a psycopg error when the
-    connection is lost. `direct_url` names a variable that may hold the way around a pooler; `course` is how far it is.
+    `direct_url` names a variable that may hold the way around a pooler; `course` is how far it is. Unless `durable`,
+    its COMMIT does not wait for the disk: a later one that does makes it durable.
     """
 
     def __init__(
-        self, conn: Connection, table: MigrationsTable, migration: Migration, frame: Frame, direct_url: str = ""
+        self,
+        conn: Connection,
+        table: MigrationsTable,
+        migration: Migration,
+        frame: Frame,
+        direct_url: str = "",
+        *,
+        durable: bool = True,
     ) -> None:
         self.migration = migration
+        self.durable = durable
         self.course = Course()
+        self.has_begun = False
+        self.committed = False
         self.duration_ms = 0.0
         self._conn = conn
         self._table = table
         self._frame = frame
         self._direct_url = direct_url
+        self._found: Scan | None = None
+        self._has_proof = False
+        self._heard = 0
+        self._started = 0.0
 
     def run(self) -> None:
-        """Look at the statements first, so that nothing is sent of a file that would wedge the session."""
-        found = scan(self.migration.sql)
-        if refusal := find_refusal(self.migration, found):
-            raise refusal
+        """Run the file by itself, once.
+
+        Raise `Failure`, `AlreadyApplied` or `LockHeld`, with the session still to be recovered; a psycopg error when
+        the connection is lost.
+        """
+        found = self.look()
         if self._frame.shared and not self.migration.transactional:
             raise Failure(_NOT_SHARED, hint=_way_around(self._direct_url))
-        self.course.begin(found.statements)
-        started = time.monotonic()
+        self.begin()
         if self.migration.transactional:
             self._in_transaction(found.statements)
         else:
             self._require_lock()
             self._one_by_one(found.statements)
-        self.duration_ms = round((time.monotonic() - started) * 1000, 3)
+        self.end()
+
+    def look(self) -> Scan:
+        """Read the statements, once; raise `Failure` for a file of which nothing must be sent."""
+        self._found = self._found or scan(self.migration.sql)
+        if refusal := find_refusal(self.migration, self._found):
+            raise refusal
+        return self._found
+
+    def begin(self) -> None:
+        """Count from here on what is heard, and how long it takes."""
+        self._started = time.monotonic()
+        self.has_begun = self.committed = False
+        statements = self.look().statements
+        self.course.begin(statements)
+        self.course.send(0, len(statements))
+        self._heard = -self._frame.begin_statements - (not self.durable) - 1  # what opens it has results too
+
+    def end(self) -> None:
+        """Note how long it has taken."""
+        self.duration_ms = round((time.monotonic() - self._started) * 1000, 3)
+
+    def text(self) -> tuple[int, str]:
+        """Return the file from its first token to its last, which no comment hides, and where in it that begins."""
+        statements = self.look().statements
+        start, end = (statements[0].start, statements[-1].end) if statements else (0, 0)
+        return start, self.migration.sql[start:end]
+
+    def opening(self) -> str:
+        """Return what comes before the file's own text: its transaction's BEGIN, and the claim."""
+        return f"{self._frame.begin}{'' if self.durable else LATER}{self._claim()};"
+
+    def closing(self) -> str:
+        """Return what comes after it, up to its COMMIT."""
+        self._has_proof = self._needs_proof()
+        proof = f"{self._table.proof(self._conn, self.migration.name)};" if self._has_proof else ""
+        return f";{proof}{self._frame.commit}"
+
+    def hear(self, result: PGresult) -> None:
+        """Take the next result, one of the statements of `opening`, of the file or of `closing`."""
+        self.has_begun = True
+        self._heard += 1
+        self.course.hear(self._heard)
+        self.committed = self.committed or result.command_status == b"COMMIT"
+
+    def explain(self, error: psycopg.Error, offset: int) -> Failure | AlreadyApplied | LockHeld:
+        """Return what the error in place of the next result means; the message begins at `offset` of the file."""
+        statements = self.look().statements
+        if self._heard < 0 and (refused := _refused_claim(error)):
+            return refused
+        if self._has_proof and self._heard in {len(statements), len(statements) + 1}:
+            return Failure(_ROW_REMOVED, sqlstate=error.sqlstate)
+        return failure_of(error, self.migration, statements, self._heard, offset)
 
     def _in_transaction(self, statements: list[Statement]) -> None:
         """Send BEGIN, claim, file, COMMIT and the session's reset as one message, a big file as several."""
-        frame, sql = self._frame, self.migration.sql
         pieces = list(_pieces(statements)) or [(0, [])]
-        opening = f"{frame.begin}{self._claim()};"
-        proof = f";{self._table.proof(self._conn, self.migration.name)}" if self._needs_proof() else ""
-        committed = False
         for number, (first, piece) in enumerate(pieces):
-            head = opening if number == 0 else ""
-            tail = f"{proof};{frame.commit}{frame.reset}" if number == len(pieces) - 1 else ""
+            head = "" if number else self.opening()
+            tail = f"{self.closing()}{self._frame.reset}" if number == len(pieces) - 1 else ""
             start, end = (piece[0].start, piece[-1].end) if piece else (0, 0)
-            done = -frame.begin_statements - 1 if head else 0  # what opens the transaction has results too
             self.course.send(first, len(piece))
+            self._heard = first if number else self._heard
             try:
-                for result in results(self._conn, f"{head}{sql[start:end]}{tail}"):
-                    done += 1
-                    self.course.hear(first + done)
-                    committed = committed or result.command_status == b"COMMIT"
+                for result in results(self._conn, f"{head}{self.migration.sql[start:end]}{tail}"):
+                    self.hear(result)
             except psycopg.Error as error:
                 if is_lost(self._conn):
                     raise
-                if committed:  # the file is in, the session is not clean: a new one, and the row tells the truth
-                    self._conn.close()
-                    raise
-                if done < 0:
-                    _raise_for_claim(error)
-                if proof and first + done in {len(statements), len(statements) + 1}:
-                    raise Failure(_ROW_REMOVED, sqlstate=error.sqlstate) from None
-                offset = start - len(head)
-                raise failure_of(error, self.migration, statements, first + done, offset) from None
-        if frame.commit == COMMIT and not committed:
-            raise Failure("the server rolled the transaction back instead of committing it")
+                if not self.committed:
+                    raise self.explain(error, start - len(head)) from None
+                clean_up(self._conn, self._frame)
+        if self._frame.commit == COMMIT and not self.committed:
+            raise Failure(NOT_COMMITTED)
 
     def _needs_proof(self) -> bool:
         """Tell whether the row may be gone at the end: a file may drop its table, or have left a trigger on it."""
@@ -170,8 +229,7 @@ class Execution:
         except psycopg.Error as error:
             if is_lost(conn):
                 raise
-            _raise_for_claim(error)
-            raise failure_of(error, self.migration, statements, -1, 0) from None
+            raise _refused_claim(error) or failure_of(error, self.migration, statements, -1, 0) from None
 
     def _claim(self, *, fenced: bool = True) -> str:
         return self._table.claim(self._conn, self.migration.name, self.migration.checksum, fenced=fenced)
@@ -194,15 +252,16 @@ def _pieces(statements: list[Statement]) -> Iterator[tuple[int, list[Statement]]
         first += len(piece)
 
 
-def _raise_for_claim(error: psycopg.Error) -> None:
+def _refused_claim(error: psycopg.Error) -> AlreadyApplied | LockHeld | None:
     if isinstance(error, psycopg.errors.UniqueViolation):
-        raise AlreadyApplied from None
+        return AlreadyApplied()
     if isinstance(error, psycopg.errors.NotNullViolation):
-        raise LockHeld from None
+        return LockHeld()
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         raise PostgresRefused(
             "The role may not write to _migrations: GRANT SELECT, INSERT on it.", "privilege"
         ) from None
+    return None
 
 
 def _line_with_table(sql: str, statements: list[Statement]) -> int | None:

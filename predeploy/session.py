@@ -13,7 +13,7 @@ from psycopg import generators, pq
 from psycopg.errors import error_from_result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from psycopg.pq.abc import PGresult
 
@@ -41,6 +41,7 @@ _SERVER_KEEPALIVES = {
     "tcp_user_timeout": "8000",
 }
 COMMIT = "COMMIT;"
+_CANCEL_S = 5.0
 _STRINGS = "SET standard_conforming_strings=on;"
 _COPYING = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)
 
@@ -95,24 +96,29 @@ def _timeouts(lock_timeout: float, statement_timeout: float) -> list[str]:
     return [f"{name}={max(round(s * 1000), 1)}" for name, s in timeouts.items() if s > 0]
 
 
-def results(conn: Connection, message: str) -> Iterator[PGresult]:
+def results(conn: Connection, message: str) -> Generator[PGresult, None, None]:
     """Send SQL as one simple-query message and yield each statement's result as the server hands it over.
 
     Raise the server's error in place of the result of the statement that failed; the server has then dropped the
-    rest of the message. An interruption cancels the statement on the server before it travels on.
+    rest of the message. An interruption cancels the statement on the server before it travels on, one of whoever reads
+    the results, too.
     """
     pgconn = conn.pgconn
     with conn.lock:
         try:
             pgconn.send_query(message.encode())
             conn.wait(generators.send(pgconn))
-            while result := conn.wait(generators.fetch(pgconn)):
+            while result := conn.wait(generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result():
                 if result.status == pq.ExecStatus.FATAL_ERROR:
                     raise error_from_result(result)
                 if result.status in _COPYING:  # unreachable through the guard; the protocol cannot go on from here
                     conn.close()
                     raise psycopg.OperationalError("COPY to or from the client is not possible in a migration")
                 yield result
+        except GeneratorExit:
+            with suppress(psycopg.Error):  # a line that is gone; what is raised travels on
+                conn.cancel_safe(timeout=_CANCEL_S)
+            raise
         finally:
             with suppress(psycopg.Error):  # raised in place of a signal it would make the run go on
                 _drain(conn)
@@ -136,9 +142,25 @@ def is_lost(conn: Connection) -> bool:
 
 def recover(conn: Connection, frame: Frame) -> None:
     """After a failed file: end its transaction and clean the session, in one message as it may be shared."""
-    in_transaction = conn.pgconn.transaction_status in {pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR}
-    if in_transaction or not frame.shared:
-        run(conn, ("ROLLBACK;" if in_transaction else "") + frame.reset)
+    if _is_in_transaction(conn) or not frame.shared:
+        _clean(conn, frame)
+
+
+def clean_up(conn: Connection, frame: Frame) -> None:
+    """After a committed file whose reset was disturbed: reset once more, or close the connection."""
+    try:
+        _clean(conn, frame)
+    except psycopg.Error:
+        conn.close()
+        raise
+
+
+def _clean(conn: Connection, frame: Frame) -> None:
+    run(conn, ("ROLLBACK;" if _is_in_transaction(conn) else "") + frame.reset)
+
+
+def _is_in_transaction(conn: Connection) -> bool:
+    return conn.pgconn.transaction_status in {pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR}
 
 
 def roll_back(conn: Connection, frame: Frame) -> None:

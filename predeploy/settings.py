@@ -39,6 +39,7 @@ _KNOWN = {
     "MIGRATE_RETRIES",
     "MIGRATE_WATCH_AFTER",
     "MIGRATE_ON_ERROR",
+    "MIGRATE_COMMIT",
     "MIGRATE_REQUIRE_FILES",
     "MIGRATE_LOG_LEVEL",
     "MIGRATE_LOG_FORMAT",
@@ -62,6 +63,7 @@ class Settings:
     retries: int
     watch_after: float
     on_error: str
+    commit: str
     require_files: bool
     log_level: str
     log_format: str
@@ -84,6 +86,7 @@ def load_settings(environ: Mapping[str, str], *, default_dir: Path) -> Settings:
         retries=_count(environ, "MIGRATE_RETRIES", 5),
         watch_after=_duration(environ, "MIGRATE_WATCH_AFTER", 5),
         on_error=_choice(environ, "MIGRATE_ON_ERROR", "continue", "stop"),
+        commit=_choice(environ, "MIGRATE_COMMIT", "each", "run"),
         require_files=_truth(environ, "MIGRATE_REQUIRE_FILES"),
         log_level=_choice(environ, "MIGRATE_LOG_LEVEL", "info", "debug", "warning", "error"),
         log_format=_choice(environ, "MIGRATE_LOG_FORMAT", "auto", "json", "text"),

@@ -103,6 +103,7 @@ class MigrationsTable:
             values["name"] = sql.SQL("CASE WHEN {} THEN {} END").format(sql.SQL(TRY_IN_TRANSACTION), literals["name"])
         if self._has_checksum:
             values["checksum"] = literals["checksum"]
+        values["applied_at"] = sql.SQL("pg_catalog.clock_timestamp()")  # now() is the time of the message's arrival
         statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
             self.identifier, sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(values.values())
         )

@@ -40,6 +40,7 @@ environment (durations in seconds, or with a unit: 500ms, 30s, 5m):
   MIGRATE_RETRIES            5         attempts for a file that met a lock timeout, a deadlock, a serialization failure
   MIGRATE_WATCH_AFTER        5         how long a migration runs before its progress is told; 0: never
   MIGRATE_ON_ERROR           continue  or stop
+  MIGRATE_COMMIT             each      or run: only the last commit waits for the disk
   MIGRATE_REQUIRE_FILES      false     or true: an empty or missing directory is an error
   MIGRATE_LOG_LEVEL          info      or debug, warning, error
   MIGRATE_LOG_FORMAT         auto      or json, text; auto is text on a terminal

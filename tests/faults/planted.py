@@ -32,13 +32,8 @@ class Bug:
 BUGS: Mapping[str, Bug] = {
     "record_in_a_second_transaction": Bug(
         (
-            ("execution", "{frame.begin}{self._claim()};", "{frame.begin}SELECT 1;"),
-            ("execution", 'tail = f"{proof};', 'tail = f";'),
-            (
-                "execution",
-                "        if frame.commit == COMMIT and not committed:",
-                "        run(self._conn, self._claim())\n        if frame.commit == COMMIT and not committed:",
-            ),
+            ("execution", '{self._claim()};"', 'SELECT 1;"'),
+            ("execution", "{proof}{self._frame.commit}", "{self._frame.commit}{self._claim()};"),
         ),
         Focus(faults=_CUTS),
     ),
@@ -48,8 +43,8 @@ BUGS: Mapping[str, Bug] = {
     ),
     "no_reading_after_a_reconnect": Bug(
         (
-            ("migrator", "rows = read_rows(conn) or {}", "rows = {} if self._losses else read_rows(conn) or {}"),
-            ("migrator", "rows = table.rows(conn)", "rows = {} if self._losses else table.rows(conn)"),
+            ("migrator", "rows = read_rows(conn) or {}", "rows = {} if self._record.losses else read_rows(conn) or {}"),
+            ("migrator", "rows = table.rows(conn)", "rows = {} if self._record.losses else table.rows(conn)"),
         ),
         Focus(faults=("cut_before", "cut_after", "cut_client", "terminate")),
     ),

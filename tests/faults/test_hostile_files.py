@@ -61,7 +61,7 @@ HARMLESS = {
     "switches triggers off": "SET session_replication_role = replica",
     "sets timeouts": "SET statement_timeout = '1ms'; SET lock_timeout = '1ms'",
     "sets a timeout for transactions": "SET idle_in_transaction_session_timeout = '1ms'",
-    "sets an idle timeout": f"{NO_TRANSACTION}SET idle_session_timeout = '1ms'",
+    "sets an idle timeout": f"{NO_TRANSACTION}SET idle_session_timeout = '200ms'",
     "is deferred": "SET CONSTRAINTS ALL DEFERRED; SET default_transaction_deferrable = on",
     "goes read-only": "SET default_transaction_read_only = on",
     "notifies": "LISTEN probe; NOTIFY probe, 'x'",

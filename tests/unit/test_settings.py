@@ -38,6 +38,7 @@ def test_only_the_connection_string_is_required() -> None:
         retries=5,
         watch_after=5,
         on_error="continue",
+        commit="each",
         require_files=False,
         log_level="info",
         log_format="auto",
@@ -125,6 +126,7 @@ def test_a_bad_count_is_named_and_not_shown(text: str) -> None:
     ("variable", "words"),
     [
         ("MIGRATE_ON_ERROR", ("continue", "stop")),
+        ("MIGRATE_COMMIT", ("each", "run")),
         ("MIGRATE_LOG_LEVEL", ("info", "debug", "warning", "error")),
         ("MIGRATE_LOG_FORMAT", ("auto", "json", "text")),
     ],
@@ -166,6 +168,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         *DURATIONS,
         "MIGRATE_RETRIES",
         "MIGRATE_ON_ERROR",
+        "MIGRATE_COMMIT",
         "MIGRATE_REQUIRE_FILES",
         "MIGRATE_LOG_LEVEL",
         "MIGRATE_LOG_FORMAT",
@@ -288,7 +291,9 @@ def test_a_file_that_cannot_be_read_is_told_without_its_name(tmp_path: Path, nam
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("variable", [*DURATIONS, "MIGRATE_RETRIES", "MIGRATE_ON_ERROR", "MIGRATE_REQUIRE_FILES"])
+@pytest.mark.parametrize(
+    "variable", [*DURATIONS, "MIGRATE_RETRIES", "MIGRATE_ON_ERROR", "MIGRATE_COMMIT", "MIGRATE_REQUIRE_FILES"]
+)
 def test_a_connection_string_in_the_wrong_variable_is_not_shown(variable: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^{variable} ") as caught:
         load(**{variable: DSN})

@@ -1,0 +1,138 @@
+"""Many small files in one message, each in its own transaction: over a distant line round trips are all that counts."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from predeploy.execution import NOT_COMMITTED
+from predeploy.failure import Failure
+from predeploy.session import clean_up, is_lost, results, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from psycopg.errors import Diagnostic
+
+    from predeploy.execution import Execution
+    from predeploy.postgres import Connection
+    from predeploy.session import Frame
+
+MOST_CHARS = 1 << 18  # of one message's files: the server parses it whole, and writes it to its log when a file fails
+# Not as the file before it may have set default_transaction_...; what comes after it begins like this too, or anew.
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
+_MAY_RAISE = (
+    "SELECT FROM pg_catalog.pg_language WHERE lanname = 'plpgsql' AND pg_catalog.has_language_privilege(oid, 'USAGE')"
+)
+_AFTER_MARK = 2  # results: that of DO, that of COMMIT
+
+
+class Unread(Exception):
+    """The server could not read the message: nothing has begun, and the first `good` files may be tried without it."""
+
+    def __init__(self, good: int) -> None:
+        super().__init__()
+        self.good = good
+
+
+class Disturbed(Exception):
+    """What the file that was yielded last has left behind disturbed what follows it: nothing after it has begun."""
+
+
+class Batch:
+    """Small transactional files that travel together, between them the session's reset and a mark.
+
+    The server holds results back until it has 8 kB of them or the message ends, but a notice sends what there is. The
+    mark raises one, so that each file is told of when it is committed: INFO, which reaches every client and no log.
+    """
+
+    def __init__(self, conn: Connection, frame: Frame) -> None:
+        self._conn = conn
+        self._frame = frame
+        self._mark = f"pg-predeploy {os.urandom(12).hex()}"
+        raised = f"DO LANGUAGE plpgsql 'BEGIN RAISE INFO ''{self._mark}''; END';"
+        self._between = f"{_BEGIN}{frame.reset}SELECT '{self._mark}';{raised}COMMIT;"
+        self._is_possible: bool | None = None
+
+    def is_possible(self) -> bool:
+        """Tell whether the role may raise a notice; asked once, as a file may take that away."""
+        if self._is_possible is None:
+            (result,) = run(self._conn, _MAY_RAISE)
+            self._is_possible = bool(result.ntuples)
+        return self._is_possible
+
+    def is_mark(self, notice: Diagnostic) -> bool:
+        """Tell whether a notice is only ours."""
+        return notice.message_primary == self._mark
+
+    def run(self, executions: Sequence[Execution], follow: Callable[[Execution], None]) -> Iterator[Execution]:
+        """Send them as one message, tell `follow` of each that begins, and yield each as soon as it is committed.
+
+        What ends it belongs to the one that has begun last: what `Execution.run` would raise, `Unread`, `Disturbed`,
+        or a psycopg error when the connection is lost.
+        """
+        message, starts, offsets = self._compose(executions)
+        try:
+            yield from self._listen(message, executions, follow)
+        except psycopg.Error as error:
+            if is_lost(self._conn):
+                raise
+            running = executions[self._number]
+            if not executions[0].has_begun and (good := _good(error, starts)):
+                raise Unread(good) from None
+            if not (running.committed or self._skipped):
+                raise running.explain(error, offsets[self._number]) from None
+            self._is_possible = False
+            clean_up(self._conn, self._frame)
+            if running.committed:
+                yield running
+            raise Disturbed from None
+
+    def _listen(
+        self, message: str, executions: Sequence[Execution], follow: Callable[[Execution], None]
+    ) -> Iterator[Execution]:
+        """Give each result to whom it belongs."""
+        mark = self._mark.encode()
+        self._skipped = 0  # how many results are nobody's
+        with closing(results(self._conn, message)) as answers:  # sent when it is asked for the first
+            for self._number, running in enumerate(executions):
+                running.begin()
+                follow(running)
+                for result in answers:
+                    if self._skipped:
+                        self._skipped -= 1
+                    elif not running.committed:
+                        running.hear(result)
+                    elif result.ntuples == 1 and result.get_value(0, 0) == mark:
+                        self._skipped = _AFTER_MARK
+                        break
+                if not running.committed:
+                    raise Failure(NOT_COMMITTED)
+                running.end()
+                yield running
+
+    def _compose(self, executions: Sequence[Execution]) -> tuple[str, list[int], list[int]]:
+        """Return the message, where in it each text begins, and where the message begins as seen from each file."""
+        parts: list[str] = []
+        starts: list[int] = []
+        offsets: list[int] = []
+        length = 0
+        for number, execution in enumerate(executions):
+            opening = (self._between if number else "") + execution.opening()
+            first, text = execution.text()
+            starts.append(length + len(opening))
+            offsets.append(first - starts[-1])
+            added = [opening, text, execution.closing()]
+            length += sum(map(len, added))
+            parts += added
+        return "".join([*parts, self._frame.reset]), starts, offsets
+
+
+def _good(error: psycopg.Error, starts: list[int]) -> int:
+    """Return how many files stand before the one that the server could not read; half of them where it does not say."""
+    position = error.diag.statement_position
+    return max(bisect_right(starts, int(position) - 1) - 1, 0) if position else len(starts) // 2

@@ -1,0 +1,195 @@
+"""Many files in one message: told of one by one, blamed one by one, and none of them is another's business."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.wire import Wire
+from tests.support.eventually import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scripts.postgres_server import PostgresServer
+    from tests.support.database import Database
+    from tests.support.migrations_dir import MigrationsDir
+    from tests.support.program import Process, Run
+
+SLEEPERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+
+
+def names(run: Run, event: str) -> list[str]:
+    return [line["migration"] for line in run.named(event)]
+
+
+def queries(server: PostgresServer, database: Database, run: Callable[..., Run]) -> tuple[int, Run]:
+    """Run over a line that counts the messages that hold SQL."""
+    with Wire(server.port) as wire:
+        wire.begin()
+        ended = run(DATABASE_URL=database.dsn_at(wire.port))
+        sent = [message.kind for message in wire.end() if message.sender == "client"]
+    return sent.count("Q") + sent.count("P"), ended
+
+
+@pytest.mark.direct("it is a line of its own")
+def test_the_number_of_round_trips_does_not_grow_with_the_number_of_files(
+    server: PostgresServer, database: Database, run: Callable[..., Run], migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("000.sql", "CREATE TABLE effects (n int)")
+    one, ended = queries(server, database, run)
+    assert ended.report["applied"] == 1
+    for number in range(1, 201):
+        migrations_dir.write(f"{number:03}.sql", f"INSERT INTO effects VALUES ({number});")
+    many, ended = queries(server, database, run)
+    assert ended.report["applied"] == 200
+    assert many <= one + 1  # whether the server may be asked to send results early
+    assert database.query("SELECT count(*), count(DISTINCT n) FROM effects") == [(200, 200)]
+
+
+def test_messages_are_bounded(database: Database, run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+    database.execute("CREATE TABLE seen (size int)")
+    for number in range(12):
+        text = f"INSERT INTO seen SELECT length(current_query()); SELECT '{'x' * 60_000}'"
+        migrations_dir.write(f"{number:03}.sql", text)
+    assert run().report["applied"] == 12
+    assert database.query("SELECT count(*), min(size) > 200000, max(size) < 300000 FROM seen") == [(12, True, True)]
+
+
+def test_each_file_is_told_of_when_it_is_committed_while_those_behind_it_still_run(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a ()")
+    migrations_dir.write("002.sql", "CREATE TABLE b ()")
+    migrations_dir.write("003.sql", "SELECT pg_sleep(60)")
+    migrations_dir.write("004.sql", "CREATE TABLE d ()")
+    process = start()
+    eventually(lambda: database.query(SLEEPERS))
+    assert [process.wait_for("migration.applied")["migration"] for _ in range(2)] == ["001.sql", "002.sql"]
+    process.signal(signal.SIGTERM)
+    ended = process.finish()
+    assert (ended.exit_code, ended.report["applied"]) == (143, 2)
+    assert database.query("SELECT to_regclass('d')") == [(None,)]
+
+
+def test_what_runs_behind_others_is_watched_by_its_own_name(
+    start: Callable[..., Process], migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a ()")
+    migrations_dir.write("002.sql", "SELECT 1;\nSELECT pg_sleep(60)")
+    process = start(MIGRATE_WATCH_AFTER="1")
+    told = process.wait_for("migration.progress")
+    assert told["migration"] == "002.sql"
+    process.terminate()
+    process.finish()
+
+
+def test_an_error_names_its_own_file_line_and_column_and_the_others_are_applied(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a (n int PRIMARY KEY);")
+    migrations_dir.write("002.sql", "-- first a comment\nINSERT INTO a VALUES (1);\n  INSERT INTO a VALUES (1);")
+    migrations_dir.write("003.sql", "SELECT 1;\n\n  SELEC 2;")
+    migrations_dir.write("004.sql", "\n\nSELECT 1,\n  nothing FROM a; -- the end")
+    migrations_dir.write("005.sql", "CREATE TABLE e () -- the end")
+    migrations_dir.write("006.sql", "CREATE TABLE f ()")
+    ended = run()
+    assert names(ended, "migration.applied") == ["001.sql", "005.sql", "006.sql"]
+    places = [(e["migration"], e["sqlstate"], e["line"], e.get("column")) for e in ended.named("migration.failed")]
+    assert places == [("002.sql", "23505", 3, None), ("003.sql", "42601", 3, 3), ("004.sql", "42703", 4, 3)]
+    assert [e["after_failure"] for e in ended.named("migration.failed")] == [False, True, True]
+    assert (ended.exit_code, ended.named("connection.lost")) == (1, [])
+    assert database.query("SELECT count(*) FROM a") == [(0,)]
+
+
+def test_many_files_that_cannot_be_read_at_all_are_each_told_of(
+    run: Callable[..., Run], migrations_dir: MigrationsDir
+) -> None:
+    for number in range(20):
+        migrations_dir.write(f"{number:03}.sql", "SELECT 1" if number % 4 == 0 else "SELEC 1")
+    ended = run()
+    assert names(ended, "migration.applied") == [f"{number:03}.sql" for number in range(0, 20, 4)]
+    assert names(ended, "migration.failed") == [f"{number:03}.sql" for number in range(20) if number % 4]
+
+
+def test_after_a_failure_stop_leaves_out_what_travelled_behind_it(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    for number, text in enumerate(["SELECT 1", "SELECT 1 / 0", "CREATE TABLE c ()", "CREATE TABLE d ()"], 1):
+        migrations_dir.write(f"{number:03}.sql", text)
+    ended = run(MIGRATE_ON_ERROR="stop")
+    assert names(ended, "migration.not_run") == ["003.sql", "004.sql"]
+    assert database.query("SELECT to_regclass('c'), to_regclass('d')") == [(None, None)]
+
+
+def test_a_notice_is_told_with_the_file_that_raised_it_and_our_own_are_not(
+    run: Callable[..., Run], migrations_dir: MigrationsDir
+) -> None:
+    for name in ("001.sql", "002.sql", "003.sql"):
+        migrations_dir.write(name, f"DO $$BEGIN RAISE NOTICE 'this is {name}'; RAISE INFO 'and this'; END$$")
+    told = [(line["migration"], line["message"]) for line in run().named("postgres.notice")]
+    assert told == [
+        (name, f"Postgres says: {text}")
+        for name in ("001.sql", "002.sql", "003.sql")
+        for text in (f"this is {name}", "and this")
+    ]
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        "SET default_transaction_isolation = serializable",
+        "SET default_transaction_read_only = on",
+        "SET default_transaction_isolation = serializable; {}; {}".format(
+            "SET default_transaction_read_only = on", "SET default_transaction_deferrable = on"
+        ),
+    ],
+)
+def test_no_file_runs_in_a_transaction_like_the_one_before_it_wants(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, left: str
+) -> None:
+    database.execute("CREATE TABLE seen (isolation text, read_only text)")
+    seen = "INSERT INTO seen SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')"
+    migrations_dir.write("001.sql", left)
+    migrations_dir.write("002.sql", seen)
+    assert run().report["applied"] == 2
+    assert database.query("SELECT * FROM seen") == [("read committed", "off")]
+
+
+def test_without_the_right_to_raise_a_notice_files_travel_alone(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.admin_execute("REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")
+    for name in ("001.sql", "002.sql", "003.sql"):
+        migrations_dir.write(name, "SELECT 1")
+    ended = run()
+    assert names(ended, "migration.applied") == ["001.sql", "002.sql", "003.sql"]
+    assert ended.named("connection.lost") == []
+
+
+def test_a_file_that_takes_the_means_of_notices_away_disturbs_nobody(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.admin_execute(f"ALTER ROLE {database.owner} SUPERUSER")
+    migrations_dir.write("001.sql", "CREATE TABLE effects (n int)")
+    migrations_dir.write("002.sql", "DROP EXTENSION plpgsql; INSERT INTO effects VALUES (2)")
+    for name in ("003.sql", "004.sql"):
+        migrations_dir.write(name, f"INSERT INTO effects VALUES ({name[:3]})")
+    ended = run()
+    assert names(ended, "migration.applied") == ["001.sql", "002.sql", "003.sql", "004.sql"]
+    assert (ended.exit_code, ended.named("connection.lost")) == (0, [])
+    assert database.query("SELECT n FROM effects ORDER BY n") == [(2,), (3,), (4,)]
+
+
+def test_each_row_has_the_time_of_its_own_file(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "SELECT 1")
+    migrations_dir.write("002.sql", "SELECT pg_sleep(0.3)")
+    migrations_dir.write("003.sql", "SELECT 1")
+    run()
+    (first,), (second,), (third,) = database.query("SELECT applied_at FROM _migrations ORDER BY name")
+    assert first < second
+    assert (third - second).total_seconds() >= 0.3
