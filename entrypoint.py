@@ -51,10 +51,13 @@ def run() -> NoReturn:
         exit_code = main(sys.argv[1:], os.environ)
     except Terminated as end:  # it came where main() could not take it
         exit_code = _end(end)
-    except Exception:
-        import traceback
+    except Exception as error:
+        if signalled := _signal_behind(error):
+            exit_code = _end(signalled)
+        else:
+            import traceback
 
-        traceback.print_exc()  # not even the log could be opened: an installation that is not whole
+            traceback.print_exc()  # not even the log could be opened: an installation that is not whole
     finally:
         _leave(exit_code)
 
@@ -83,7 +86,10 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     except StorageError as error:
         report.end(error.exit_code, str(error), code=error.code, **error.fields)
     except Exception as error:
-        report.crash(error)
+        if signalled := _signal_behind(error):
+            report.end(signalled.exit_code, f"Ended by {signalled}.")
+        else:
+            report.crash(error)
     _answer_signals(_be_patient)
     return report.finish()
 
@@ -220,6 +226,15 @@ def _log(level: str, event: str, message: str, **fields: Any) -> None:
     import logging
 
     logging.getLogger("predeploy").log(getattr(logging, level.upper()), message, extra={"event": event, **fields})
+
+
+def _signal_behind(error: BaseException | None) -> Terminated | None:
+    """Find the signal in what it became: Python 3.11 makes a RuntimeError of what is raised while a class is made."""
+    while error:
+        if isinstance(error, Terminated):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _answer_signals(answer: Callable[[int, FrameType | None], None]) -> None:

@@ -59,17 +59,17 @@ def test_a_line_that_swallows_what_we_send_is_hung_up_and_the_file_applied_on_an
     start: Callable[..., Process], proxy: Proxy, database: Database, migrations_dir: MigrationsDir, watch_after: str
 ) -> None:
     database.execute("CREATE TABLE effects (n int)")
-    migrations_dir.write("001.sql", "INSERT INTO effects VALUES (1)")
-    migrations_dir.write("002.sql", "INSERT INTO effects /* swallowed */ VALUES (2)")
+    migrations_dir.write("001.sql", "INSERT INTO effects /* swallowed */ VALUES (1)")
+    migrations_dir.write("002.sql", "INSERT INTO effects VALUES (2)")
     proxy.silent_after = b"swallowed"
     process = start(DATABASE_URL=database.dsn_at(proxy.port), MIGRATE_WATCH_AFTER=watch_after)
     silent = process.wait_for("connection.silent")
-    assert (silent["level"], silent["migration"]) == ("warning", "002.sql")
+    assert (silent["level"], silent["migration"]) == ("warning", "001.sql")
     proxy.silent_after = None
     ended = process.finish()
     assert (ended.exit_code, ended.report["applied"]) == (0, 2)
     # The server has heard of nothing and would have kept the lock for the old session.
-    assert [line["migration"] for line in ended.named("connection.lost")] == ["002.sql"]
+    assert [line["migration"] for line in ended.named("connection.lost")] == ["001.sql"]
     assert len(ended.named("lock.freed")) == 1
     assert database.query("SELECT n FROM effects ORDER BY n") == [(1,), (2,)]
     assert database.query(LOCKS) == [(0,)]

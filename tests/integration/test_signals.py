@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -120,6 +121,58 @@ def test_while_waiting_for_the_lock(
         process.wait_for("lock.waiting")
         ended(process, signum)
     assert_clean(database)
+
+
+LATE = """
+import os, signal, sys, entrypoint
+def late():
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(1000000): pass
+"""
+
+
+def signalled(source: str, tmp_path: Path, **variables: str) -> list[dict[str, Any]]:
+    """Run the program with `late()` somewhere in it, which sends it SIGTERM; return what it has logged."""
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ENTRYPOINT.parent), "HOME": str(tmp_path), **variables}
+    command = [sys.executable, "-c", f"{LATE}{source}\nentrypoint.run()"]
+    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (143, "")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (events[-1]["event"], events[-1]["exit_code"]) == ("run.finished", 143)
+    return events
+
+
+@pytest.mark.parametrize("where", ["main", "_command"])
+def test_while_a_class_is_made(where: str, tmp_path: Path) -> None:
+    """As dataclasses make many, while rooms are imported; Python 3.11 raises a RuntimeError in its place."""
+    source = f"""
+class Late:
+    def __set_name__(self, owner, name): late()
+entrypoint.{where} = lambda *_: type("Owner", (), {{"late": Late()}})
+"""
+    signalled(source, tmp_path)
+
+
+def test_between_the_note_that_a_file_is_applied_and_the_line_that_tells_it(
+    database: Database, migrations_dir: MigrationsDir, tmp_path: Path
+) -> None:
+    migrations_dir.write("001.sql", "SELECT 1")
+    migrations_dir.write("002.sql", "SELECT pg_sleep(60)")
+    source = """
+from predeploy import record
+class Late(list):
+    def append(self, name):
+        super().append(name)
+        late()
+class Record(record.Record):
+    def __init__(self, files):
+        super().__init__(files)
+        self.result.applied = Late()
+record.Record = Record
+"""
+    events = signalled(source, tmp_path, DATABASE_URL=database.dsn, MIGRATIONS_DIR=str(migrations_dir))
+    assert [line["migration"] for line in events if line["event"] == "migration.applied"] == ["001.sql"]
+    assert events[-1]["applied"] == 1
 
 
 @pytest.mark.parametrize("delay_ms", [0, 20, 50, 75, 100, 150, 200, 300])
