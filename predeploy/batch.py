@@ -11,7 +11,7 @@ import psycopg
 
 from predeploy.execution import NOT_COMMITTED
 from predeploy.failure import Failure
-from predeploy.session import clean_up, is_lost, results, run
+from predeploy.session import clean_up, is_lost, results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MOST_CHARS = 1 << 18  # of one message's files: the server parses it whole, and writes it to its log when a file fails
 # Not as the file before it may have set default_transaction_...; what comes after it begins like this too, or anew.
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
-_MAY_RAISE = (
+MAY_RAISE = (
     "SELECT FROM pg_catalog.pg_language WHERE lanname = 'plpgsql' AND pg_catalog.has_language_privilege(oid, 'USAGE')"
 )
 _AFTER_MARK = 2  # results: that of DO, that of COMMIT
@@ -47,23 +47,17 @@ class Batch:
     """Small transactional files that travel together, between them the session's reset and a mark.
 
     The server holds results back until it has 8 kB of them or the message ends, but a notice sends what there is. The
-    mark raises one, so that each file is told of when it is committed: INFO, which reaches every client and no log.
+    mark raises one, so that each file is told of when it is committed: INFO, which reaches every client and no log. The
+    role has to be one that may: ask MAY_RAISE, which answers with a row.
     """
 
-    def __init__(self, conn: Connection, frame: Frame) -> None:
+    def __init__(self, conn: Connection, frame: Frame, *, may_raise: bool) -> None:
         self._conn = conn
         self._frame = frame
         self._mark = f"pg-predeploy {os.urandom(12).hex()}"
         raised = f"DO LANGUAGE plpgsql 'BEGIN RAISE INFO ''{self._mark}''; END';"
         self._between = f"{_BEGIN}{frame.reset}SELECT '{self._mark}';{raised}COMMIT;"
-        self._is_possible: bool | None = None
-
-    def is_possible(self) -> bool:
-        """Tell whether the role may raise a notice; asked once, as a file may take that away."""
-        if self._is_possible is None:
-            (result,) = run(self._conn, _MAY_RAISE)
-            self._is_possible = bool(result.ntuples)
-        return self._is_possible
+        self.is_possible = may_raise  # until a file disturbs what follows it
 
     def is_mark(self, notice: Diagnostic) -> bool:
         """Tell whether a notice is only ours."""
@@ -86,7 +80,7 @@ class Batch:
                 raise Unread(good) from None
             if not (running.committed or self._skipped):
                 raise running.explain(error, offsets[self._number]) from None
-            self._is_possible = False
+            self.is_possible = False
             clean_up(self._conn, self._frame)
             if running.committed:
                 yield running

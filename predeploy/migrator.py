@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from predeploy.batch import Batch
+from predeploy.batch import MAY_RAISE, Batch
 from predeploy.drift import warn_of_order
 from predeploy.errors import ConnectionLost, PostgresUnavailable, StorageError
 from predeploy.execution import Execution
@@ -137,13 +137,13 @@ class Migrator:
         frame = self._frame(conn, watcher)
         with advisory_lock(conn, timeout=self._lock_wait_timeout, shared=frame.shared):
             table = ensure_table(conn)
-            run(conn, frame.setup)
+            *_, may_raise = run(conn, frame.setup + MAY_RAISE)
             rows = table.rows(conn)
             pending = self._record.pending(rows)
             warn_of_order(self._files, [migration.name for migration in pending], rows)
             try:
                 executions = self._executions(conn, table, pending, frame)
-                self._batch = Batch(conn, frame)
+                self._batch = Batch(conn, frame, may_raise=bool(may_raise.ntuples))
                 Pending(executions, self._record, watcher, **self._policy).apply(conn, frame, self._batch)
                 self._flush(conn)
             except BaseException:

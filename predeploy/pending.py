@@ -49,7 +49,7 @@ class Pending:
         """Apply them all; raise a psycopg error when the connection is lost."""
         most = self._pending
         while self._rest and not self._is_stopped():
-            together = self._together(most) if most > 1 and batch.is_possible() else []
+            together = self._together(most) if most > 1 and batch.is_possible else []
             most = len(self._rest)
             if len(together) < 2:
                 self._alone(conn, frame)
