@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from psycopg.errors import Diagnostic
 
     from predeploy.execution import Execution
+    from predeploy.migrations import Migration
     from predeploy.postgres import Connection
     from predeploy.session import Frame
 
-MOST_CHARS = 1 << 18  # of one message's files: the server parses it whole, and writes it to its log when a file fails
+MOST_CHARS = 1 << 17  # of one message: the server parses it whole, and writes it to its log when a file fails
 # Not as the file before it may have set default_transaction_...; what comes after it begins like this too, or anew.
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
 MAY_RAISE = (
     "SELECT FROM pg_catalog.pg_language WHERE lanname = 'plpgsql' AND pg_catalog.has_language_privilege(oid, 'USAGE')"
 )
+_CLAIM_CHARS = 400
 _AFTER_MARK = 2  # results: that of DO, that of COMMIT
 
 
@@ -58,6 +60,10 @@ class Batch:
         raised = f"DO LANGUAGE plpgsql 'BEGIN RAISE INFO ''{self._mark}''; END';"
         self._between = f"{_BEGIN}{frame.reset}SELECT '{self._mark}';{raised}COMMIT;"
         self.is_possible = may_raise  # until a file disturbs what follows it
+
+    def chars(self, migration: Migration) -> int:
+        """Return about how much of a message a file takes."""
+        return len(self._between) + _CLAIM_CHARS + len(migration.sql)
 
     def is_mark(self, notice: Diagnostic) -> bool:
         """Tell whether a notice is only ours."""

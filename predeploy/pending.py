@@ -49,7 +49,7 @@ class Pending:
         """Apply them all; raise a psycopg error when the connection is lost."""
         most = self._pending
         while self._rest and not self._is_stopped():
-            together = self._together(most) if most > 1 and batch.is_possible else []
+            together = self._together(most, batch) if most > 1 and batch.is_possible else []
             most = len(self._rest)
             if len(together) < 2:
                 self._alone(conn, frame)
@@ -71,13 +71,13 @@ class Pending:
     def _is_stopped(self) -> bool:
         return self._stop_on_error and bool(self._record.result.errors)
 
-    def _together(self, most: int) -> list[Execution]:
+    def _together(self, most: int, batch: Batch) -> list[Execution]:
         """Return the next that may travel in one message, at most so many."""
         taken: list[Execution] = []
         chars = 0
         for execution in islice(self._rest, most):
             migration = execution.migration
-            chars += len(migration.sql)
+            chars += batch.chars(migration)
             if chars > MOST_CHARS or not migration.transactional or self._record.obstacle(migration):
                 break
             try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg import sql
+from psycopg import pq, sql
 
 from predeploy.errors import ConfigurationError, PostgresRefused
 from predeploy.lock import TRY_IN_TRANSACTION
@@ -86,6 +86,7 @@ class MigrationsTable:
         self.tampered = tampered
         self.identifier = sql.Identifier(schema, "_migrations")
         self._has_checksum = has_checksum
+        self._name = ""  # the identifier as SQL
 
     def rows(self, conn: Connection) -> dict[str, Row]:
         """Return the applied migrations by name."""
@@ -97,17 +98,16 @@ class MigrationsTable:
         A `fenced` one takes the advisory lock for its transaction too, without waiting: where somebody else has it,
         the name is NULL, which the primary key refuses.
         """
-        literals = {"name": sql.Literal(name), "checksum": sql.Literal(checksum)}
-        values: dict[str, sql.Composable] = {"name": literals["name"]}
-        if fenced:
-            values["name"] = sql.SQL("CASE WHEN {} THEN {} END").format(sql.SQL(TRY_IN_TRANSACTION), literals["name"])
+        quote = pq.Escaping(conn.pgconn).escape_literal  # ten times as fast as psycopg.sql, for a thousand files
+        literal = quote(name.encode()).decode()
+        values = {
+            "name": f"CASE WHEN {TRY_IN_TRANSACTION} THEN {literal} END" if fenced else literal,
+            "applied_at": "pg_catalog.clock_timestamp()",  # now() is the time of the message's arrival
+        }
         if self._has_checksum:
-            values["checksum"] = literals["checksum"]
-        values["applied_at"] = sql.SQL("pg_catalog.clock_timestamp()")  # now() is the time of the message's arrival
-        statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
-            self.identifier, sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(values.values())
-        )
-        return statement.as_string(conn)
+            values["checksum"] = quote(checksum.encode()).decode() if checksum else "NULL"
+        table = self._name = self._name or self.identifier.as_string(conn)
+        return f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(values.values())})"  # noqa: S608  quoted above
 
     def proof(self, conn: Connection, name: str) -> str:
         """Return two statements of which one fails when the migration's row, or the table, is not there any more.

@@ -38,7 +38,7 @@ BUGS: Mapping[str, Bug] = {
         Focus(faults=_CUTS),
     ),
     "unchecked_on_conflict": Bug(
-        (("table", "INSERT INTO {} ({}) VALUES ({})", "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT DO NOTHING"),),
+        (("table", "join(values.values())})", "join(values.values())}) ON CONFLICT DO NOTHING"),),
         Focus(faults=("foreign",)),
     ),
     "no_reading_after_a_reconnect": Bug(
