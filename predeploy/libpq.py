@@ -133,15 +133,16 @@ def _options(call: dict[str, Any], array: Any) -> list[Option] | None:
 class Session:
     """A connection of which everything comes until the `deadline`, by the monotonic clock; else `NoAnswer` is raised.
 
-    Only the resolution of a host's name may take longer. Notices are not told: on stderr libpq would.
+    Only the resolution of a host's name may take longer. A notice is no answer: it has to be told, and by whom can.
     """
 
     def __init__(self, library: Libpq, conninfo: bytes, deadline: float) -> None:
         self._call = library.functions
         self._deadline = deadline
-        self._ignore = _Receiver(lambda _argument, _notice: None)
+        self._noticed = 0
+        self._receiver = _Receiver(self._notice)  # libpq's own would write to stderr
         self._conn = self._call["PQconnectStart"](conninfo)
-        self._call["PQsetNoticeReceiver"](self._conn, self._ignore, None)
+        self._call["PQsetNoticeReceiver"](self._conn, self._receiver, None)
 
     def __enter__(self) -> Self:
         try:
@@ -153,6 +154,9 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self._call["PQfinish"](self._conn)
+
+    def _notice(self, _argument: int, _notice: int) -> None:
+        self._noticed += 1
 
     def _log_in(self) -> None:
         turn = _WRITING
@@ -175,7 +179,7 @@ class Session:
 
     def ask(self, message: bytes) -> list[bytes]:
         """Send statements in one message; return the only row of the last that has one, NULL as an empty text."""
-        call, row = self._call, None
+        call, row, noticed = self._call, None, self._noticed
         if not call["PQsendQuery"](self._conn, message):
             raise NoAnswer
         for result in self._results():
@@ -184,7 +188,7 @@ class Session:
                 row = [call["PQgetvalue"](result, 0, field) for field in range(call["PQnfields"](result))]
             elif status != _COMMAND_OK:
                 raise NoAnswer
-        if row is None:
+        if row is None or self._noticed > noticed:
             raise NoAnswer
         return row
 
