@@ -11,24 +11,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from predeploy.migrations import Migration, MigrationFiles
-    from predeploy.table import Row
 
 log = logging.getLogger(__name__)
 
 _MOST_WARNINGS = 20
 
 
-def has_changed(migration: Migration, row: Row) -> bool:
-    """Tell whether the file is another one than was applied; without both checksums nobody knows."""
-    return bool(row.checksum and migration.checksum and row.checksum != migration.checksum)
+def has_changed(migration: Migration, applied: str | None) -> bool:
+    """Tell whether the file is another one than was applied, by its checksum; without both nobody knows."""
+    return bool(applied and migration.checksum and applied != migration.checksum)
 
 
-def warn_of_drift(files: MigrationFiles, rows: Mapping[str, Row]) -> None:
-    """Name the files that were changed after they were applied, and the rows whose files are gone."""
+def warn_of_drift(files: MigrationFiles, checksums: Mapping[str, str | None]) -> None:
+    """Name the files that were changed after they were applied, and the rows, of these checksums, without a file."""
     on_disk = {migration.name: migration for migration in files.migrations}
-    changed = [name for name, file in on_disk.items() if name in rows and has_changed(file, rows[name])]
+    changed = [name for name, file in on_disk.items() if has_changed(file, checksums.get(name))]
     _warn("changed", changed, "%s is not the file that was applied: put a change into a new migration")
-    _warn("missing", sorted(rows.keys() - on_disk), "%s was applied, but its file is gone from the directory")
+    _warn("missing", sorted(checksums.keys() - on_disk), "%s was applied, but its file is gone from the directory")
 
 
 def warn_of_order(files: MigrationFiles, pending: Iterable[str], rows: Iterable[str]) -> None:

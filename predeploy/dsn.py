@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 from contextlib import suppress
-from urllib.parse import quote, quote_plus, unquote
+from typing import TYPE_CHECKING
 
-from psycopg import OperationalError, pq
-from psycopg.conninfo import make_conninfo
-
+from predeploy import conninfo
 from predeploy.errors import DatabaseUrlInvalid, DatabaseUrlMissing
+from predeploy.percent import decoded, encoded
+
+if TYPE_CHECKING:
+    from predeploy.libpq import Option
 
 _SCHEMES = ("postgresql://", "postgres://")
 _ENCODE = "percent-encode every @ : / ? # % of the user name and the password (an @ is %40, a / is %2F)"
@@ -40,12 +41,13 @@ def parse_dsn(dsn: str | None) -> dict[str, str]:
         raise DatabaseUrlInvalid(f"DATABASE_URL has an unencoded @ in the wrong place: {_ENCODE}.")
     if "\0" in dsn:  # libpq would stop reading there
         raise DatabaseUrlInvalid("DATABASE_URL holds a NUL byte: write it as plain text, in UTF-8.")
-    if not _is_unicode(dsn) or not _is_unicode(unquote(dsn, errors="surrogateescape")):
+    if not _is_unicode(dsn) or not _is_unicode(decoded(dsn, errors="surrogateescape")):
         raise DatabaseUrlInvalid("DATABASE_URL is not UTF-8.")
-    values = _read(dsn)
-    if values is None:
+    options = conninfo.parse(dsn)
+    if options is None:
         remedy = _ENCODE if uri else "put values that hold spaces in single quotes, with \\ before ' and \\"
         raise DatabaseUrlInvalid(f"DATABASE_URL is malformed: {remedy}.")
+    values = _values(options)
     if not _are_ports(values.get("port", "")):
         raise DatabaseUrlInvalid(f"DATABASE_URL has a port that is no number from 1 to 65535: {_ENCODE}.")
     if any("@" in values.get(key, "") for key in ("host", "hostaddr", "dbname")):
@@ -71,16 +73,8 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _read(dsn: str) -> dict[str, str] | None:
-    try:
-        options = pq.Conninfo.parse(dsn.encode())
-    except OperationalError:
-        return None
-    return _values(options)
-
-
-def _values(options: list[pq.ConninfoOption]) -> dict[str, str]:
-    return {o.keyword.decode(): o.val.decode(errors="replace") for o in options if o.val is not None}
+def _values(options: list[Option]) -> dict[str, str]:
+    return {keyword: value.decode(errors="replace") for keyword, value, _ in options if value is not None}
 
 
 def _are_ports(text: str) -> bool:
@@ -93,6 +87,8 @@ def _are_hosts(text: str) -> bool:
 
 
 def _is_ipv6(text: str) -> bool:
+    import socket  # most hosts are names, and it takes 3 ms
+
     address, _, zone = text.partition("%")
     try:
         socket.inet_pton(socket.AF_INET6, address)
@@ -124,14 +120,10 @@ def host_and_port(dsn: str) -> tuple[str, int | str]:
 
 def _used(values: dict[str, str]) -> tuple[dict[str, str], str] | None:
     """Return all that libpq would use, and the password that it has found; None when a service cannot be read."""
-    with suppress(OperationalError):
-        conn = pq.PGconn.connect_start(make_conninfo(**{**values, "sslmode": _UNUSABLE}).encode())
-        try:
-            used = _values(conn.info)
-            password = conn.password.decode(errors="surrogateescape") if used.get("sslmode") == _UNUSABLE else ""
-        finally:
-            conn.finish()
+    if resolved := conninfo.resolve({**values, "sslmode": _UNUSABLE}):
+        used = _values(resolved[0])
         if used.get("sslmode") == _UNUSABLE:
+            password = resolved[1].decode(errors="surrogateescape")
             return {key: value for key, value in used.items() if value}, password
     return None
 
@@ -150,13 +142,9 @@ def secrets_of(dsn: str) -> set[str]:
 
 def _spellings(secret: str) -> set[str]:
     """Return it as it is, decoded, percent-encoded, and as Python, JSON, libpq and SQL quote it."""
-    encoded = {
-        quote(secret, safe="", errors="surrogateescape"),
-        quote(secret, errors="surrogateescape"),
-        quote_plus(secret, errors="surrogateescape"),
-    }
-    plain = {secret, unquote(secret)}
-    found = plain | encoded | {re.sub("%..", lambda code: code[0].lower(), form) for form in encoded}
+    in_uris = {encoded(secret), encoded(secret, safe=b"/"), encoded(secret, safe=b" ").replace(" ", "+")}
+    plain = {secret, decoded(secret)}
+    found = plain | in_uris | {re.sub("%..", lambda code: code[0].lower(), form) for form in in_uris}
     for text in plain:
         inner = repr(text)[1:-1]
         libpq = text.replace("\\", "\\\\").replace("'", "\\'")
@@ -171,7 +159,7 @@ def _in_context(user: str, password: str) -> set[str]:
 
 def libpq_defaults() -> dict[str, str]:
     """Return what libpq takes from its PG* variables and a service file that they name."""
-    return {key: value for key, value in _values(pq.Conninfo.get_defaults()).items() if value}
+    return {key: value for key, value in _values(conninfo.defaults()).items() if value}
 
 
 def _logins(dsn: str) -> set[tuple[str, str]]:
@@ -193,7 +181,7 @@ def _logins(dsn: str) -> set[tuple[str, str]]:
         if place_used := _used(place):
             used = place_used[0] | values
             passwords.append(place_used[1])
-    kept_secret = {o.keyword.decode() for o in pq.Conninfo.get_defaults() if o.dispchar == b"*"}.union(_KEPT_SECRET)
+    kept_secret = {keyword for keyword, _, secret in conninfo.defaults() if secret}.union(_KEPT_SECRET)
     passwords += [value for key, value in (*used.items(), *libpq_defaults().items()) if key in kept_secret]
     return {(used.get("user", ""), password) for password in (*written, *passwords) if password}
 

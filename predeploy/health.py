@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from predeploy.deadline import within
 from predeploy.errors import PostgresUnavailable, StorageError
-from predeploy.postgres import within
 from predeploy.session import hang_up
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from predeploy.errors import PostgresUnavailable, StorageError
-from predeploy.postgres import parameters
+from predeploy.login import parameters
 from predeploy.refusals import explain
 
 if TYPE_CHECKING:

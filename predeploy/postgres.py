@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import queue
-import socket
-import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 
-from predeploy import __version__
-from predeploy.dsn import host_and_port, libpq_defaults, parse_dsn
+from predeploy.deadline import within
+from predeploy.dsn import host_and_port
 from predeploy.errors import PostgresUnavailable, StorageError
+from predeploy.login import parameters, tell_ready
 from predeploy.logs import Rhythm
 from predeploy.refusals import explain
 
@@ -25,22 +23,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
-T = TypeVar("T")
 
-CONNECT_TIMEOUT_S = 10
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 LOG_EVERY_S = 10.0
 SHORTEST_LOGIN_S = 0.75  # what an attempt is given even at the end of the wait, which may last so much longer
 TELLING_LOGIN_S = 2.0  # in less, no answer tells nothing that the attempt before did not tell better
-
-# Without these a vanished peer is noticed after hours; with them after about 11 s idle and 8 s in mid-query.
-_KEEPALIVES = {
-    "keepalives_idle": "5",
-    "keepalives_interval": "2",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "8000",
-}
 
 
 class ConnectionSource(Protocol):
@@ -54,16 +42,20 @@ class ConnectionSource(Protocol):
 class Server:
     """One database, reached by one connection at a time: what a one-shot process needs instead of a pool."""
 
-    def __init__(self, dsn: str, *, wait_timeout: float = 60.0, writable: bool = True) -> None:
+    def __init__(
+        self, dsn: str, *, wait_timeout: float = 60.0, writable: bool = True, since: float | None = None
+    ) -> None:
         self.dsn = dsn
         self.wait_timeout = wait_timeout
         self.writable = writable
+        self._since = since  # when the first wait began, by the monotonic clock, if it has begun
 
     @contextmanager
     def connection(self, timeout: float | None = None) -> Iterator[Connection]:
         """Wait for the server and lend a connection; with a `timeout`, try once within that many seconds."""
         if timeout is None:
-            conn = wait_for_postgres(self.dsn, timeout=self.wait_timeout, writable=self.writable)
+            since, self._since = self._since, None
+            conn = wait_for_postgres(self.dsn, timeout=self.wait_timeout, writable=self.writable, since=since)
         else:
             conn = connect(self.dsn, timeout=timeout)
         try:
@@ -72,16 +64,16 @@ class Server:
             conn.close()
 
 
-def wait_for_postgres(dsn: str, *, timeout: float, writable: bool = True) -> Connection:
-    """Return a connection, trying again until `timeout` seconds of wall clock have passed.
+def wait_for_postgres(dsn: str, *, timeout: float, writable: bool = True, since: float | None = None) -> Connection:
+    """Return a connection, trying again until `timeout` seconds of wall clock have passed, from now or `since`.
 
     What may pass (refused, DNS, starting up, too many clients, read-only while `writable` is asked for) is waited
     for: `PostgresUnavailable` at the end, which is 0.75 s late if the last attempt gets no answer. What will not
     (credentials, database, TLS) raises `PostgresRefused` at once.
     """
     host, port = host_and_port(dsn)
-    deadline = time.monotonic() + timeout
-    started = time.monotonic()
+    started = time.monotonic() if since is None else since
+    deadline = started + timeout
     rhythm = Rhythm(LOG_EVERY_S)
     attempts = 0
     before: PostgresUnavailable | None = None
@@ -110,16 +102,13 @@ def wait_for_postgres(dsn: str, *, timeout: float, writable: bool = True) -> Con
                 )
             raise
 
-    conn = _until(deadline, attempt)
-    wait_s = round(time.monotonic() - started, 3)
-    fields = {"host": host, "port": port, "attempt": attempts, "wait_s": wait_s}
-    fields["server_version"] = conn.info.parameter_status("server_version") or "unknown"
-    log.info("Postgres at %s:%s accepts us", host, port, extra={"event": "postgres.ready", **fields})
+    conn = _until(deadline, attempt, started)
+    version = conn.info.parameter_status("server_version")
+    tell_ready(dsn, attempt=attempts, started=started, server_version=version)
     return conn
 
 
-def _until(deadline: float, attempt: Callable[[], Connection]) -> Connection:
-    started = time.monotonic()
+def _until(deadline: float, attempt: Callable[[], Connection], started: float) -> Connection:
     try:
         return attempt()
     except PostgresUnavailable as error:
@@ -189,44 +178,3 @@ def connect(dsn: str, *, timeout: float, writable: bool = False) -> Connection:
         return within(timeout, login)
     except TimeoutError:
         raise PostgresUnavailable(f"no answer within {timeout:.1f} s", "timeout") from None
-
-
-def parameters(dsn: str | None) -> dict[str, Any]:
-    """Return what we add to the connection string: it and libpq's variables win, but for the encoding of the files."""
-    named = libpq_defaults() | parse_dsn(dsn)
-    name = f"pg-predeploy/{__version__} {socket.gethostname()}"[:63]
-    defaults = {**_KEEPALIVES, "connect_timeout": str(CONNECT_TIMEOUT_S), "fallback_application_name": name}
-    return {key: value for key, value in defaults.items() if key not in named} | {"client_encoding": "UTF8"}
-
-
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """Return what `call` returns, run in a thread of its own; raise TimeoutError after `seconds`.
-
-    A name server that hangs blocks in C, where neither a timeout nor a signal reaches: only leaving the thread
-    behind does. A connection that comes after all is closed.
-    """
-    outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-    abandoned = threading.Event()
-
-    def work() -> None:
-        try:
-            result = call()
-        except BaseException as error:
-            outcome.put((None, error))
-            return
-        if abandoned.is_set() and isinstance(result, psycopg.Connection):
-            result.close()
-        outcome.put((result, None))
-
-    threading.Thread(target=work, name="pg-predeploy-within", daemon=True).start()
-    try:
-        result, error = outcome.get(timeout=seconds)
-    except queue.Empty:
-        abandoned.set()
-        raise TimeoutError from None
-    except BaseException:
-        abandoned.set()
-        raise
-    if error is not None:
-        raise error
-    return result  # type: ignore[no-any-return]

@@ -123,7 +123,7 @@ class Record:
         """Fill in what was skipped, and warn of files that are not what was applied."""
         not_skipped = {*self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         self.result.skipped[:] = [m.name for m in self._files.migrations if m.name not in not_skipped]
-        warn_of_drift(self._files, rows)
+        warn_of_drift(self._files, {name: row.checksum for name, row in rows.items()})
 
     def _undone(self, migration: Migration) -> None:
         self._unflushed.remove(migration)

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 from predeploy.migrations import MigrationResult
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from predeploy.scrubber import Scrubber
 
 log = logging.getLogger(__name__)
@@ -45,7 +43,7 @@ class Report:
     def __init__(self, started: float, scrubber: Scrubber) -> None:
         self.result = MigrationResult()
         self.scrubber = scrubber
-        self.termination_log: Path | None = None
+        self.termination_log: str | None = None
         self._started = started
         self._exit_code = CRASHED
         self._message = "Ended before it began."
@@ -99,7 +97,7 @@ class Report:
         log.handle(log.makeRecord(log.name, level, __file__, 0, "%s", (self._message,), None, extra=extra))
         return self._exit_code
 
-    def _write_termination_message(self, path: Path, summary: dict[str, Any]) -> None:
+    def _write_termination_message(self, path: str, summary: dict[str, Any]) -> None:
         """Write a sentence as one line and the summary as JSON, at most 4096 bytes of them.
 
         The JSON is whole; what makes it too long is left out of it. The sentence ends with an ellipsis where it is cut.
@@ -107,7 +105,8 @@ class Report:
         ending = b"\n" + self._summary_as_json(summary)
         sentence = _cut(self._explain(), TERMINATION_MESSAGE_BYTES - len(ending))
         try:
-            path.write_bytes(sentence + ending)
+            with open(path, "wb") as file:
+                file.write(sentence + ending)
         except OSError as error:
             log.warning("No termination message: %s", error.strerror, extra={"event": "report.unwritten"})
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from predeploy.errors import ConfigurationError, DatabaseUrlMissing
@@ -55,7 +55,7 @@ class Settings:
     """
 
     dsn: str = field(repr=False)
-    migrations_dir: Path
+    migrations_dir: str
     wait_timeout: float
     lock_wait_timeout: float
     lock_timeout: float
@@ -71,14 +71,14 @@ class Settings:
     unknown: tuple[str, ...]
 
 
-def load_settings(environ: Mapping[str, str], *, default_dir: Path) -> Settings:
+def load_settings(environ: Mapping[str, str], *, default_dir: str) -> Settings:
     """Read the settings; raise `ConfigurationError` naming the variable, never its value.
 
     A variable that is set but empty counts as not set, as compose and Kubernetes templates produce it.
     """
     return Settings(
         dsn=_dsn(environ),
-        migrations_dir=Path(environ.get("MIGRATIONS_DIR") or default_dir),
+        migrations_dir=environ.get("MIGRATIONS_DIR") or default_dir,
         wait_timeout=_duration(environ, "MIGRATE_WAIT_TIMEOUT", 60),
         lock_wait_timeout=_duration(environ, "MIGRATE_LOCK_WAIT_TIMEOUT", 300),
         lock_timeout=_duration(environ, "MIGRATE_LOCK_TIMEOUT", 0),
@@ -95,12 +95,12 @@ def load_settings(environ: Mapping[str, str], *, default_dir: Path) -> Settings:
     )
 
 
-def termination_log(environ: Mapping[str, str]) -> Path | None:
+def termination_log(environ: Mapping[str, str]) -> str | None:
     """Return the file for the termination message: the one that is named, or the one that Kubernetes has made."""
     if named := environ.get("MIGRATE_TERMINATION_LOG"):
-        return Path(named)
-    default = Path("/dev/termination-log")
-    return default if default.exists() else None
+        return named
+    default = "/dev/termination-log"
+    return default if os.path.exists(default) else None
 
 
 def _dsn(environ: Mapping[str, str]) -> str:
@@ -109,7 +109,8 @@ def _dsn(environ: Mapping[str, str]) -> str:
         raise ConfigurationError("DATABASE_URL and DATABASE_URL_FILE are both set: remove one.")
     if file:
         try:
-            dsn = Path(file).read_text(encoding="utf-8-sig")
+            with open(file, encoding="utf-8-sig") as text:
+                dsn = text.read()
         except (OSError, ValueError) as error:
             why = (error.strerror if isinstance(error, OSError) else None) or "not a text file"
             raise ConfigurationError(f"The file named by DATABASE_URL_FILE cannot be read: {why}.") from None

@@ -37,7 +37,7 @@ def migration_status(conn: Connection, files: MigrationFiles) -> list[MigrationS
     found = {}
     for migration in files.migrations:
         row = rows.get(migration.name)
-        state = "pending" if row is None else "changed" if has_changed(migration, row) else "applied"
+        state = "pending" if row is None else "changed" if has_changed(migration, row.checksum) else "applied"
         found[migration.name] = MigrationStatus(migration.name, state, row.applied_at if row else None)
     for name in rows.keys() - found.keys():
         found[name] = MigrationStatus(name, "missing", rows[name].applied_at)

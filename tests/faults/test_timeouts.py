@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from tests.support.migrations_dir import MigrationsDir
     from tests.support.program import Process, Run
 
-TURNS = range(1, 21)
 LOGIN_TURNS = 8  # what is asked and answered before the first query: TLS, start-up, and twice for SCRAM
+GLANCE_TURNS = LOGIN_TURNS + 3  # the question, the answer, and the end of that connection
+TURNS = range(1, GLANCE_TURNS + 21)
 WAIT_S = 2.0
 LOGIN_BOUND_S = WAIT_S + SHORTEST_LOGIN_S
 WATCHER_LOGIN_S = 3.0 + 0.5  # the login in which the silence ends, and how often is looked
@@ -80,7 +81,7 @@ def test_a_line_that_fails_for_good_ends_the_run_within_its_bound(
             results.append((turn, waiters.submit(ended, line, process)))
         for turn, result in results:
             run, elapsed = result.result()
-            in_login = turn <= LOGIN_TURNS
+            in_login = turn <= GLANCE_TURNS + LOGIN_TURNS
             bound = LOGIN_BOUND_S if in_login else BOUNDS[failure]
             record_property(f"{failure} at turn {turn}", f"{elapsed:.2f} s of {bound:.2f}, exit code {run.exit_code}")
             assert run.exit_code == run.report["exit_code"] == (3 if in_login else 6), f"turn {turn}: {run.stdout}"

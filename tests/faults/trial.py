@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tests.faults.invariants import Ended, Observation, Story, violations
 from tests.faults.plan import Length, Plan
-from tests.faults.wire import Action, Message
+from tests.faults.wire import Action, Message, logged_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +84,7 @@ class Trial:
             self.troubles += [
                 f"{ended.who} has printed a secret" for secret in stage.database.secrets if secret in said
             ]
-        login = next((message.number for message in self.messages if message.kind == "Z"), len(self.messages))
+        login = logged_in(self.messages)
         mid_run = any(login < message.number and message.kind != "X" for _, message in self.fired)
         if self.troubles:
             stage.renew()
@@ -203,7 +203,6 @@ def measure(stage: Stage) -> dict[str, Length]:
     lengths = {}
     for path in stage.wires:
         one, three = record(stage, Plan(path, ("plain",))), record(stage, Plan(path, ("plain",) * 3))
-        login = next(message.number for message in one if message.kind == "Z")
         per_file = (len(three) - len(one)) // 2
-        lengths[path] = Length(login, len(one) - per_file, per_file)
+        lengths[path] = Length(logged_in(one), len(one) - per_file, per_file)
     return lengths

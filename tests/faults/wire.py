@@ -16,7 +16,7 @@ from tests.support.proxy import LOOPBACK
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -42,6 +42,17 @@ class Message:
     number: int
     sender: str  # "client" or "server"
     kind: str
+
+
+def logged_in(messages: Sequence[Message]) -> int:
+    """Return the number of the message at which a run that has something to do is logged in; the last where none is.
+
+    The glance comes before it, with a login of its own.
+    """
+    starts = [message.number for message in messages if message.kind == "startup"]
+    own = starts[1] if len(starts) > 1 else len(messages)
+    ready = (message.number for message in messages if message.kind == "Z" and message.number > own)
+    return next(ready, len(messages))
 
 
 class Wire:

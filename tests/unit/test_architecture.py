@@ -20,7 +20,7 @@ LAYERS = [  # each imports only from those below it
     {"entrypoint"},
     {"__init__", "rehearsal", "report", "status", "usage"},
     {"plan"},
-    {"migrator", "health", "pool"},
+    {"migrator", "health", "pool", "glance"},
     {"pending"},
     {"attempts", "batch", "record"},
     {"execution", "drift", "watcher"},
@@ -29,10 +29,13 @@ LAYERS = [  # each imports only from those below it
     {"holder", "lookout", "course"},
     {"session"},
     {"postgres"},
+    {"login"},
     {"dsn", "failure", "guard", "locking", "refusals"},
     {"advice", "alterations", "disclosure", "maintenance"},
     {"objects", "queries"},
-    {"causes", "command", "logs", "migrations", "phrase", "settings", "sqlstate", "statements", "vocabulary"},
+    {"conninfo", "migrations"},
+    {"causes", "command", "logs", "phrase", "settings", "sqlstate", "statements", "vocabulary"},
+    {"deadline", "directives", "libpq", "percent"},
     {"console"},
     {"rows"},
     {"excerpt", "scrubber", "terminal"},
@@ -67,7 +70,8 @@ def test_a_room_imports_only_from_below(room: str) -> None:
 @pytest.mark.parametrize(
     "room",
     [
-        *("errors", "migrations", "statements", "guard", "settings", "logs", "vocabulary"),
+        *("errors", "migrations", "directives", "statements", "guard", "settings", "logs", "vocabulary", "drift"),
+        *("libpq", "glance", "login", "deadline", "dsn", "percent", "report"),
         *("alterations", "locking", "lockmodes", "maintenance", "objects", "phrase", "queries"),
     ],
 )

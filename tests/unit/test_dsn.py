@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from predeploy import libpq
 from predeploy.dsn import host_and_port, parse_dsn, secrets_of
 from predeploy.errors import DatabaseUrlInvalid, DatabaseUrlMissing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 MARKS = ("Zq7x", "Kv9w", "Yj2m", "4821", "9081")
@@ -269,6 +271,16 @@ KEY_VALUES: list[tuple[str, Outcome]] = [
 ]
 
 NOTHING: list[tuple[str, Outcome]] = [("", MISSING), (" ", MISSING), ("\n\t ", MISSING)]
+
+
+@pytest.fixture(scope="module", autouse=True, params=["libpq alone", "psycopg"])
+def _reader(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have connection strings read by either; where libpq alone is not to be had psycopg is asked."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "psycopg":
+            patch.setattr(libpq, "load", lambda: None)
+        assert (libpq.load() is None) == (request.param == "psycopg")
+        yield
 
 
 def outcome_of(dsn: str) -> tuple[Outcome, str]:

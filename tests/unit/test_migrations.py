@@ -40,7 +40,7 @@ def names(directory: Path) -> list[str]:
 
 def test_a_file_is_its_name_text_and_checksum(migrations_dir: MigrationsDir) -> None:
     checksum = hashlib.sha256(SQL.encode()).hexdigest()
-    assert read_one(migrations_dir, SQL) == Migration("001.sql", SQL, checksum, transactional=True, problem=None)
+    assert read_one(migrations_dir, SQL) == Migration("001.sql", SQL, checksum, problem=None)
 
 
 @pytest.mark.parametrize("missing", ["missing", "missing/below", "dangling"])

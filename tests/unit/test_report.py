@@ -6,6 +6,7 @@ import logging
 import re
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -19,7 +20,6 @@ from predeploy.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 class Log(io.StringIO):
@@ -49,14 +49,14 @@ def report(stream: Log, tmp_path: Path) -> Report:
 
 def begin(stream: Log, tmp_path: Path) -> Report:
     begun = Report(time.monotonic(), open_log(stream=stream))
-    begun.termination_log = tmp_path / "termination-log"
+    begun.termination_log = str(tmp_path / "termination-log")
     return begun
 
 
 def message_of(report: Report) -> tuple[str, dict[str, Any]]:
     """Return the two lines of the termination message."""
     assert report.termination_log
-    content = report.termination_log.read_bytes()
+    content = Path(report.termination_log).read_bytes()
     assert len(content) <= 4096
     sentence, summary = content.decode("utf-8").split("\n")
     parsed: dict[str, Any] = json.loads(summary)
@@ -127,11 +127,11 @@ def test_only_the_first_finish_writes(report: Report, stream: Log) -> None:
     assert report.termination_log
     report.end(0, "Done.")
     assert report.finish() == 0
-    report.termination_log.unlink()
+    Path(report.termination_log).unlink()
     report.end(143, "Ended by SIGTERM.")
     assert report.finish() == 0  # what has been told stands
     assert [line["message"] for line in stream.lines] == ["Done."]
-    assert not report.termination_log.exists()
+    assert not Path(report.termination_log).exists()
 
 
 def test_of_two_threads_that_finish_only_one_writes(report: Report, stream: Log) -> None:
@@ -204,7 +204,7 @@ def test_a_huge_message_is_cut_at_a_character(stream: Log, tmp_path: Path, sign:
     assert sentence.endswith("…")
     assert shown.startswith(sentence[:-1])
     assert report.termination_log
-    assert report.termination_log.stat().st_size > 4096 - len(sign.encode(errors="backslashreplace"))
+    assert Path(report.termination_log).stat().st_size > 4096 - len(sign.encode(errors="backslashreplace"))
     assert summary["exit_code"] == 1
     assert stream.lines[0]["message"] == message  # the log line is whole
 
@@ -229,7 +229,7 @@ def test_control_characters_do_not_reach_who_reads_it(report: Report) -> None:
     report.finish()
     assert message_of(report)[0] == "1 failed, 0 applied, 0 skipped: [2J .sql: a b 31m c d"
     assert report.termination_log
-    assert re.findall(rb"[\x00-\x09\x0b-\x1f\x7f]", report.termination_log.read_bytes()) == []
+    assert re.findall(rb"[\x00-\x09\x0b-\x1f\x7f]", Path(report.termination_log).read_bytes()) == []
 
 
 def test_the_first_failures_are_told_with_their_errors(report: Report, stream: Log) -> None:
@@ -301,7 +301,7 @@ def test_whatever_happens_the_message_is_whole_short_and_without_secrets(
     report = Report(time.monotonic(), open_log(stream=stream))
     report.scrubber.learn(SECRETS)
     logging.getLogger("predeploy").handlers.clear()  # the log is of no interest here
-    report.termination_log = tmp_path_factory.getbasetemp() / "message-of-any-kind"
+    report.termination_log = str(tmp_path_factory.getbasetemp() / "message-of-any-kind")
     report.result.errors += failures * times
     report.end(1, message, **fields)
     report.finish()
@@ -335,7 +335,7 @@ def test_the_message_is_scrubbed_before_it_is_cut(report: Report, stream: Log) -
     report.end(1, "hunter2-" * 20 + "x" * 3700 + "hunter2-" * 20, code="hunter2-" * 20)
     report.finish()
     assert report.termination_log
-    assert "hunter" not in report.termination_log.read_text() + stream.getvalue()
+    assert "hunter" not in Path(report.termination_log).read_text() + stream.getvalue()
     assert message_of(report)[1]["code"] == "***"
 
 
@@ -353,7 +353,7 @@ def test_a_secret_is_masked_before_and_after_white_space_has_become_a_space(
 
 def test_the_message_replaces_what_was_there(report: Report) -> None:
     assert report.termination_log
-    report.termination_log.write_text("old " * 5000)
+    Path(report.termination_log).write_text("old " * 5000)
     report.end(0, "Done.")
     report.finish()
     assert message_of(report)[0] == "Done."
@@ -373,7 +373,7 @@ def test_a_message_that_cannot_be_written_is_survived(
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "full").symlink_to("/dev/full")
-    report.termination_log = tmp_path / path
+    report.termination_log = str(tmp_path / path)
     report.end(0, "Done.")
     assert report.finish() == 0
     warning, last = stream.lines

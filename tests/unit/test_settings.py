@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from predeploy.errors import ConfigurationError, DatabaseUrlMissing
 from predeploy.settings import Settings, load_settings, termination_log
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 DSN = "postgresql://someone:hunter2@db.internal/app"
-DEFAULT_DIR = Path("/program/migrations")
+DEFAULT_DIR = "/program/migrations"
 DURATIONS = (
     "MIGRATE_WAIT_TIMEOUT",
     "MIGRATE_LOCK_WAIT_TIMEOUT",
@@ -160,7 +163,7 @@ def test_a_bad_truth_value_is_named_and_not_shown(text: str) -> None:
 
 
 def test_the_directory_is_taken_as_it_is_written() -> None:
-    assert load(MIGRATIONS_DIR="some dir/ü").migrations_dir == Path("some dir/ü")
+    assert load(MIGRATIONS_DIR="some dir/ü").migrations_dir == "some dir/ü"
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:
@@ -301,7 +304,7 @@ def test_a_connection_string_in_the_wrong_variable_is_not_shown(variable: str) -
 
 
 def test_the_termination_log_is_the_one_that_is_named(tmp_path: Path) -> None:
-    assert termination_log({"MIGRATE_TERMINATION_LOG": str(tmp_path / "log")}) == tmp_path / "log"
+    assert termination_log({"MIGRATE_TERMINATION_LOG": str(tmp_path / "log")}) == str(tmp_path / "log")
 
 
 @pytest.mark.parametrize("environ", [{}, {"MIGRATE_TERMINATION_LOG": ""}])
@@ -309,8 +312,8 @@ def test_the_termination_log_is_the_one_that_is_named(tmp_path: Path) -> None:
 def test_the_termination_log_is_kubernetes_own_where_it_is(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], there: bool
 ) -> None:
-    monkeypatch.setattr(Path, "exists", lambda path: there and path == Path("/dev/termination-log"))
-    assert termination_log(environ) == (Path("/dev/termination-log") if there else None)
+    monkeypatch.setattr("os.path.exists", lambda path: there and path == "/dev/termination-log")
+    assert termination_log(environ) == ("/dev/termination-log" if there else None)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""What a run that finds nothing to do says to the server: a login, one message, goodbye."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.database import Database
+    from tests.support.migrations_dir import MigrationsDir
+    from tests.support.program import Run
+
+
+@pytest.mark.parametrize("files", [1, 30])
+def test_a_run_that_finds_nothing_to_do_takes_a_login_and_one_message(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, files: int
+) -> None:
+    for number in range(files):
+        migrations_dir.write(f"{number:03}.sql", "SELECT 1")
+    assert run().report["applied"] == files
+    with Wire(database.server.port) as wire:
+        dsn = f"{database.dsn_at(wire.port)}?gssencmode=disable&sslmode=disable"
+        ended = run(DATABASE_URL=dsn)
+        messages = wire.end()
+    assert (ended.exit_code, ended.report["skipped"], wire.problems) == (0, files, [])
+    assert [message.kind for message in messages if message.sender == "client"] == ["startup", "p", "p", "Q", "X"]
+    assert [message.kind for message in messages if message.kind in "QZ"] == ["Z", "Q", "Z"]

@@ -1,0 +1,345 @@
+"""A run that finds nothing to do ends without psycopg; in every other case psycopg goes on as if nobody had looked.
+
+What takes psycopg's way is seen by a psycopg that cannot be imported: such a run crashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg_binary
+import pytest
+
+from predeploy.glance import LONGEST_S
+from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.database import Database
+    from tests.support.migrations_dir import MigrationsDir
+    from tests.support.program import Event, Process, Run
+
+ROOT = Path(__file__).parents[2]
+SQL = "CREATE TABLE t ()"
+SIGNAL_BOUND_S = 2.0
+PASSING = {"timestamp", "wait_s", "duration_ms"}  # what differs between two runs that do the same
+WAITERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+OTHERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+NOT_LOADED = {
+    *("psycopg", "psycopg_binary", "psycopg_pool", "tenacity", "argparse"),
+    *("asyncio", "ssl", "selectors", "socket", "queue", "subprocess", "concurrent.futures", "pathlib", "urllib"),
+    *("ipaddress", "decimal", "importlib.metadata", "email"),
+    *("predeploy.postgres", "predeploy.migrator", "predeploy.table", "predeploy.session", "predeploy.refusals"),
+    *("predeploy.console", "predeploy.directives", "predeploy.usage"),
+}
+MOST_MODULES = 115  # beside what the interpreter has loaded itself; two dozen of them are python-json-logger's
+
+
+@pytest.fixture
+def alone(run: Callable[..., Run], tmp_path: Path) -> Callable[..., Run]:
+    """Run the program where psycopg cannot be imported."""
+    (tmp_path / "shadow").mkdir()
+    (tmp_path / "shadow" / "psycopg.py").write_text("raise RuntimeError('psycopg was asked for')")
+
+    def run_alone(**variables: str) -> Run:
+        return run(PYTHONPATH=str(tmp_path / "shadow"), **variables)
+
+    return run_alone
+
+
+@pytest.fixture
+def without_library(run: Callable[..., Run], tmp_path: Path) -> Callable[..., Run]:
+    """Run the program where libpq is not found beside psycopg's package, though psycopg itself works."""
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "psycopg_binary").symlink_to(Path(psycopg_binary.__file__).parent)
+
+    def run_without(**variables: str) -> Run:
+        path = ":".join([str(tmp_path / "linked"), variables.pop("PYTHONPATH", "")]).strip(":")
+        return run(PYTHONPATH=path, **variables)
+
+    return run_without
+
+
+@pytest.fixture
+def applied(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+    """One file that is applied."""
+    migrations_dir.write("001.sql", SQL)
+    assert run().report["applied"] == 1
+
+
+def asked_for_psycopg(ended: Run) -> bool:
+    """Tell whether it took psycopg's way, having said nothing of its own."""
+    if ended.exit_code == 0:
+        return False
+    assert [event["event"] for event in ended.events] == ["run.started", "run.crashed", "run.finished"]
+    assert "psycopg was asked for" in ended.events[1]["message"]
+    return True
+
+
+def lasting(events: list[Event]) -> list[Event]:
+    return [{key: value for key, value in event.items() if key not in PASSING} for event in events]
+
+
+@pytest.mark.usefixtures("applied")
+def test_a_run_that_finds_nothing_to_do_ends_without_psycopg(alone: Callable[..., Run]) -> None:
+    ended = alone()
+    assert [event["event"] for event in ended.events] == ["run.started", "postgres.ready", "run.finished"]
+    assert (ended.exit_code, ended.report["skipped"], ended.report["applied"]) == (0, 1, 0)
+    (ready,) = ended.named("postgres.ready")
+    assert ready["attempt"] == 1
+    assert 0 < ready["wait_s"] < ended.report["duration_ms"] / 1000
+
+
+def test_without_the_library_psycopg_does_and_tells_the_same(
+    alone: Callable[..., Run],
+    without_library: Callable[..., Run],
+    run: Callable[..., Run],
+    migrations_dir: MigrationsDir,
+    tmp_path: Path,
+) -> None:
+    for name in ("001.sql", "002.sql", "003.sql", "004.sql"):
+        migrations_dir.write(name, "SELECT 1")
+    assert run().report["applied"] == 4
+    migrations_dir.write("002.sql", "SELECT 2")
+    (migrations_dir.path / "003.sql").unlink()
+    by_glance, by_psycopg = alone(), without_library()
+    assert lasting(by_glance.events) == lasting(by_psycopg.events)
+    assert [event["migration"] for event in by_glance.named("migration.changed")] == ["002.sql"]
+    assert [event["migration"] for event in by_glance.named("migration.missing")] == ["003.sql"]
+    crashed = without_library(PYTHONPATH=str(tmp_path / "shadow"))  # as soon as it reads the connection string
+    assert [event["event"] for event in crashed.events] == ["run.crashed", "run.finished"], "the library was found"
+
+
+NAMES = [
+    "a b.sql",
+    "'quoted'.sql",
+    'a"b.sql',
+    "100%s.sql",
+    "back\\slash.sql",
+    "tab\t.sql",
+    "ü.sql",
+    "🐘.sql",
+    "{n}.sql",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_known_whatever_signs_it_has(
+    run: Callable[..., Run], alone: Callable[..., Run], migrations_dir: MigrationsDir, name: str
+) -> None:
+    migrations_dir.write(name, SQL)
+    assert run().report["applied"] == 1
+    ended = alone()
+    assert (ended.exit_code, ended.report["skipped"], len(ended.events)) == (0, 1, 3)
+
+
+def test_a_name_that_could_be_taken_for_two_is_left_to_psycopg(
+    run: Callable[..., Run], alone: Callable[..., Run], migrations_dir: MigrationsDir, database: Database
+) -> None:
+    migrations_dir.write("001.sql", SQL)
+    assert run().report["applied"] == 1
+    database.execute("INSERT INTO _migrations (name, checksum) VALUES (E'002.sql\\nx\\n003.sql', 'x')")
+    migrations_dir.write("002.sql", "SELECT 1")
+    assert asked_for_psycopg(alone())
+    assert run().report["applied"] == 1
+    assert asked_for_psycopg(alone())
+
+
+@pytest.mark.parametrize(
+    ("checksum", "changed"),
+    [("NULL", 0), ("''", 0), ("repeat('0', 64)", 1), (f"'{hashlib.sha256(SQL.encode()).hexdigest()}'", 0)],
+    ids=["null", "empty", "another", "the same"],
+)
+@pytest.mark.usefixtures("applied")
+def test_what_another_implementation_wrote_is_understood(
+    alone: Callable[..., Run], database: Database, checksum: str, changed: int
+) -> None:
+    database.execute(f"UPDATE _migrations SET checksum = {checksum}")
+    ended = alone()
+    assert (ended.exit_code, len(ended.named("migration.changed"))) == (0, changed)
+
+
+@pytest.mark.usefixtures("applied")
+def test_a_table_without_checksums_is_understood(alone: Callable[..., Run], database: Database) -> None:
+    database.execute("ALTER TABLE _migrations DROP COLUMN checksum")
+    ended = alone()
+    assert (ended.exit_code, len(ended.events)) == (0, 3)
+
+
+def test_a_thousand_files_are_compared_one_by_one(
+    alone: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    names = [f"{number:04}.sql" for number in range(1000)]
+    for name in names:
+        migrations_dir.write(name, f"SELECT '{name}'")
+    database.execute(
+        "CREATE TABLE _migrations (name TEXT PRIMARY KEY, applied_at TIMESTAMPTZ DEFAULT now(), checksum TEXT)"
+    )
+    with database.connect() as conn, conn.cursor() as cursor:
+        rows = [(name, hashlib.sha256(f"SELECT '{name}'".encode()).hexdigest()) for name in names]
+        rows[500] = ("0500.sql", "another")
+        cursor.executemany("INSERT INTO _migrations (name, checksum) VALUES (%s, %s)", rows)
+    ended = alone()
+    assert ended.report["skipped"] == 1000
+    assert [event["migration"] for event in ended.named("migration.changed")] == ["0500.sql"]
+    database.execute("DELETE FROM _migrations WHERE name = '0700.sql'")
+    assert asked_for_psycopg(alone())
+
+
+# What is left to psycopg
+
+
+def no_table(database: Database) -> None:
+    database.execute("DROP TABLE _migrations")
+
+
+def one_row_less(database: Database) -> None:
+    database.execute("DELETE FROM _migrations")
+
+
+def another_table(database: Database) -> None:
+    database.execute("ALTER TABLE _migrations DROP COLUMN applied_at")
+
+
+def no_privilege(database: Database) -> None:
+    database.admin_execute("ALTER TABLE _migrations OWNER TO CURRENT_USER")
+
+
+def read_only(database: Database) -> None:
+    database.admin_execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+
+
+def no_login(database: Database) -> None:
+    database.admin_execute(f"ALTER ROLE {database.owner} PASSWORD 'another'")
+
+
+def a_notice(database: Database) -> None:
+    database.execute("""
+        ALTER TABLE _migrations RENAME TO kept;
+        CREATE FUNCTION told(text) RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE WARNING 'look'; RETURN $1; END$$;
+        CREATE VIEW _migrations AS SELECT told(name) AS name, applied_at, checksum FROM kept;
+    """)
+
+
+LEFT = [no_table, one_row_less, another_table, no_privilege, read_only, no_login, a_notice]
+
+
+@pytest.mark.parametrize("change", LEFT, ids=lambda change: change.__name__)
+@pytest.mark.direct("a backend that a pooler has kept does not know new settings")
+@pytest.mark.usefixtures("applied")
+def test_everything_else_is_left_to_psycopg_without_a_word(
+    alone: Callable[..., Run], database: Database, change: Callable[[Database], None]
+) -> None:
+    change(database)
+    assert asked_for_psycopg(alone())
+    eventually(lambda: not database.admin_query(OTHERS))
+
+
+@pytest.mark.usefixtures("applied")
+def test_a_wait_of_nothing_works_and_leaves_no_time_to_look(run: Callable[..., Run], alone: Callable[..., Run]) -> None:
+    ended = run(MIGRATE_WAIT_TIMEOUT="0")
+    assert (ended.exit_code, ended.report["skipped"]) == (0, 1)
+    assert asked_for_psycopg(alone(MIGRATE_WAIT_TIMEOUT="0"))
+
+
+@pytest.fixture
+def proxy(database: Database) -> Iterator[Proxy]:
+    with Proxy(database.port) as running:
+        yield running
+
+
+@pytest.mark.usefixtures("applied")
+def test_a_server_that_reports_no_standby_is_asked_in_the_same_message(
+    alone: Callable[..., Run], proxy: Proxy, database: Database
+) -> None:
+    proxy.hide = [b"in_hot_standby", b"default_transaction_read_only"]
+    assert alone(DATABASE_URL=database.dsn_at(proxy.port)).exit_code == 0
+    assert proxy.logins == 1
+
+
+@pytest.mark.parametrize("silent_after", [b"SCRAM-SHA-256", b"string_agg"], ids=["login", "question"])
+@pytest.mark.direct("a pooler has logged in already, and asks nothing of its own")
+@pytest.mark.usefixtures("applied")
+def test_a_glance_that_gets_no_answer_counts_as_a_part_of_the_wait(
+    run: Callable[..., Run], proxy: Proxy, database: Database, silent_after: bytes
+) -> None:
+    """Half of the wait is over when psycopg comes; the login that stays silent then ends with the other half."""
+    proxy.silent_after = silent_after
+    ended = run(DATABASE_URL=database.dsn_at(proxy.port), MIGRATE_WAIT_TIMEOUT="2")
+    if silent_after == b"string_agg":
+        (ready,) = ended.named("postgres.ready")
+        assert (ended.exit_code, ready["attempt"], proxy.logins) == (0, 1, 2)
+        assert ready["wait_s"] >= 1
+    else:
+        assert (ended.exit_code, proxy.logins) == (3, 2)
+        (waiting,) = ended.named("postgres.waiting")
+        assert (waiting["reason"], waiting["timeout_s"], waiting["wait_s"] >= 1.9) == ("timeout", 2.0, True)
+        assert 2 <= ended.report["duration_ms"] / 1000 < 3 + 1
+
+
+@pytest.mark.parametrize("silent_after", [b"SCRAM-SHA-256", b"string_agg"], ids=["login", "question"])
+@pytest.mark.usefixtures("applied")
+def test_a_signal_ends_a_glance_that_gets_no_answer(
+    start: Callable[..., Process], proxy: Proxy, database: Database, silent_after: bytes
+) -> None:
+    proxy.silent_after = silent_after
+    process = start(DATABASE_URL=database.dsn_at(proxy.port))
+    eventually(lambda: proxy.logins == 1)
+    time.sleep(0.3)  # into the silence
+    sent = time.monotonic()
+    process.terminate()
+    ended = process.finish()
+    assert time.monotonic() - sent < SIGNAL_BOUND_S
+    assert proxy.logins == 1, "that was no glance any more"
+    assert (ended.exit_code, ended.report["exit_code"], ended.report["message"]) == (143, 143, "Ended by SIGTERM.")
+
+
+@pytest.mark.usefixtures("applied")
+def test_a_glance_behind_a_lock_leaves_nobody_waiting(start: Callable[..., Process], database: Database) -> None:
+    with database.connect(autocommit=False) as holder:
+        holder.execute("LOCK TABLE _migrations")
+        process = start()
+        eventually(lambda: database.query(WAITERS))
+        process.kill()
+        process.finish(as_json=False)
+        eventually(lambda: not database.query(WAITERS), LONGEST_S + 5)
+
+
+def loaded(environ: dict[str, str]) -> dict[str, Any]:
+    source = f"""
+import json, sys
+before = set(sys.modules)
+import entrypoint
+exit_code = entrypoint.main([], {environ!r})
+print(json.dumps({{"exit_code": exit_code, "modules": sorted(set(sys.modules) - before)}}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source], cwd=ROOT, env={}, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr == ""
+    ended: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return ended
+
+
+@pytest.mark.usefixtures("applied")
+def test_a_run_that_finds_nothing_to_do_loads_no_more_than_it_needs(
+    database: Database, migrations_dir: MigrationsDir, tmp_path: Path
+) -> None:
+    environ = {
+        "DATABASE_URL": database.dsn,
+        "MIGRATIONS_DIR": str(migrations_dir),
+        "MIGRATE_LOG_FORMAT": "json",
+        "MIGRATE_TERMINATION_LOG": str(tmp_path / "message"),
+    }
+    ended = loaded(environ)
+    assert ended["exit_code"] == 0
+    assert NOT_LOADED.intersection(ended["modules"]) == set()
+    assert len(ended["modules"]) <= MOST_MODULES, ended["modules"]
