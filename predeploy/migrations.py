@@ -72,23 +72,24 @@ def read_migrations(directory: Path | str) -> MigrationFiles:
     `ConfigurationError`: it must not pass for an empty one.
     """
     try:
-        names = sorted(name for name in os.listdir(directory) if not name.startswith("."))
+        names = [name for name in sorted(os.listdir(directory)) if not name.startswith(".")]
     except FileNotFoundError:
         return MigrationFiles()
     except OSError as error:
         raise ConfigurationError(f"The migrations directory cannot be listed: {error.strerror}.") from None
     folder = os.fspath(directory)
-    migrations = tuple(_read(folder, name) for name in names if name.endswith(".sql"))
-    lookalikes = tuple(n for n in names if n.lower().endswith(".sql") and not n.endswith(".sql"))
-    return MigrationFiles(migrations, lookalikes)
+    migrations = [_read(folder, name) for name in names if name.endswith(".sql")]
+    lookalikes = [name for name in names if not name.endswith(".sql") and name.lower().endswith(".sql")]
+    return MigrationFiles(tuple(migrations), tuple(lookalikes))
 
 
 def _read(folder: str, name: str) -> Migration:
-    if not _is_unicode(name):
+    try:
+        name.encode()
+        content = _read_file(f"{folder}/{name}")
+    except UnicodeEncodeError:  # os.listdir hands such bytes over as lone surrogates
         shown = name.encode("utf-8", "backslashreplace").decode()
         return Migration(shown, problem="the file's name is not UTF-8: rename it")
-    try:
-        content = _read_file(f"{folder}/{name}")
     except OSError as error:
         return Migration(name, problem=f"the file cannot be read: {error.strerror}")
     content = content.removeprefix(_BOM)
@@ -100,14 +101,6 @@ def _read(folder: str, name: str) -> Migration:
         problem = f"line {line}: the file is not UTF-8: save it as UTF-8"
         return Migration(name, checksum=checksum, problem=problem)
     return Migration(name, sql, checksum)
-
-
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # os.listdir hands such bytes over as lone surrogates
-        return False
-    return True
 
 
 def _read_file(path: str) -> bytes:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg_binary
 import pytest
 
-from predeploy.glance import LONGEST_S
+from predeploy.glance import LONGEST_S, look
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 
@@ -311,6 +312,21 @@ def test_a_glance_behind_a_lock_leaves_nobody_waiting(start: Callable[..., Proce
         process.kill()
         process.finish(as_json=False)
         eventually(lambda: not database.query(WAITERS), LONGEST_S + 5)
+
+
+@pytest.mark.parametrize("silent_after", [None, b"SCRAM-SHA-256", b"string_agg"], ids=["seen", "login", "question"])
+@pytest.mark.direct("a pooler keeps its sessions")
+@pytest.mark.usefixtures("applied")
+def test_neither_a_thread_nor_a_session_outlives_a_glance(
+    proxy: Proxy, database: Database, silent_after: bytes | None
+) -> None:
+    proxy.silent_after = silent_after
+    seen = look(database.dsn_at(proxy.port), wait_timeout=1)
+    assert (seen is None) == (silent_after is not None)
+    eventually(lambda: "pg-predeploy-within" not in {thread.name for thread in threading.enumerate()})
+    if seen:  # the proxy, once silent, does not hang up either
+        assert list(seen.checksums) == ["001.sql"]
+        eventually(lambda: not database.query(OTHERS))
 
 
 def loaded(environ: dict[str, str]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Line:
                 assert isinstance(end, socket.socket)
                 if end is self._listener:
                     self._accept()
-                elif not self.failed.is_set():
+                elif end in self._peers and not self.failed.is_set():  # both ends may go at once
                     self._pass_on(end)
 
     def _accept(self) -> None:
