@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.fetch_postgres import npm
+from scripts.fetch_postgres import npm as find_npm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,14 +56,14 @@ def node_modules() -> Path:
         if "PIP_CERT" in os.environ:
             environ.setdefault("NODE_EXTRA_CA_CERTS", os.environ["PIP_CERT"])
         wanted = [f"{name}@{version}" for name, version in NPM.items()]
-        _run([npm(), "install", "--no-audit", "--no-fund", "--loglevel=error", *wanted], place, environ)
+        _run([_npm(), "install", "--no-audit", "--no-fund", "--loglevel=error", *wanted], place, environ)
 
     return _kept("npm", NPM, fill) / "node_modules"
 
 
 def node() -> str:
     """Return Node's path: npm brings it."""
-    npm()
+    _npm()
     found = shutil.which("node")
     if not found:
         raise Unavailable("npm is here and node is not")
@@ -103,6 +103,13 @@ def compiled(name: str) -> Path:
         _run([_gcc(), "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(place / name), str(source), *options], ROOT)
 
     return _kept(name, {"source": source.read_text(), "options": " ".join(options)}, fill) / name
+
+
+def _npm() -> str:
+    try:
+        return find_npm()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Unavailable(f"npm: {error}") from error
 
 
 def _libpq() -> list[str]:

@@ -30,12 +30,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What was found, and the most that it should be; `unit` is `x`, `MiB`, ... ."""
+    """What was found, and the most that it should be; `unit` is `x`, `MiB`, or nothing for a count."""
 
     what: str
     found: float
     limit: float
     unit: str = "x"
+
+    @property
+    def is_count(self) -> bool:
+        """Whether it is the same on every machine."""
+        return not self.unit
 
     @property
     def is_met(self) -> bool:

@@ -33,8 +33,8 @@ METHOD = """\
   something begins with a database made for it, on disk before the clock starts.
 - Everyone connects by TCP with a password (SCRAM) and without TLS, which this server does not have.
 - pg-predeploy runs as `python entrypoint.py` with `MIGRATE_LOG_FORMAT=json`, its output going to a file.
-- dbmate is npm's binary itself, called as `dbmate --no-dump-schema migrate`. alembic and node-pg-migrate apply all
-  files in one transaction, as they do by default; the others have one for each file.
+- dbmate is npm's binary itself, called as `dbmate --no-dump-schema migrate`. alembic, node-pg-migrate and
+  pgmigrate apply all files in one transaction, as they do by default; the others have one for each file.
 - The 10 ms line is a TCP proxy on loopback that hands over everything 5 ms later, in order, in either direction.
   The slower disk is a library preloaded into the server that sleeps 2 ms in `fsync` and `fdatasync`.
 - The C floor ([`floor.c`](../benchmarks/native/floor.c)) sends many files a message by libpq and remembers their names:

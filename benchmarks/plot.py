@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
     from benchmarks.outcome import Outcome, Row
 
-WIDTH, MARGIN, GAP = 860, 20, 40
-LABEL, FIGURE = 150, 62  # beside a bar: who before it, how long after it
+WIDTH, MARGIN, GAP = 900, 20, 30
+LABEL, FIGURE = 180, 62  # beside a bar: who before it, how long after it
+FAILED = 100  # and how many failed
 LINE, BAR = 19, 12
 HEAD = 34  # above the bars of a panel
 STYLE = """
@@ -61,20 +62,27 @@ def plot(outcomes: Sequence[Outcome]) -> str:
 def _panel(outcome: Outcome, left: float, top: float, width: float) -> str:
     ordered = sorted(outcome.rows, key=lambda row: row.wall_ms)
     most = max(row.wall_ms for row in ordered)
+    length = width - LABEL - FIGURE - (FAILED if any(_failed(row) for row in ordered) else 0)
     lines = [f'<text class="title" x="{left:.0f}" y="{top + 18:.0f}">{escape(outcome.title.replace("`", ""))}</text>']
     for place, row in enumerate(ordered):
-        lines.append(_bar(row, left, top + HEAD + place * LINE, width, most))
+        lines.append(_bar(row, left, top + HEAD + place * LINE, scale(row.wall_ms, most, length)))
     return "\n".join(lines)
 
 
-def _bar(row: Row, left: float, top: float, width: float, most: float) -> str:
+def _bar(row: Row, left: float, top: float, length: float) -> str:
     kind = "ours" if row.name.startswith(OURS) else "floor" if row.name.startswith(FLOOR) else "peer"
     weight = ' font-weight="600"' if kind == "ours" or row.name == DBMATE else ""
-    length = scale(row.wall_ms, most, width - LABEL - FIGURE)
     name = row.name.replace(f"{OURS}, MIGRATE_COMMIT", "MIGRATE_COMMIT")
+    figure = duration(row.wall_ms) + _failed(row)
     baseline = top + BAR - 2
     return (
         f'<text class="name" x="{left + LABEL - 6:.0f}" y="{baseline:.0f}"{weight}>{escape(name)}</text>'
         f'<rect class="{kind}" x="{left + LABEL:.0f}" y="{top:.0f}" width="{length:.1f}" height="{BAR}" rx="2"/>'
-        f'<text class="soft" x="{left + LABEL + length + 6:.1f}" y="{baseline:.0f}">{duration(row.wall_ms)}</text>'
+        f'<text class="soft" x="{left + LABEL + length + 6:.1f}" y="{baseline:.0f}">{figure}</text>'
     )
+
+
+def _failed(row: Row) -> str:
+    """Return how many of a crowd failed, if any did."""
+    count = row.extra.get("failed", "0")
+    return "" if count.startswith("0") else f", {count} failed"

@@ -104,10 +104,17 @@ class Applied:
     """A database for each contender in which it has applied everything; checked again in the end.
 
     Where a runner would take minutes for that, it applies the first file and its table is filled with the rest.
+    `wrap` makes of a contender's process another that does the same.
     """
 
     def __init__(
-        self, stage: Stage, effort: Effort, outcome: Outcome, names: tuple[str, ...], pending: Pending
+        self,
+        stage: Stage,
+        effort: Effort,
+        outcome: Outcome,
+        names: tuple[str, ...],
+        pending: Pending,
+        wrap: Callable[[str, Call], Call] = lambda _, call: call,
     ) -> None:
         self.databases: dict[str, str] = {}
         self._directories: dict[str, Path] = {}
@@ -115,6 +122,7 @@ class Applied:
         self._pending = pending
         self._names = tuple(effort.contenders(names, outcome, stage.directory))
         self._outcome = outcome
+        self._wrap = wrap
 
     def __enter__(self) -> Self:
         for name in self._names:
@@ -139,14 +147,14 @@ class Applied:
     def call(self, name: str, port: int | None = None) -> Call:
         """Return the process that is one start of a contender."""
         dsn = self._stage.dsn(self.databases[name], port)
-        return RUNNERS[name].call(self._directories[name], dsn)
+        return self._wrap(name, RUNNERS[name].call(self._directories[name], dsn))
 
     def _prepare(self, name: str) -> None:
         runner, database, files = RUNNERS[name], self.databases[name], self._pending.migrations
         fill = _FILLS[name] if name in _FILLS and len(files) > 1 else None
         self._directories[name] = self._stage.lay_out(runner, files)
         first = self._stage.lay_out(runner, files[:1]) if fill else self._directories[name]
-        measure(runner.call(first, self._stage.dsn(database)))
+        measure(self._wrap(name, runner.call(first, self._stage.dsn(database))))
         if fill:
             self._stage.execute(database, fill.replace("%s", str(len(files))))
         self._stage.check_recorded(database, runner, len(files))
