@@ -153,4 +153,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 if __name__ == "__main__":
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     PEERS.mkdir(exist_ok=True)
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (Unavailable, Failed) as why:  # before any workload: without a compiler nothing is measured
+        sys.exit(f"scripts/bench: {why}")
