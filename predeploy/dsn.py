@@ -6,10 +6,10 @@ import json
 import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from urllib.parse import quote, quote_plus, unquote
 
 from predeploy import conninfo
 from predeploy.errors import DatabaseUrlInvalid, DatabaseUrlMissing
-from predeploy.percent import decoded, encoded
 
 if TYPE_CHECKING:
     from predeploy.libpq import Option
@@ -41,7 +41,7 @@ def parse_dsn(dsn: str | None) -> dict[str, str]:
         raise DatabaseUrlInvalid(f"DATABASE_URL has an unencoded @ in the wrong place: {_ENCODE}.")
     if "\0" in dsn:  # libpq would stop reading there
         raise DatabaseUrlInvalid("DATABASE_URL holds a NUL byte: write it as plain text, in UTF-8.")
-    if not _is_unicode(dsn) or not _is_unicode(decoded(dsn, errors="surrogateescape")):
+    if not _is_unicode(dsn) or not _is_unicode(unquote(dsn, errors="surrogateescape")):
         raise DatabaseUrlInvalid("DATABASE_URL is not UTF-8.")
     options = conninfo.parse(dsn)
     if options is None:
@@ -142,8 +142,12 @@ def secrets_of(dsn: str) -> set[str]:
 
 def _spellings(secret: str) -> set[str]:
     """Return it as it is, decoded, percent-encoded, and as Python, JSON, libpq and SQL quote it."""
-    in_uris = {encoded(secret), encoded(secret, safe=b"/"), encoded(secret, safe=b" ").replace(" ", "+")}
-    plain = {secret, decoded(secret)}
+    in_uris = {
+        quote(secret, safe="", errors="surrogateescape"),
+        quote(secret, errors="surrogateescape"),
+        quote_plus(secret, errors="surrogateescape"),
+    }
+    plain = {secret, unquote(secret)}
     found = plain | in_uris | {re.sub("%..", lambda code: code[0].lower(), form) for form in in_uris}
     for text in plain:
         inner = repr(text)[1:-1]

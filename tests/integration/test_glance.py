@@ -36,8 +36,8 @@ WAITERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() A
 OTHERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 NOT_LOADED = {
     *("psycopg", "psycopg_binary", "psycopg_pool", "tenacity", "argparse"),
-    *("asyncio", "ssl", "selectors", "socket", "queue", "subprocess", "concurrent.futures", "pathlib", "urllib"),
-    *("ipaddress", "decimal", "importlib.metadata", "email"),
+    *("asyncio", "ssl", "selectors", "socket", "queue", "subprocess", "concurrent.futures", "pathlib"),
+    *("decimal", "importlib.metadata", "email"),
     *("predeploy.postgres", "predeploy.migrator", "predeploy.table", "predeploy.session", "predeploy.refusals"),
     *("predeploy.console", "predeploy.directives", "predeploy.usage"),
 }

@@ -35,7 +35,7 @@ LAYERS = [  # each imports only from those below it
     {"objects", "queries"},
     {"conninfo", "migrations"},
     {"causes", "command", "logs", "phrase", "settings", "sqlstate", "statements", "vocabulary"},
-    {"deadline", "directives", "libpq", "percent"},
+    {"deadline", "directives", "libpq"},
     {"console"},
     {"rows"},
     {"excerpt", "scrubber", "terminal"},
@@ -71,7 +71,7 @@ def test_a_room_imports_only_from_below(room: str) -> None:
     "room",
     [
         *("errors", "migrations", "directives", "statements", "guard", "settings", "logs", "vocabulary", "drift"),
-        *("libpq", "glance", "login", "deadline", "dsn", "percent", "report"),
+        *("libpq", "glance", "login", "deadline", "dsn", "report"),
         *("alterations", "locking", "lockmodes", "maintenance", "objects", "phrase", "queries"),
     ],
 )

@@ -9,15 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, quote_plus, unquote
 
 import psycopg_binary
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from predeploy import conninfo, libpq
-from predeploy.percent import decoded, encoded
 from tests.support.dsns import CASES
 from tests.unit.test_dsn import KEY_VALUES, PW, SERVICES, URIS
 
@@ -167,21 +163,3 @@ print(*(path for path in sorted(mapped) if "/libpq" in path), sep="\\n")
         [sys.executable, "-c", source], cwd=ROOT, env={}, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.splitlines() == [str(bundled("libpq"))]
-
-
-# Percent-encoding, with the standard library as the judge
-
-texts = st.text(st.characters(codec="utf-8") | st.sampled_from("%/+ :@aF09\udc80\udcff"))
-
-
-@given(texts)
-def test_what_is_encoded_is_as_the_standard_library_encodes_it(text: str) -> None:
-    assert encoded(text) == quote(text, safe="", errors="surrogateescape")
-    assert encoded(text, safe=b"/") == quote(text, errors="surrogateescape")
-    assert encoded(text, safe=b" ").replace(" ", "+") == quote_plus(text, errors="surrogateescape")
-
-
-@given(texts | st.text("%abcdefABCDEF0123456789"))
-def test_what_is_decoded_is_as_the_standard_library_decodes_it(text: str) -> None:
-    assert decoded(text) == unquote(text)
-    assert decoded(text, errors="surrogateescape") == unquote(text, errors="surrogateescape")
