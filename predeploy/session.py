@@ -116,8 +116,9 @@ def results(conn: Connection, message: str) -> Generator[PGresult, None, None]:
                     raise psycopg.OperationalError("COPY to or from the client is not possible in a migration")
                 yield result
         except GeneratorExit:
-            with suppress(psycopg.Error):  # a line that is gone; what is raised travels on
-                conn.cancel_safe(timeout=_CANCEL_S)
+            if pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+                with suppress(psycopg.Error):  # a line that is gone; what is raised travels on
+                    conn.cancel_safe(timeout=_CANCEL_S)
             raise
         finally:
             with suppress(psycopg.Error):  # raised in place of a signal it would make the run go on
