@@ -41,7 +41,7 @@ def parse_dsn(dsn: str | None) -> dict[str, str]:
         raise DatabaseUrlInvalid(f"DATABASE_URL has an unencoded @ in the wrong place: {_ENCODE}.")
     if "\0" in dsn:  # libpq would stop reading there
         raise DatabaseUrlInvalid("DATABASE_URL holds a NUL byte: write it as plain text, in UTF-8.")
-    if not _is_unicode(dsn) or not _is_unicode(unquote(dsn, errors="surrogateescape")):
+    if not _is_unicode(unquote(dsn, errors="surrogateescape") if uri else dsn):
         raise DatabaseUrlInvalid("DATABASE_URL is not UTF-8.")
     options = conninfo.parse(dsn)
     if options is None:

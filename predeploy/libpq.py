@@ -178,8 +178,11 @@ class Session:
         return None if value is None else value.decode(errors="replace")
 
     def ask(self, message: bytes) -> list[bytes]:
-        """Send statements in one message; return the only row of the last that has one, NULL as an empty text."""
-        call, row, noticed = self._call, None, self._noticed
+        """Send statements in one message; return the only row of the last that has one, NULL as an empty text.
+
+        The answer is read to its end, whatever it is: who hangs up in the midst of it is in the server's log.
+        """
+        call, row, refused, noticed = self._call, None, False, self._noticed
         if not call["PQsendQuery"](self._conn, message):
             raise NoAnswer
         for result in self._results():
@@ -187,8 +190,8 @@ class Session:
             if status == _TUPLES_OK and call["PQntuples"](result) == 1:
                 row = [call["PQgetvalue"](result, 0, field) for field in range(call["PQnfields"](result))]
             elif status != _COMMAND_OK:
-                raise NoAnswer
-        if row is None or self._noticed > noticed:
+                refused = True
+        if row is None or refused or self._noticed > noticed:
             raise NoAnswer
         return row
 
