@@ -12,7 +12,7 @@ import psycopg
 from predeploy.catalog import read_relations
 from predeploy.course import Course
 from predeploy.errors import ConnectionLost, LockTimeout
-from predeploy.execution import AlreadyApplied, Execution, find_refusal
+from predeploy.execution import AlreadyApplied, Execution
 from predeploy.failure import Failure, tell_failure
 from predeploy.lock import TRY_IN_TRANSACTION, wait_until_free
 from predeploy.lockmodes import Mode, mode_of
@@ -20,7 +20,6 @@ from predeploy.plan import as_fields, describe_locks, worth_telling
 from predeploy.pooler import backend_pid, own_backend
 from predeploy.refusals import explain_statement
 from predeploy.session import Frame, is_lost, own_frame, own_manners, roll_back, run, shared_frame
-from predeploy.statements import scan
 from predeploy.table import ensure_table, read_rows
 from predeploy.watcher import Watcher
 
@@ -149,7 +148,10 @@ class _Rehearsal:
 
     def run(self, migration: Migration) -> None:
         """Run one file and tell what became of it; it stays in the transaction for the files after it."""
-        if refusal := find_refusal(migration, scan(migration.sql)):
+        execution = Execution(self._conn, self._table, migration, self._frame)
+        try:
+            execution.look()
+        except Failure as refusal:
             self._tell_failure(migration, refusal)
             return
         if not migration.transactional:
@@ -157,7 +159,6 @@ class _Rehearsal:
             fields = {"event": "migration.not_rehearsed", "migration": migration.name}
             log.warning("Not rehearsed, as it runs without a transaction: %s", migration.name, extra=fields)
             return
-        execution = Execution(self._conn, self._table, migration, self._frame)
         self._watcher.watch(migration.name, execution.course)
         release = f"RELEASE SAVEPOINT {self._savepoint};{self._clean}"
         try:

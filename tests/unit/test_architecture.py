@@ -30,13 +30,13 @@ LAYERS = [  # each imports only from those below it
     {"session"},
     {"postgres"},
     {"dsn", "failure", "guard", "locking", "refusals"},
-    {"advice", "alterations", "disclosure", "maintenance"},
+    {"advice", "alterations", "disclosure", "maintenance", "pieces"},
     {"objects", "queries"},
     {"causes", "command", "logs", "migrations", "phrase", "settings", "sqlstate", "statements", "vocabulary"},
     {"console"},
     {"rows"},
     {"excerpt", "scrubber", "terminal"},
-    {"errors", "lockmodes"},
+    {"blocks", "errors", "lockmodes"},
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -67,7 +67,7 @@ def test_a_room_imports_only_from_below(room: str) -> None:
 @pytest.mark.parametrize(
     "room",
     [
-        *("errors", "migrations", "statements", "guard", "settings", "logs", "vocabulary"),
+        *("errors", "migrations", "statements", "guard", "settings", "logs", "vocabulary", "blocks", "pieces"),
         *("alterations", "locking", "lockmodes", "maintenance", "objects", "phrase", "queries"),
     ],
 )
