@@ -142,8 +142,7 @@ class _Rehearsal:
         self._table: MigrationsTable = ensure_table(conn, alter=False)
         self._savepoint = f"rehearsal_{secrets.token_hex(8)}"  # one that no file names
         self._clean = frame.reset + frame.begin.partition(";")[2]
-        begin = f"SAVEPOINT {self._savepoint};"
-        self._frame = Frame("", begin, 1, "", shared=frame.shared, commit=_CHECK_DEFERRED)
+        self._frame = Frame("", "", 0, "", shared=frame.shared, commit=_CHECK_DEFERRED)
         self._held = self._locks()
 
     def run(self, migration: Migration) -> None:
@@ -161,6 +160,7 @@ class _Rehearsal:
             return
         self._watcher.watch(migration.name, execution.course)
         release = f"RELEASE SAVEPOINT {self._savepoint};{self._clean}"
+        run(self._conn, f"SAVEPOINT {self._savepoint}")  # by itself: what cannot be read leaves it standing
         try:
             execution.run()
         except (Failure, AlreadyApplied) as problem:
