@@ -90,8 +90,8 @@ def tell_failure(
 def failure_of(error: psycopg.Error, piece: Piece, number: int, offset: int, *, transactional: bool) -> Failure:
     """Return what the server's error means for the file, of whose text nothing is told.
 
-    `number` is that of the statement that failed, from 0, in the file; any other where it is not known, as the server
-    reads a message whole before it begins. `offset` is where the message's first character stands in the piece.
+    `number` is that of the statement that failed, from 0, in the file, unless the server names a place: what it cannot
+    read fails before the message has begun. `offset` is where the message's first character stands in the piece.
     """
     from predeploy.advice import advise, condition_of  # only where something fails
     from predeploy.command import command_of
@@ -103,8 +103,7 @@ def failure_of(error: psycopg.Error, piece: Piece, number: int, offset: int, *, 
     if diag.statement_position:
         at = max(offset + int(diag.statement_position) - 1, 0)
         place["line"], place["column"] = piece.place(at)
-        if not 0 <= number < len(statements):
-            number = bisect_right(statements, at, key=lambda statement: statement.start) - 1
+        number = bisect_right(statements, at, key=lambda statement: statement.start) - 1
     statement = statements[number] if 0 <= number < len(statements) else None
     command = command_of(statement.words) if statement else None
     start = 0
