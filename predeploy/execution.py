@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -15,7 +14,7 @@ from predeploy.errors import PostgresRefused
 from predeploy.failure import Failure, failure_of
 from predeploy.guard import find_objection
 from predeploy.lock import TRY_IN_TRANSACTION
-from predeploy.pieces import PIECE_CHARS, Piece, pieces_of
+from predeploy.pieces import Piece, pieces_of
 from predeploy.session import COMMIT, clean_up, is_lost, results, run
 from predeploy.statements import Statement, tokens
 
@@ -143,8 +142,7 @@ class Execution:
 
     def text(self) -> tuple[int, str]:
         """Return the file from its first token to its last, which no comment hides, and where in it that begins."""
-        piece = self.look()
-        return _text_of(piece, piece.scan.statements)
+        return self.look().text_of()
 
     def opening(self) -> str:
         """Return what comes before the file's own text: its transaction's BEGIN, and the claim."""
@@ -189,6 +187,7 @@ class Execution:
             self.look()
             while self._piece:
                 self.course.begin(self._piece)
+                self._note(self._piece.text)
                 self._send(self._piece)
                 self._piece = None
                 self.course.begin(None)
@@ -200,12 +199,12 @@ class Execution:
             raise Failure(NOT_COMMITTED)
 
     def _send(self, piece: Piece) -> None:
-        messages = self._messages(piece)
+        messages = list(piece.messages())
         for number, (first, statements) in enumerate(messages):
             is_last = piece.last and number == len(messages) - 1
             head = "" if first else self.opening()
             tail = f"{self.closing()}{self._frame.reset}" if is_last else ""
-            start, text = _text_of(piece, statements) if piece.last else (0, piece.text)
+            start, text = piece.text_of(statements) if piece.last else (0, piece.text)
             self.course.send(first, len(statements))
             self._heard = first or self._heard
             try:
@@ -218,19 +217,14 @@ class Execution:
                     raise self.explain(error, start - len(head)) from None
                 clean_up(self._conn, self._frame)
 
-    def _messages(self, piece: Piece) -> list[tuple[int, list[Statement]]]:
-        """Return what is sent at a time: the number of the first statement, and the statements."""
-        if self.migration.path is not None:
-            self._needs_proof(piece)
-            return [(piece.first, piece.scan.statements)]
-        return list(_cut(piece.scan.statements)) or [(0, [])]
-
     def _needs_proof(self, piece: Piece) -> bool:
         """Tell whether the row may be gone at the end: a file may drop its table, or have left a trigger on it."""
-        sql, table = piece.text, self._table
-        table.tampered = table.tampered or "_migrations" in sql
-        is_long = piece.first > 0 or len(sql) > _LOOKED_THROUGH_CHARS
-        return table.tampered or is_long or bool(_REMOVER.search(sql))
+        self._note(piece.text)
+        is_long = piece.first > 0 or len(piece.text) > _LOOKED_THROUGH_CHARS
+        return self._table.tampered or is_long or bool(_REMOVER.search(piece.text))
+
+    def _note(self, sql: str) -> None:
+        self._table.tampered = self._table.tampered or "_migrations" in sql
 
     def _require_lock(self) -> None:
         """Look whether the lock can still be had: a file before may have released it."""
@@ -278,21 +272,6 @@ class Execution:
             return found
         text = self.migration.sql.lower()
         return {index for index in found if index not in before or _built_name(index[1]).lower() in text}
-
-
-def _cut(statements: list[Statement]) -> Iterator[tuple[int, list[Statement]]]:
-    """Cut a file's statements into messages, each with the number of its first one."""
-    first = 0
-    for _, group in groupby(statements, key=lambda statement: statement.start // PIECE_CHARS):
-        together = list(group)
-        yield first, together
-        first += len(together)
-
-
-def _text_of(piece: Piece, statements: list[Statement]) -> tuple[int, str]:
-    """Return the text from the first token of statements to their last, and where in the piece it begins."""
-    start, end = (statements[0].start, statements[-1].end) if statements else (0, 0)
-    return start, piece.text[start:end]
 
 
 def _refused_claim(error: psycopg.Error) -> AlreadyApplied | LockHeld | None:

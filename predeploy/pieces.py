@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from predeploy.blocks import read_text
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from predeploy.migrations import Migration
+    from predeploy.statements import Statement
 
 PIECE_CHARS = 1 << 20  # the server parses a message whole: 50 MB in one cost it 462 MiB, in such pieces 13
 
@@ -40,6 +42,23 @@ class Piece:
         """Return the file's line and column, from 1, of an offset in the text."""
         line, column = line_and_column(self.text, offset)
         return self.lines + line, column + (self.column if line == 1 else 0)
+
+    def messages(self) -> Iterator[tuple[int, list[Statement]]]:
+        """Yield what is sent at a time: the number of its first statement, and the statements."""
+        first, statements = self.first, self.scan.statements
+        if first or not self.last or not statements:
+            yield first, statements
+            return
+        for _, group in groupby(statements, key=lambda statement: statement.start // PIECE_CHARS):
+            together = list(group)
+            yield first, together
+            first += len(together)
+
+    def text_of(self, statements: list[Statement] | None = None) -> tuple[int, str]:
+        """Return the text from the first token of statements, by default all, to their last, and where it begins."""
+        statements = self.scan.statements if statements is None else statements
+        start, end = (statements[0].start, statements[-1].end) if statements else (0, 0)
+        return start, self.text[start:end]
 
 
 def pieces_of(migration: Migration) -> Iterator[Piece]:

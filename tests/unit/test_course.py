@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from predeploy.course import Course
-from predeploy.pieces import whole
+from predeploy.pieces import Piece, whole
+from predeploy.statements import scan
 
 SQL = "CREATE TABLE a ();\nINSERT INTO a DEFAULT VALUES;\n\nCREATE UNIQUE INDEX CONCURRENTLY i ON a (id);"
 
@@ -54,6 +55,24 @@ def test_a_file_that_is_run_again_begins_again() -> None:
     started.begin(whole(SQL))
     started.send(0, 3)
     assert started.fields() == {"statement_at_least": 1, "statements": 3}
+
+
+def test_in_a_piece_of_a_file_statements_and_lines_are_those_of_the_file() -> None:
+    started = Course()
+    middle, last = Piece(SQL, scan(SQL), 100, 50, last=False), Piece(SQL, scan(SQL), 103, 54)
+    started.begin(middle)
+    started.send(100, 3)
+    started.hear(101)
+    assert started.fields() == {"statement_at_least": 102}
+    started.hear(102)
+    assert started.fields() == {"statement": 103, "line": 54, "command": "CREATE INDEX CONCURRENTLY"}
+    started.begin(None)
+    assert (started.fields(), started.text) == ({}, "")
+    started.begin(last)
+    started.send(103, 3)
+    assert (started.fields(), started.text) == ({"statement_at_least": 104, "statements": 106}, SQL)
+    started.hear(105)
+    assert started.fields() == {"statement": 106, "statements": 106, "line": 58, "command": "CREATE INDEX CONCURRENTLY"}
 
 
 def test_what_a_statement_nobody_knows_is_called_is_not_told() -> None:
