@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from psycopg import errors
+
+from predeploy.blocks import Unreadable, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,6 +92,7 @@ SPECIAL: dict[tuple[str | None, ...], str] = {
 _MISSING = ("3F000", "42703", "42704", "42883", "42P01")
 _QUOTED = re.compile(r'["»«„“「]([^"»«„“”」]+)["»«“”」]|([\w.]+)\(')
 _MOST_NAMES = 3
+_LONGEST_NAME = 64  # characters, and one before it
 
 
 def condition_of(sqlstate: str | None) -> str | None:
@@ -123,7 +127,17 @@ def after_failure(sqlstate: str | None, message: str, failed: Sequence[Migration
         return None
     missing = [(quoted or called).rpartition(".")[2].strip() for quoted, called in _QUOTED.findall(message)]
     patterns = [re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE) for name in missing if name]
-    makers = [migration for migration in failed if any(pattern.search(migration.sql) for pattern in patterns)]
+    makers = [migration for migration in failed if _mentions(migration, patterns)]
     names = [migration.name for migration in makers or failed]
     told = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
     return f"Correct {told} first, which failed before: this may be a consequence."
+
+
+def _mentions(migration: Migration, patterns: Sequence[re.Pattern[str]]) -> bool:
+    end = ""
+    with suppress(Unreadable):
+        for block in [migration.sql] if migration.path is None else read_text(migration.path, migration.checksum):
+            if any(pattern.search(end + block) for pattern in patterns):
+                return True
+            end = block[-_LONGEST_NAME:]
+    return False

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from predeploy.statements import Statement
+    from predeploy.pieces import Piece
 
 
 class Course:
@@ -19,13 +17,19 @@ class Course:
     """
 
     def __init__(self) -> None:
-        self._statements: Sequence[Statement] = ()
+        self._piece: Piece | None = None
         self._end = 0
         self.heard = 0
 
-    def begin(self, statements: Sequence[Statement]) -> None:
-        """Begin the file, or begin it again."""
-        self._statements, self._end, self.heard = statements, 0, 0
+    @property
+    def text(self) -> str:
+        """What is on its way of the file, or was last."""
+        return self._piece.text if self._piece else ""
+
+    def begin(self, piece: Piece | None) -> None:
+        """Begin the file, or begin it again, or go on with another piece of it; None while there is none."""
+        self._piece = piece
+        self._end = self.heard = piece.first if piece else self._end
 
     def send(self, first: int, count: int) -> None:
         """Note that a message with `count` statements, from the one with the number `first` (from 0), is on its way."""
@@ -37,14 +41,17 @@ class Course:
 
     def fields(self) -> dict[str, Any]:
         """Return `statement` (from 1), its `line` and `command`, or `statement_at_least`; of how many `statements`."""
-        statements = self._statements
-        if not statements:
+        piece = self._piece  # another one may come while this is told
+        if not piece or not piece.scan.statements:
             return {}
-        end = min(max(self._end, 1), len(statements))
-        at = min(self.heard, end - 1)
+        statements = piece.scan.statements
+        end = min(max(self._end - piece.first, 1), len(statements))
+        at = max(min(self.heard - piece.first, end - 1), 0)
+        number = piece.first + at + 1
+        of = {} if piece.total is None else {"statements": piece.total}
         if at < end - 1:
-            return {"statement_at_least": at + 1, "statements": len(statements)}
-        told = {"statement": at + 1, "statements": len(statements), "line": statements[at].line}
+            return {"statement_at_least": number, **of}
+        told = {"statement": number, **of, "line": piece.lines + statements[at].line}
         from predeploy.command import command_of  # most files take no time
 
         command = command_of(statements[at].words)

@@ -19,9 +19,14 @@ _NO_TRANSACTION = re.compile(
 
 def is_transactional(sql: str) -> bool:
     """Look for a directive among the `--` comments before the first statement; one in a block comment is off."""
+    return read_leading(sql)[0]
+
+
+def read_leading(sql: str) -> tuple[bool, int]:
+    """Return whether no directive among the leading comments switches the transaction off, and where they end."""
     position = 0
     while gap := _GAP.match(sql, position):
         if _NO_TRANSACTION.fullmatch(gap[0]):
-            return False
+            return False, position
         position = gap.end()
-    return True
+    return True, position

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 import time
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import psycopg
 
+from predeploy.blocks import Unreadable
 from predeploy.course import Course
 from predeploy.errors import PostgresRefused
 from predeploy.failure import Failure, failure_of
 from predeploy.guard import find_objection
 from predeploy.lock import TRY_IN_TRANSACTION
+from predeploy.pieces import Piece, pieces_of
 from predeploy.session import COMMIT, clean_up, is_lost, results, run
-from predeploy.statements import Scan, Statement, scan, tokens
+from predeploy.statements import Statement, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from predeploy.session import Frame
     from predeploy.table import MigrationsTable
 
-_PIECE_CHARS = 1 << 20  # the server parses a message whole: 50 MB in one cost it 462 MiB, in such pieces 13
 _INVALID_INDEXES = """
     SELECT n.nspname, c.relname
     FROM pg_catalog.pg_index i
@@ -56,13 +56,13 @@ class LockHeld(Exception):
     """Another runner has the lock: ours was released by a file, or a pooler lets us hold it for a transaction only."""
 
 
-def find_refusal(migration: Migration, found: Scan) -> Failure | None:
-    """Return why a file is not even sent; `found` is the scan of its text."""
+def find_refusal(migration: Migration, piece: Piece) -> Failure | None:
+    """Return why a file is not even sent, or not beyond this piece of it."""
     if migration.problem:
         return Failure(migration.problem)
-    if objection := find_objection(migration.sql, found):
-        return Failure(objection.message, line=objection.line)
-    if not migration.transactional and (line := _line_with_table(migration.sql, found.statements)):
+    if objection := find_objection(piece.text, piece.scan, piece.column):
+        return Failure(objection.message, line=piece.lines + objection.line)
+    if not migration.transactional and (line := _line_with_table(piece.text, piece.scan.statements)):
         return Failure(_OUR_TABLE, line=line)
     return None
 
@@ -94,7 +94,8 @@ class Execution:
         self._table = table
         self._frame = frame
         self._direct_url = direct_url
-        self._found: Scan | None = None
+        self._piece: Piece | None = None
+        self._rest: Iterator[Piece] = iter(())
         self._has_proof = False
         self._heard = 0
         self._started = 0.0
@@ -105,31 +106,34 @@ class Execution:
         Raise `Failure`, `AlreadyApplied` or `LockHeld`, with the session still to be recovered; a psycopg error when
         the connection is lost.
         """
-        found = self.look()
+        self.look()
         if self._frame.shared and not self.migration.transactional:
             raise Failure(_NOT_SHARED, hint=_way_around(self._direct_url))
         self.begin()
         if self.migration.transactional:
-            self._in_transaction(found.statements)
+            self._in_transaction()
         else:
             self._require_lock()
-            self._one_by_one(found.statements)
+            self._one_by_one()
         self.end()
 
-    def look(self) -> Scan:
-        """Read the statements, once; raise `Failure` for a file of which nothing must be sent."""
-        self._found = self._found or scan(self.migration.sql)
-        if refusal := find_refusal(self.migration, self._found):
-            raise refusal
-        return self._found
+    def look(self) -> Piece:
+        """Read the statements, of a file that is not kept those that are sent first; they stay until it has run.
+
+        Raise `Failure` for a file of which nothing must be sent.
+        """
+        if not self._piece:
+            self._rest = self._read()
+            self._piece = next(self._rest)
+        return self._piece
 
     def begin(self) -> None:
         """Count from here on what is heard, and how long it takes."""
         self._started = time.monotonic()
         self.has_begun = self.committed = False
-        statements = self.look().statements
-        self.course.begin(statements)
-        self.course.send(0, len(statements))
+        piece = self.look()
+        self.course.begin(piece)
+        self.course.send(0, len(piece.scan.statements))
         self._heard = -self._frame.begin_statements - (not self.durable) - 1  # what opens it has results too
 
     def end(self) -> None:
@@ -138,9 +142,7 @@ class Execution:
 
     def text(self) -> tuple[int, str]:
         """Return the file from its first token to its last, which no comment hides, and where in it that begins."""
-        statements = self.look().statements
-        start, end = (statements[0].start, statements[-1].end) if statements else (0, 0)
-        return start, self.migration.sql[start:end]
+        return self.look().text_of()
 
     def opening(self) -> str:
         """Return what comes before the file's own text: its transaction's BEGIN, and the claim."""
@@ -148,7 +150,7 @@ class Execution:
 
     def closing(self) -> str:
         """Return what comes after it, up to its COMMIT."""
-        self._has_proof = self._needs_proof()
+        self._has_proof = self._needs_proof(self.look())
         proof = f"{self._table.proof(self._conn, self.migration.name)};" if self._has_proof else ""
         return f";{proof}{self._frame.commit}"
 
@@ -160,25 +162,53 @@ class Execution:
         self.committed = self.committed or result.command_status == b"COMMIT"
 
     def explain(self, error: psycopg.Error, offset: int) -> Failure | AlreadyApplied | LockHeld:
-        """Return what the error in place of the next result means; the message begins at `offset` of the file."""
-        statements = self.look().statements
+        """Return what the error in place of the next result means; the message begins at `offset` of the piece."""
+        piece = self.look()
         if self._heard < 0 and (refused := _refused_claim(error)):
             return refused
-        if self._has_proof and self._heard in {len(statements), len(statements) + 1}:
+        if self._has_proof and piece.total is not None and self._heard in {piece.total, piece.total + 1}:
             return Failure(_ROW_REMOVED, sqlstate=error.sqlstate)
-        return failure_of(error, self.migration, statements, self._heard, offset)
+        return failure_of(error, piece, self._heard, offset, transactional=self.migration.transactional)
 
-    def _in_transaction(self, statements: list[Statement]) -> None:
+    def _read(self) -> Iterator[Piece]:
+        """Yield the pieces that may be sent; raise `Failure` in place of one that may not."""
+        try:
+            for piece in pieces_of(self.migration):
+                if refusal := find_refusal(self.migration, piece):
+                    raise refusal
+                yield piece
+                del piece  # the next one needs its memory
+        except Unreadable as problem:
+            raise Failure(str(problem)) from None
+
+    def _in_transaction(self) -> None:
         """Send BEGIN, claim, file, COMMIT and the session's reset as one message, a big file as several."""
-        pieces = list(_pieces(statements)) or [(0, [])]
-        for number, (first, piece) in enumerate(pieces):
-            head = "" if number else self.opening()
-            tail = f"{self.closing()}{self._frame.reset}" if number == len(pieces) - 1 else ""
-            start, end = (piece[0].start, piece[-1].end) if piece else (0, 0)
-            self.course.send(first, len(piece))
-            self._heard = first if number else self._heard
+        try:
+            self.look()
+            while self._piece:
+                self.course.begin(self._piece)
+                self._note(self._piece.text)
+                self._send(self._piece)
+                self._piece = None
+                self.course.begin(None)
+                self._piece = next(self._rest, None)
+        finally:
+            if self.migration.path is not None:  # the next time from its beginning
+                self._piece, self._rest = None, iter(())
+        if self._frame.commit == COMMIT and not self.committed:
+            raise Failure(NOT_COMMITTED)
+
+    def _send(self, piece: Piece) -> None:
+        messages = list(piece.messages())
+        for number, (first, statements) in enumerate(messages):
+            is_last = piece.last and number == len(messages) - 1
+            head = "" if first else self.opening()
+            tail = f"{self.closing()}{self._frame.reset}" if is_last else ""
+            start, text = piece.text_of(statements) if piece.last else (0, piece.text)
+            self.course.send(first, len(statements))
+            self._heard = first or self._heard
             try:
-                for result in results(self._conn, f"{head}{self.migration.sql[start:end]}{tail}"):
+                for result in results(self._conn, head + text + tail):  # no copy of a text alone
                     self.hear(result)
             except psycopg.Error as error:
                 if is_lost(self._conn):
@@ -186,14 +216,15 @@ class Execution:
                 if not self.committed:
                     raise self.explain(error, start - len(head)) from None
                 clean_up(self._conn, self._frame)
-        if self._frame.commit == COMMIT and not self.committed:
-            raise Failure(NOT_COMMITTED)
 
-    def _needs_proof(self) -> bool:
+    def _needs_proof(self, piece: Piece) -> bool:
         """Tell whether the row may be gone at the end: a file may drop its table, or have left a trigger on it."""
-        sql, table = self.migration.sql, self._table
-        table.tampered = table.tampered or "_migrations" in sql
-        return table.tampered or len(sql) > _LOOKED_THROUGH_CHARS or bool(_REMOVER.search(sql))
+        self._note(piece.text)
+        is_long = piece.first > 0 or len(piece.text) > _LOOKED_THROUGH_CHARS
+        return self._table.tampered or is_long or bool(_REMOVER.search(piece.text))
+
+    def _note(self, sql: str) -> None:
+        self._table.tampered = self._table.tampered or "_migrations" in sql
 
     def _require_lock(self) -> None:
         """Look whether the lock can still be had: a file before may have released it."""
@@ -201,19 +232,19 @@ class Execution:
         if result.get_value(0, 0) != b"t":
             raise LockHeld
 
-    def _one_by_one(self, statements: list[Statement]) -> None:
+    def _one_by_one(self) -> None:
         """Send each statement alone, in autocommit, and the claim after the last."""
-        conn, reset = self._conn, self._frame.reset
+        conn, reset, piece = self._conn, self._frame.reset, self.look()
         concurrently = "concurrently" in self.migration.sql.lower()
         invalid_before = self._invalid_indexes() if concurrently else set()
-        for number, statement in enumerate(statements):
+        for number, statement in enumerate(piece.scan.statements):
             self.course.send(number, 1)
             try:
                 run(conn, self.migration.sql[statement.start : statement.end])
             except psycopg.Error as error:
                 if is_lost(conn):
                     raise
-                failure = failure_of(error, self.migration, statements, number, statement.start)
+                failure = failure_of(error, piece, number, statement.start, transactional=False)
                 if number:
                     failure.fields["hint"] = f"the {number} statement(s) before it have taken effect and stay"
                 if concurrently:
@@ -229,7 +260,7 @@ class Execution:
         except psycopg.Error as error:
             if is_lost(conn):
                 raise
-            raise _refused_claim(error) or failure_of(error, self.migration, statements, -1, 0) from None
+            raise _refused_claim(error) or failure_of(error, piece, -1, 0, transactional=False) from None
 
     def _claim(self, *, fenced: bool = True) -> str:
         return self._table.claim(self._conn, self.migration.name, self.migration.checksum, fenced=fenced)
@@ -241,15 +272,6 @@ class Execution:
             return found
         text = self.migration.sql.lower()
         return {index for index in found if index not in before or _built_name(index[1]).lower() in text}
-
-
-def _pieces(statements: list[Statement]) -> Iterator[tuple[int, list[Statement]]]:
-    """Cut a file at statement boundaries: each piece with the number of its first statement."""
-    first = 0
-    for _, group in groupby(statements, key=lambda statement: statement.start // _PIECE_CHARS):
-        piece = list(group)
-        yield first, piece
-        first += len(piece)
 
 
 def _refused_claim(error: psycopg.Error) -> AlreadyApplied | LockHeld | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from predeploy.migrations import Migration, MigrationResult
+    from predeploy.pieces import Piece
     from predeploy.statements import Statement
 
 log = logging.getLogger(__name__)
@@ -58,8 +59,8 @@ class Failure(Exception):
         place = ":".join([name, *(str(self.fields[key]) for key in ("line", "column") if key in self.fields)])
         told = [f"SQLSTATE {self.sqlstate} {self.fields.get('condition', '')}".rstrip()] if self.sqlstate else []
         told += [self.fields["command"]] if "command" in self.fields else []
-        if self.fields.get("statements", 1) > 1:
-            told.append(f"statement {self.fields['statement']} of {self.fields['statements']}")
+        if "statement" in self.fields and (total := self.fields.get("statements")) != 1:
+            told.append(f"statement {self.fields['statement']}" + (f" of {total}" if total else ""))
         return f"{place}: {self.message}" + (f" ({', '.join(told)})" if told else "")
 
     def blame(self, failed: Sequence[Migration]) -> None:
@@ -80,38 +81,36 @@ def tell_failure(
     failure.blame([earlier for earlier in files if earlier.name in failed])
     fields = {"migration": migration.name, "error": failure.message, "after_failure": bool(failed)}
     line = failure.fields.get("line")
-    excerpt = Excerpt(migration.sql, line, failure.fields.get("column")) if line else None
+    excerpt = Excerpt(migration.sql, line, failure.fields.get("column"), migration.path) if line else None
     result.errors.append(MigrationError(migration.name, str(failure), failure.sqlstate, line))
     extra = {"event": "migration.failed", **fields, **failure.fields, "excerpt": excerpt}
     log.error("%s: %s", verdict, failure.tell(migration.name), extra=extra)
 
 
-def failure_of(
-    error: psycopg.Error, migration: Migration, statements: Sequence[Statement], number: int, offset: int
-) -> Failure:
+def failure_of(error: psycopg.Error, piece: Piece, number: int, offset: int, *, transactional: bool) -> Failure:
     """Return what the server's error means for the file, of whose text nothing is told.
 
-    `number` is that of the statement that failed, from 0; any other where it is not known, as the server reads a
-    message whole before it begins. `offset` is where the message's first character stands in the file.
+    `number` is that of the statement that failed, from 0, in the file, unless the server names a place: what it cannot
+    read fails before the message has begun. `offset` is where the message's first character stands in the piece.
     """
     from predeploy.advice import advise, condition_of  # only where something fails
     from predeploy.command import command_of
     from predeploy.disclosure import disclose, disclose_hint, disclose_name
 
-    diag, sql = error.diag, migration.sql
+    diag, sql, statements = error.diag, piece.text, piece.scan.statements
+    number -= piece.first
     place: dict[str, Any] = {}
     if diag.statement_position:
         at = max(offset + int(diag.statement_position) - 1, 0)
-        place["line"], place["column"] = line_and_column(sql, at)
-        if not 0 <= number < len(statements):
-            number = bisect_right(statements, at, key=lambda statement: statement.start) - 1
+        place["line"], place["column"] = piece.place(at)
+        number = bisect_right(statements, at, key=lambda statement: statement.start) - 1
     statement = statements[number] if 0 <= number < len(statements) else None
     command = command_of(statement.words) if statement else None
     start = 0
     if statement:
         start = statement.start
-        place = {"line": _line_in_block(diag.context, sql, statement), **place}
-        place |= {"statement": number + 1, "statements": len(statements), "command": command}
+        place = {"line": piece.lines + _line_in_block(diag.context, sql, statement), **place}
+        place |= {"statement": piece.first + number + 1, "statements": piece.total, "command": command}
     return Failure(
         disclose(diag, sql, start) or type(error).__name__,
         sqlstate=error.sqlstate,
@@ -119,7 +118,7 @@ def failure_of(
         **place,
         **{key: disclose_name(getattr(diag, name), diag, sql, start) for key, name in NAMES.items()},
         hint=disclose_hint(diag, sql, start),
-        advice=advise(error.sqlstate, command, diag.source_function, transactional=migration.transactional),
+        advice=advise(error.sqlstate, command, diag.source_function, transactional=transactional),
     )
 
 

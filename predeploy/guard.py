@@ -60,13 +60,16 @@ class Objection:
     message: str
 
 
-def find_objection(sql: str, scan: Scan) -> Objection | None:
-    """Return the first thing in a file, by position, that must not be sent; `scan` is that of `sql`."""
-    first = min(_first_of_each_kind(sql, scan), default=None)
+def find_objection(sql: str, scan: Scan, column: int = 0) -> Objection | None:
+    """Return the first thing in a text, by position, that must not be sent; `scan` is that of `sql`.
+
+    In the line that the text begins in, so many characters (`column`) stand before it.
+    """
+    first = min(_first_of_each_kind(sql, scan, column), default=None)
     return first and Objection(line_and_column(sql, first[0])[0], first[1])
 
 
-def _first_of_each_kind(sql: str, scan: Scan) -> Iterator[tuple[int, str]]:
+def _first_of_each_kind(sql: str, scan: Scan, column: int) -> Iterator[tuple[int, str]]:
     if (nul := sql.find("\0")) >= 0:
         yield nul, "a NUL character, at which Postgres would stop reading: save the file as UTF-8 without it"
     if scan.backslash is not None:
@@ -81,15 +84,17 @@ def _first_of_each_kind(sql: str, scan: Scan) -> Iterator[tuple[int, str]]:
             yield statement.start, message
             break
     for comment in scan.comments:
-        if _ROLLBACK_HALF.match(sql, comment) and _is_mark(sql, scan, comment):
+        if _ROLLBACK_HALF.match(sql, comment) and _is_mark(sql, scan, comment, column):
             yield comment, _ABOUT_ROLLBACK_HALF
             break
 
 
-def _is_mark(sql: str, scan: Scan, comment: int) -> bool:
+def _is_mark(sql: str, scan: Scan, comment: int, column: int) -> bool:
     """Tell whether a comment has its line for itself and any statement after it."""
-    before = sql[max(sql.rfind("\n", 0, comment), sql.rfind("\r", 0, comment)) + 1 : comment]
-    return not before.strip() and any(statement.end > comment for statement in scan.statements[-1:])
+    line_start = max(sql.rfind("\n", 0, comment), sql.rfind("\r", 0, comment)) + 1
+    if column and not line_start:
+        return False
+    return not sql[line_start:comment].strip() and any(statement.end > comment for statement in scan.statements[-1:])
 
 
 def _about_backslash(sql: str, offset: int) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import sys
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,22 +15,25 @@ from predeploy.errors import ConfigurationError
 if TYPE_CHECKING:
     from pathlib import Path
 
+MOST_KEPT_BYTES = 4 << 20  # of a file; one of 50 MB that is kept costs 100 MiB, with all that is made of it
 _BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not hold the run
+_NOT_UTF8 = "line {}: the file is not UTF-8: save it as UTF-8"
 
 
 class Migration(NamedTuple):  # 10,000 of them are made in 3 ms, of a frozen dataclass in 9
     """One file: its text without a byte order mark, or the `problem` that kept it from being read.
 
-    `checksum` is the SHA-256 of its bytes with every CRLF taken as LF, so that a checkout on another system is
-    the same migration.
+    Of a big one that runs in a transaction the text is not kept: `path` tells where to read it once more. `checksum` is
+    the SHA-256 of its bytes with every CRLF taken as LF, so that a checkout on another system is the same migration.
     """
 
     name: str
     sql: str = ""
     checksum: str | None = None
     problem: str | None = None
+    path: str | None = None
 
     @property
     def transactional(self) -> bool:
@@ -87,6 +92,10 @@ def _read(folder: str, name: str) -> Migration:
     try:
         name.encode()
         content = _read_file(f"{folder}/{name}")
+        if content is None and (big := _read_big(name, f"{folder}/{name}")):
+            return big
+        if content is None:
+            content = _read_file(f"{folder}/{name}", sys.maxsize) or b""
     except UnicodeEncodeError:  # os.listdir hands such bytes over as lone surrogates
         shown = name.encode("utf-8", "backslashreplace").decode()
         return Migration(shown, problem="the file's name is not UTF-8: rename it")
@@ -98,18 +107,38 @@ def _read(folder: str, name: str) -> Migration:
         sql = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        problem = f"line {line}: the file is not UTF-8: save it as UTF-8"
-        return Migration(name, checksum=checksum, problem=problem)
+        return Migration(name, checksum=checksum, problem=_NOT_UTF8.format(line))
     return Migration(name, sql, checksum)
 
 
-def _read_file(path: str) -> bytes:
-    """Read by the system's own calls, which are less than half of what a file object takes."""
+def _read_big(name: str, path: str) -> Migration | None:
+    """Read a file without keeping its text; None where it is to be kept. Raise OSError."""
+    from itertools import chain  # big files are few
+
+    from predeploy.blocks import examine, read_blocks
+    from predeploy.directives import read_leading
+
+    with closing(read_blocks(path)) as blocks:
+        block = next(blocks, b"")
+        head = block.decode("utf-8", "replace")
+        transactional, end = read_leading(head)
+        if not transactional or head.startswith("/*", end) or end >= len(head) - 1:
+            return None  # it runs without a transaction, or may, as its comments go on
+        checksum, bad_line = examine(chain([block], blocks))
+    if bad_line:
+        return Migration(name, checksum=checksum, problem=_NOT_UTF8.format(bad_line))
+    return Migration(name, checksum=checksum, path=path)
+
+
+def _read_file(path: str, most: int = MOST_KEPT_BYTES) -> bytes | None:
+    """Read by the system's own calls, which take less than half as long as a file object; None for more bytes."""
     file = os.open(path, _FLAGS)
     try:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(0, "Is a directory" if stat.S_ISDIR(found.st_mode) else "it is no regular file")
+        if found.st_size > most:
+            return None
         chunks = [os.read(file, found.st_size + 1)]
         if len(chunks[0]) == found.st_size:
             return chunks[0]

@@ -85,6 +85,7 @@ class Migrator:
         self._direct_url = direct_url
         self._flush_once = flush_once
         self._batch: Batch | None = None
+        self._pending: Pending | None = None
         self._backend: int | None = None  # the last that was ours alone, and may have the lock
 
     def run(self) -> MigrationResult:
@@ -144,7 +145,8 @@ class Migrator:
             try:
                 executions = self._executions(conn, table, pending, frame)
                 self._batch = Batch(conn, frame, may_raise=bool(may_raise.ntuples))
-                Pending(executions, self._record, watcher, **self._policy).apply(conn, frame, self._batch)
+                self._pending = Pending(executions, self._record, watcher, **self._policy)
+                self._pending.apply(conn, frame, self._batch)
                 self._flush(conn)
             except BaseException:
                 self._break_off(conn, table, frame)
@@ -189,6 +191,8 @@ class Migrator:
 
         running = self._record.running
         name, sql = (running.name, running.sql) if running else (None, "")
+        if running and running.path is not None and self._pending:
+            sql = self._pending.text
         severity = notice.severity_nonlocalized or "NOTICE"
         level = logging.WARNING if severity == "WARNING" else logging.INFO
         log.log(

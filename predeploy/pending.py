@@ -45,6 +45,11 @@ class Pending:
         self._lock_wait_timeout = lock_wait_timeout
         self._stop_on_error = stop_on_error
 
+    @property
+    def text(self) -> str:
+        """What is on its way of the file that runs."""
+        return self._rest[0].course.text if self._rest else ""
+
     def apply(self, conn: Connection, frame: Frame, batch: Batch) -> None:
         """Apply them all; raise a psycopg error when the connection is lost."""
         most = self._pending
@@ -78,7 +83,8 @@ class Pending:
         for execution in islice(self._rest, most):
             migration = execution.migration
             chars += batch.chars(migration)
-            if chars > MOST_CHARS or not migration.transactional or self._record.obstacle(migration):
+            is_big = migration.path is not None or chars > MOST_CHARS
+            if is_big or not migration.transactional or self._record.obstacle(migration):
                 break
             try:
                 execution.look()

@@ -7,19 +7,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from predeploy.blocks import Unreadable
 from predeploy.catalog import read_catalog
 from predeploy.execution import find_refusal
-from predeploy.failure import tell_failure
+from predeploy.failure import Failure, tell_failure
 from predeploy.locking import read_statement
 from predeploy.lockmodes import Mode
-from predeploy.statements import scan
+from predeploy.pieces import pieces_of
 from predeploy.table import read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from predeploy.catalog import Catalog, Relation
-    from predeploy.failure import Failure
     from predeploy.lockmodes import Also, Reading, Touch
     from predeploy.migrations import Migration, MigrationFiles, MigrationResult
     from predeploy.postgres import Connection
@@ -106,21 +106,25 @@ def _sentence(plan: FilePlan) -> str:
 
 
 def _plan_file(migration: Migration, catalog: Catalog) -> FilePlan:
-    found = scan(migration.sql)
-    plan = FilePlan(migration, statements=len(found.statements), refusal=find_refusal(migration, found))
-    if plan.refusal:
-        return plan
+    plan = FilePlan(migration)
     locks: dict[Relation, Mode] = {}
     other_path = False
-    for statement in found.statements:
-        reading = read_statement(migration.sql, statement)
-        catalog.routines.add(reading.makes)
-        other_path = other_path or reading.new_path
-        plan.kinds.update(reading.kinds)
-        statement_locks, unknown = resolve(reading, catalog)
-        plan.unknown |= unknown or (other_path and any(len(touch.name) == 1 for touch in reading.touches))
-        for relation, mode in statement_locks.items():
-            locks[relation] = max(mode, locks.get(relation, mode))
+    try:
+        for piece in pieces_of(migration):
+            if refusal := find_refusal(migration, piece):
+                return FilePlan(migration, refusal=refusal)
+            plan.statements += len(piece.scan.statements)
+            for statement in piece.scan.statements:
+                reading = read_statement(piece.text, statement)
+                catalog.routines.add(reading.makes)
+                other_path = other_path or reading.new_path
+                plan.kinds.update(reading.kinds)
+                statement_locks, unknown = resolve(reading, catalog)
+                plan.unknown |= unknown or (other_path and any(len(touch.name) == 1 for touch in reading.touches))
+                for relation, mode in statement_locks.items():
+                    locks[relation] = max(mode, locks.get(relation, mode))
+    except Unreadable as problem:
+        return FilePlan(migration, refusal=Failure(str(problem)))
     plan.locks = worth_telling(locks, catalog.relations)
     return plan
 

@@ -12,7 +12,7 @@ import psycopg
 from predeploy.catalog import read_relations
 from predeploy.course import Course
 from predeploy.errors import ConnectionLost, LockTimeout
-from predeploy.execution import AlreadyApplied, Execution, find_refusal
+from predeploy.execution import AlreadyApplied, Execution
 from predeploy.failure import Failure, tell_failure
 from predeploy.lock import TRY_IN_TRANSACTION, wait_until_free
 from predeploy.lockmodes import Mode, mode_of
@@ -20,7 +20,6 @@ from predeploy.plan import as_fields, describe_locks, worth_telling
 from predeploy.pooler import backend_pid, own_backend
 from predeploy.refusals import explain_statement
 from predeploy.session import Frame, is_lost, own_frame, own_manners, roll_back, run, shared_frame
-from predeploy.statements import scan
 from predeploy.table import ensure_table, read_rows
 from predeploy.watcher import Watcher
 
@@ -143,13 +142,15 @@ class _Rehearsal:
         self._table: MigrationsTable = ensure_table(conn, alter=False)
         self._savepoint = f"rehearsal_{secrets.token_hex(8)}"  # one that no file names
         self._clean = frame.reset + frame.begin.partition(";")[2]
-        begin = f"SAVEPOINT {self._savepoint};"
-        self._frame = Frame("", begin, 1, "", shared=frame.shared, commit=_CHECK_DEFERRED)
+        self._frame = Frame("", "", 0, "", shared=frame.shared, commit=_CHECK_DEFERRED)
         self._held = self._locks()
 
     def run(self, migration: Migration) -> None:
         """Run one file and tell what became of it; it stays in the transaction for the files after it."""
-        if refusal := find_refusal(migration, scan(migration.sql)):
+        execution = Execution(self._conn, self._table, migration, self._frame)
+        try:
+            execution.look()
+        except Failure as refusal:
             self._tell_failure(migration, refusal)
             return
         if not migration.transactional:
@@ -157,9 +158,9 @@ class _Rehearsal:
             fields = {"event": "migration.not_rehearsed", "migration": migration.name}
             log.warning("Not rehearsed, as it runs without a transaction: %s", migration.name, extra=fields)
             return
-        execution = Execution(self._conn, self._table, migration, self._frame)
         self._watcher.watch(migration.name, execution.course)
         release = f"RELEASE SAVEPOINT {self._savepoint};{self._clean}"
+        run(self._conn, f"SAVEPOINT {self._savepoint}")  # by itself: what cannot be read leaves it standing
         try:
             execution.run()
         except (Failure, AlreadyApplied) as problem:

@@ -225,7 +225,8 @@ def _place(fields: dict[str, Any]) -> str:
     place = ":".join(str(fields[key]) for key in ("migration", "line", "column") if key in fields)
     told = [place if "line" in fields else ""]
     if "statement" in fields:
-        told.append(f"statement {fields['statement']} of {fields.get('statements', '?')}")
+        of = f" of {fields['statements']}" if "statements" in fields else ""
+        told.append(f"statement {fields['statement']}{of}")
     if "sqlstate" in fields:
         told.append(" ".join(["SQLSTATE", *(str(fields[key]) for key in ("sqlstate", "condition") if key in fields)]))
     for key, value in fields.items():

@@ -115,8 +115,9 @@ def scan(sql: str) -> Scan:
             try:
                 end, pos = reader.read_statement(start, words)
             except Unterminated as problem:
-                unterminated, end = problem, problem.offset
-        line += _line_ends(sql, counted, start)
+                # Its traceback holds this frame, and so the text, in a cycle.
+                unterminated, end = problem.with_traceback(None), problem.offset
+        line += line_ends(sql, counted, start)
         counted = start
         if start < end:
             statements.append(Statement(start, end, line, words))
@@ -142,10 +143,11 @@ def line_and_column(sql: str, offset: int) -> tuple[int, int]:
         line, column = line_and_column(sql, offset - 1)
         return line, column + 1
     line_start = max(sql.rfind("\n", 0, offset), sql.rfind("\r", 0, offset)) + 1
-    return 1 + _line_ends(sql, 0, offset), offset - line_start + 1
+    return 1 + line_ends(sql, 0, offset), offset - line_start + 1
 
 
-def _line_ends(sql: str, start: int, end: int) -> int:
+def line_ends(sql: str, start: int, end: int) -> int:
+    """Return how many lines end between two offsets."""
     return sql.count("\n", start, end) + sql.count("\r", start, end) - sql.count("\r\n", start, end)
 
 

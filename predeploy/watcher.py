@@ -185,9 +185,10 @@ def _tell(watched: _Watched, seen: Progress | None) -> None:
 
 
 def _place(course: dict[str, Any]) -> str:
+    of = f" of {course['statements']}" if "statements" in course else ""
     if "statement" in course:
         what = ", ".join(filter(None, [course.get("command"), f"line {course['line']}"]))
-        return f"statement {course['statement']} of {course['statements']} ({what})"
+        return f"statement {course['statement']}{of} ({what})"
     if "statement_at_least" in course:
-        return f"at least at statement {course['statement_at_least']} of {course['statements']}"
+        return f"at least at statement {course['statement_at_least']}{of}"
     return ""

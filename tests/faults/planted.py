@@ -33,7 +33,14 @@ BUGS: Mapping[str, Bug] = {
     "record_in_a_second_transaction": Bug(
         (
             ("execution", '{self._claim()};"', 'SELECT 1;"'),
-            ("execution", "{proof}{self._frame.commit}", "{self._frame.commit}{self._claim()};"),
+            ("execution", "{proof}{self._frame.commit}", "{self._frame.commit}"),
+            (
+                "execution",
+                "        if self._frame.commit == COMMIT and not self.committed:",
+                "        run(self._conn, self._claim())\n"
+                "        if self._frame.commit == COMMIT and not self.committed:",
+            ),
+            ("batch", "self.is_possible = may_raise", "self.is_possible = False"),
         ),
         Focus(faults=_CUTS),
     ),

@@ -68,6 +68,18 @@ def test_files_are_run_on_what_is_there_and_nothing_is_left(
     assert run().report["applied"] == 3
 
 
+def test_a_file_that_cannot_be_read_fails_alone(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE a ()")
+    migrations_dir.write("002.sql", "SELECT 1;\nSELEC 1")
+    migrations_dir.write("003.sql", "DROP TABLE a")
+    finished = run("plan", "--rehearse")
+    assert (finished.exit_code, rehearsed(finished)) == (1, ["001.sql", "003.sql"])
+    assert [(e["migration"], e["line"]) for e in finished.named("migration.failed")] == [("002.sql", 2)]
+    assert database.query("SELECT to_regclass('a')") == [(None,)]
+
+
 def test_the_table_of_migrations_is_as_before_too(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:

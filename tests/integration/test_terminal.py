@@ -269,6 +269,15 @@ def test_the_line_that_failed_is_shown_with_a_caret(sit: Sit, migrations_dir: Mi
     assert "001.sql:2:31, statement 1 of 1, SQLSTATE 42704" in lines[number - 1]
 
 
+def test_of_a_file_that_is_too_big_to_be_kept_it_is_shown_too(sit: Sit, migrations_dir: MigrationsDir) -> None:
+    rows = f"SELECT '{'x' * 1000}';\n" * 4000
+    migrations_dir.write("001.sql", f"{rows}  SELECT nothing;\n{rows}")
+    lines = ended(sit(), 1)
+    number = next(n for n, line in enumerate(lines) if "4001 │   SELECT nothing;" in line)
+    assert lines[number + 1].index("^") == lines[number].index("nothing")
+    assert any("statement 4001, SQLSTATE 42703" in line for line in lines)
+
+
 def test_the_password_is_masked_in_the_line_that_failed(
     sit: Sit, migrations_dir: MigrationsDir, database: Database
 ) -> None:

@@ -31,7 +31,7 @@ LAYERS = [  # each imports only from those below it
     {"postgres"},
     {"login"},
     {"dsn", "failure", "guard", "locking", "refusals"},
-    {"advice", "alterations", "disclosure", "maintenance"},
+    {"advice", "alterations", "disclosure", "maintenance", "pieces"},
     {"objects", "queries"},
     {"conninfo", "migrations"},
     {"causes", "command", "logs", "phrase", "settings", "sqlstate", "statements", "vocabulary"},
@@ -39,7 +39,7 @@ LAYERS = [  # each imports only from those below it
     {"console"},
     {"rows"},
     {"excerpt", "scrubber", "terminal"},
-    {"errors", "lockmodes"},
+    {"blocks", "errors", "lockmodes"},
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -71,7 +71,7 @@ def test_a_room_imports_only_from_below(room: str) -> None:
     "room",
     [
         *("errors", "migrations", "directives", "statements", "guard", "settings", "logs", "vocabulary", "drift"),
-        *("libpq", "glance", "login", "deadline", "dsn", "report"),
+        *("libpq", "glance", "login", "deadline", "dsn", "report", "blocks", "pieces"),
         *("alterations", "locking", "lockmodes", "maintenance", "objects", "phrase", "queries"),
     ],
 )

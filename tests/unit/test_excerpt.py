@@ -15,6 +15,7 @@ from predeploy.logs import open_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 SQL = "first\nsecond\r\nthird\rfourth\n\nsixth"
 
@@ -35,6 +36,14 @@ def _logging_as_it_was() -> Iterator[None]:
 )
 def test_a_line_is_found_whatever_ends_it(line: int, text: str) -> None:
     assert Excerpt(SQL, line, 3).read() == (line, text, 3)
+
+
+def test_a_line_of_a_file_that_is_not_kept_is_read_from_it(tmp_path: Path) -> None:
+    path = tmp_path / "001.sql"
+    path.write_bytes(SQL.encode())
+    assert Excerpt("", 2, 3, str(path)).read() == (2, "second", 3)
+    path.unlink()
+    assert Excerpt("", 2, 3, str(path)).read() == (2, "", 3)
 
 
 @pytest.mark.parametrize("sql", ["", "one", "one\n"])

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from predeploy import migrations
+from predeploy.blocks import BLOCK_BYTES
 from predeploy.errors import ConfigurationError
-from predeploy.migrations import Migration, MigrationFiles, read_migrations
+from predeploy.migrations import MOST_KEPT_BYTES, Migration, MigrationFiles, read_migrations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 SQL = "CREATE TABLE a (id int);\n"
+NOT_UTF8 = "the file is not UTF-8: save it as UTF-8"
 
 
 def read_one(migrations_dir: MigrationsDir, content: str | bytes) -> Migration:
@@ -330,7 +332,7 @@ def test_a_file_that_goes_between_listing_and_reading_is_a_problem_of_that_file(
         migrations_dir.write(name, SQL)
     read_file = migrations._read_file  # noqa: SLF001  where the files begin
 
-    def lose_the_second(path: str) -> bytes:
+    def lose_the_second(path: str) -> bytes | None:
         if path.endswith("002.sql"):
             Path(path).unlink()
         return read_file(path)
@@ -350,8 +352,54 @@ def test_an_error_while_reading_is_a_problem_of_that_file(
     assert read_one(migrations_dir, SQL).problem == "the file cannot be read: Input/output error"
 
 
-def test_a_big_file_is_read_whole(migrations_dir: MigrationsDir) -> None:
-    assert len(read_one(migrations_dir, "x" * 5_000_000).sql) == 5_000_000
+# Big files
+
+LINE = "SELECT 'Grüße';\r\n"
+
+
+def long(begin: str = "", end: str = "") -> str:
+    return begin + LINE * (MOST_KEPT_BYTES // len(LINE.encode()) + 1) + end
+
+
+def test_the_text_of_a_big_file_is_not_kept(migrations_dir: MigrationsDir) -> None:
+    text = long("\ufeff")
+    checksum = hashlib.sha256(text[1:].encode().replace(b"\r\n", b"\n")).hexdigest()
+    path = str(migrations_dir.path / "001.sql")
+    assert read_one(migrations_dir, text) == Migration("001.sql", checksum=checksum, path=path)
+
+
+def test_a_file_just_small_enough_is_kept(migrations_dir: MigrationsDir) -> None:
+    migration = read_one(migrations_dir, "x" * MOST_KEPT_BYTES)
+    assert (len(migration.sql), migration.path) == (MOST_KEPT_BYTES, None)
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        "-- migrate:no-transaction\n",
+        f"-- {'x' * 2_000_000}\n-- migrate:no-transaction\n",
+        f"/* {'x' * 2_000_000} */\n-- migrate:no-transaction\n",
+        " " * (BLOCK_BYTES - 1) + "-- migrate:no-transaction\n",
+    ],
+    ids=["a directive", "a long comment", "a long block comment", "cut in the middle"],
+)
+def test_a_big_file_that_runs_without_a_transaction_is_kept(migrations_dir: MigrationsDir, begin: str) -> None:
+    text = long(begin)
+    migration = read_one(migrations_dir, text)
+    assert (migration.sql == text, migration.transactional, migration.path) == (True, False, None)
+
+
+def test_a_big_file_with_a_directive_that_is_none_is_not_kept(migrations_dir: MigrationsDir) -> None:
+    migration = read_one(migrations_dir, long("-- migrate:no-transaction please\n"))
+    assert (migration.sql, migration.transactional) == ("", True)
+
+
+def test_a_big_file_that_is_not_utf_8_is_told_with_its_line(migrations_dir: MigrationsDir) -> None:
+    content = long().encode() + b"\xff\n" + long().encode() + b"\xff"
+    migration = read_one(migrations_dir, content)
+    assert migration.problem == f"line {content.partition(bytes([255]))[0].count(bytes([10])) + 1}: {NOT_UTF8}"
+    assert migration.checksum == hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
+    assert (migration.sql, migration.path) == ("", None)
 
 
 # Directives

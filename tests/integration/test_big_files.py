@@ -1,0 +1,265 @@
+"""A file that is too big to be kept is read twice and sent piece by piece: all of it or nothing, and told like any."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from predeploy.migrations import MOST_KEPT_BYTES
+from tests.support.eventually import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.database import Database
+    from tests.support.migrations_dir import MigrationsDir
+    from tests.support.program import Process, Run
+
+ROWS = 5000  # a line and 1 kB each
+AT = 4001  # the line, and the statement, that something is put into
+LOCK_KEY = 48756301
+WAITING = "SELECT FROM pg_locks WHERE relation = 'effects'::regclass AND NOT granted"
+
+
+def insert(number: int) -> str:
+    return f"INSERT INTO effects VALUES ({number}, '{'x' * 1000}');"
+
+
+def write_big(migrations_dir: MigrationsDir, at: str = "", rows: int = ROWS) -> Path:
+    """Write 001.sql, a statement a line, one of them replaced; and 002.sql, which is applied whatever becomes of it."""
+    lines = [insert(number) for number in range(1, rows + 1)]
+    lines[AT - 1] = at or lines[AT - 1]
+    migrations_dir.write("002.sql", "CREATE TABLE after_it ()")
+    path = migrations_dir.write("001.sql", "\n".join(lines))
+    assert path.stat().st_size > MOST_KEPT_BYTES
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _effects(database: Database) -> None:
+    database.execute("CREATE TABLE effects (n int PRIMARY KEY, filler text)")
+
+
+def assert_nothing_of_it(database: Database) -> None:
+    assert database.query("SELECT count(*) FROM effects") == [(0,)]
+    assert database.query("SELECT name FROM _migrations") == [("002.sql",)]
+    assert database.query("SELECT to_regclass('after_it')::text") == [("after_it",)]
+
+
+def test_all_of_it_is_applied_once(run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir) -> None:
+    write_big(migrations_dir)
+    ended = run()
+    assert [e["migration"] for e in ended.named("migration.applied")] == ["001.sql", "002.sql"]
+    assert database.query("SELECT count(*), sum(n), min(length(filler)) FROM effects") == [
+        (ROWS, ROWS * (ROWS + 1) // 2, 1000)
+    ]
+    again = run()
+    assert (again.exit_code, again.report["skipped"], again.named("migration.changed")) == (0, 2, [])
+
+
+FAILING: dict[str, tuple[str, dict[str, Any]]] = {
+    "syntax": ("  SELEC 1;", {"sqlstate": "42601", "column": 3, "statement": AT, "command": None}),
+    "run time": (insert(1), {"sqlstate": "23505", "statement": AT, "command": "INSERT", "table": "effects"}),
+    "name": ("SELECT 1, nothing;", {"sqlstate": "42703", "column": 11, "statement": AT, "command": "SELECT"}),
+    "block": ("DO $$BEGIN PERFORM 1 / 0; END$$;", {"sqlstate": "22012", "statement": AT, "command": "DO"}),
+    "COMMIT": ("COMMIT;", {"sqlstate": None, "statement": None}),
+    "psql": ("\\gset", {"sqlstate": None}),
+    "a mark": ("-- migrate:down", {"sqlstate": None}),
+    "a quote": ("SELECT $body$;", {"sqlstate": None}),
+}
+
+
+@pytest.mark.parametrize("at", FAILING)
+def test_an_error_in_its_last_third_is_told_with_its_place_and_nothing_is_applied(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, at: str
+) -> None:
+    text, expected = FAILING[at]
+    write_big(migrations_dir, text)
+    ended = run()
+    (failed,) = ended.named("migration.failed")
+    assert failed["line"] == AT
+    assert {key: failed.get(key) for key in expected} == expected
+    assert "statements" not in failed  # nobody has counted them
+    assert failed["message"].startswith(f"Failed: 001.sql:{AT}:")
+    assert (ended.exit_code, ended.report["applied"]) == (1, 1)
+    assert_nothing_of_it(database)
+
+
+def test_of_an_error_in_its_last_piece_the_number_of_statements_is_known(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    path = write_big(migrations_dir)
+    path.write_text(f"{path.read_text()}\n\n  SELEC 1; -- the end")
+    (failed,) = run().named("migration.failed")
+    assert (failed["line"], failed["column"]) == (ROWS + 2, 3)
+    assert (failed["statement"], failed["statements"]) == (ROWS + 1, ROWS + 1)
+    assert_nothing_of_it(database)
+
+
+def test_what_fails_at_its_commit_is_rolled_back(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("ALTER TABLE effects ADD FOREIGN KEY (n) REFERENCES effects DEFERRABLE INITIALLY DEFERRED")
+    database.execute("CREATE TABLE parents (n int PRIMARY KEY)")
+    database.execute("ALTER TABLE effects ADD FOREIGN KEY (n) REFERENCES parents DEFERRABLE INITIALLY DEFERRED")
+    write_big(migrations_dir)
+    (failed,) = run().named("migration.failed")
+    assert failed["sqlstate"] == "23503"
+    assert_nothing_of_it(database)
+
+
+@pytest.mark.parametrize("between", [False, True], ids=["before it is sent", "between its pieces"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("(5000,", "(5001,"), (insert(4999), ""), (insert(4999), insert(4999) + insert(5001))],
+    ids=["same size", "shorter", "longer"],
+)
+def test_a_file_that_is_changed_after_it_was_read_is_not_applied(
+    start: Callable[..., Process],
+    database: Database,
+    migrations_dir: MigrationsDir,
+    old: str,
+    new: str,
+    *,
+    between: bool,
+) -> None:
+    path = write_big(migrations_dir)
+    changed = path.read_text().replace(old, new)
+    with database.connect() as conn:
+        conn.execute("BEGIN; LOCK TABLE effects" if between else f"SELECT pg_advisory_lock({LOCK_KEY})")
+        process = start()
+        if between:
+            eventually(lambda: database.query(WAITING))
+        else:
+            process.wait_for("lock.waiting")
+        path.write_text(changed)
+    ended = process.finish()
+    (failed,) = ended.named("migration.failed")
+    assert failed["error"] == "the file has changed since it was read: nothing of it was applied"
+    assert ended.exit_code == 1
+    assert_nothing_of_it(database)
+
+
+def test_a_file_that_is_gone_when_it_is_to_be_sent_fails(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    path = write_big(migrations_dir)
+    with database.connect() as conn:
+        conn.execute(f"SELECT pg_advisory_lock({LOCK_KEY})")
+        process = start()
+        process.wait_for("lock.waiting")
+        path.unlink()
+    (failed,) = process.finish().named("migration.failed")
+    assert failed["error"] == "the file cannot be read: No such file or directory"
+    assert_nothing_of_it(database)
+
+
+def test_it_is_tried_again_from_its_beginning(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE TABLE gate ()")
+    write_big(migrations_dir, f"LOCK TABLE gate; {insert(AT)}")
+    with database.connect() as conn:
+        conn.execute("BEGIN; LOCK TABLE gate")
+        process = start(MIGRATE_LOCK_TIMEOUT="200ms")
+        assert f" 001.sql:{AT}: " in process.wait_for("migration.retrying")["message"]
+    assert process.finish().report["applied"] == 2
+    assert database.query("SELECT count(*), count(DISTINCT n) FROM effects") == [(ROWS, ROWS)]
+
+
+def test_no_secret_of_a_late_piece_is_told(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.admin_execute(f"ALTER ROLE {database.owner} CREATEROLE")
+    notice = "DO $$BEGIN RAISE NOTICE 'it is zqxvjknotice'; END$$"
+    where = "COMMENT ON TABLE effects IS 'PASSWORD ''zqxvjknotice'''"
+    write_big(migrations_dir, f"{notice}; {where}; ALTER ROLE zqxvjkrole PASSWORD 'zqxvjkrole';")
+    ended = run()
+    assert [line["message"] for line in ended.named("postgres.notice")] == ["Postgres says: it is ***"]
+    (failed,) = ended.named("migration.failed")
+    assert (failed["error"], failed["sqlstate"], failed["line"]) == ('role "***" does not exist', "42704", AT)
+    assert "zqxvjk" not in ended.stdout
+    assert_nothing_of_it(database)
+
+
+def test_a_trigger_that_a_middle_piece_leaves_on_the_table_is_not_overlooked(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    swallow = (
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        " CREATE TRIGGER t BEFORE INSERT ON _migrations FOR EACH ROW EXECUTE FUNCTION f();"
+    )
+    write_big(migrations_dir, swallow)
+    ended = run()
+    assert [e["migration"] for e in ended.named("migration.applied")] == ["001.sql"]
+    (failed,) = ended.named("migration.failed")
+    assert failed["migration"] == "002.sql"
+    assert database.query("SELECT name FROM _migrations") == [("001.sql",)]
+    assert database.query("SELECT to_regclass('after_it')") == [(None,)]
+
+
+def test_it_is_planned_and_rehearsed(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    write_big(migrations_dir)
+    planned = run("plan").named("migration.planned")[0]
+    assert (planned["statements"], planned["kinds"]) == (ROWS, {"INSERT": ROWS})
+    assert planned["locks"] == [{"relation": "public.effects", "mode": "ROW EXCLUSIVE"}]
+    rehearsed = run("plan", "--rehearse")
+    assert [e["migration"] for e in rehearsed.named("migration.rehearsed")] == ["001.sql", "002.sql"]
+    assert database.query("SELECT count(*) FROM effects") == [(0,)]
+
+
+@pytest.mark.parametrize("text", ["SELEC 1;", "COMMIT;", insert(1)])
+def test_what_would_fail_in_it_is_found_by_a_rehearsal(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, text: str
+) -> None:
+    write_big(migrations_dir, text)
+    rehearsed = run("plan", "--rehearse")
+    assert [(e["migration"], e["line"]) for e in rehearsed.named("migration.failed")] == [("001.sql", AT)]
+    assert [e["migration"] for e in rehearsed.named("migration.rehearsed")] == ["002.sql"]
+    assert database.query("SELECT to_regclass('_migrations')") == [(None,)]
+
+
+def test_an_objection_to_it_is_planned_with_its_line(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+    write_big(migrations_dir, "COMMIT;")
+    (failed,) = run("plan").named("migration.failed")
+    assert (failed["migration"], failed["line"]) == ("001.sql", AT)
+
+
+def test_after_a_failure_it_is_blamed_where_it_names_what_is_missing(
+    run: Callable[..., Run], migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("000.sql", "SELEC 1")
+    write_big(migrations_dir, "CREATE TABLE made_by_it (); SELECT 1 / 0;")
+    migrations_dir.write("003.sql", "SELECT FROM made_by_it")
+    (*_, failed) = run().named("migration.failed")
+    assert failed["advice"] == "Correct 001.sql first, which failed before: this may be a consequence."
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_file(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    most = []
+    for rows in (ROWS, 4 * ROWS):
+        database.execute("TRUNCATE effects; DROP TABLE IF EXISTS _migrations")
+        write_big(migrations_dir, rows=rows)
+        migrations_dir.write("002.sql", "LOCK TABLE gate")
+        database.execute("DROP TABLE IF EXISTS gate; CREATE TABLE gate ()")
+        with database.connect() as conn:
+            conn.execute("BEGIN; LOCK TABLE gate")
+            process = start()
+            process.wait_for("migration.applied", timeout=60)
+            most.append(peak_kb(process.pid))
+        assert process.finish().report["applied"] == 2
+    print(most)
+    assert most[1] - most[0] < 4 << 10, f"15 MB more of a file cost {most[1] - most[0]} kB"
+
+
+def peak_kb(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
