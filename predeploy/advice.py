@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import errors
 
-from predeploy.blocks import Unreadable, read_text
+from predeploy.blocks import open_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +92,6 @@ SPECIAL: dict[tuple[str | None, ...], str] = {
 _MISSING = ("3F000", "42703", "42704", "42883", "42P01")
 _QUOTED = re.compile(r'["»«„“「]([^"»«„“”」]+)["»«“”」]|([\w.]+)\(')
 _MOST_NAMES = 3
-_LONGEST_NAME = 64  # characters, and one before it
 
 
 def condition_of(sqlstate: str | None) -> str | None:
@@ -134,10 +133,8 @@ def after_failure(sqlstate: str | None, message: str, failed: Sequence[Migration
 
 
 def _mentions(migration: Migration, patterns: Sequence[re.Pattern[str]]) -> bool:
-    end = ""
-    with suppress(Unreadable):
-        for block in [migration.sql] if migration.path is None else read_text(migration.path, migration.checksum):
-            if any(pattern.search(end + block) for pattern in patterns):
-                return True
-            end = block[-_LONGEST_NAME:]
+    if migration.path is None:
+        return any(pattern.search(migration.sql) for pattern in patterns)
+    with suppress(OSError), open_text(migration.path) as lines:
+        return any(pattern.search(line) for line in lines for pattern in patterns)
     return False

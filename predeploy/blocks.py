@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
+    from typing import TextIO
 
 BLOCK_BYTES = 1 << 17
 _BOM = b"\xef\xbb\xbf"
@@ -98,10 +99,15 @@ def read_text(path: str, expected: str | None) -> Generator[str, None, None]:
         raise Unreadable(_CHANGED)
 
 
+def open_text(path: str) -> TextIO:
+    """Open a file to read its lines, which end where editors end them; raise OSError."""
+    return open(open_at_once(path), encoding="utf-8-sig", errors="replace", newline="")
+
+
 def read_line(path: str, number: int) -> str:
     """Return a line, from 1, without what ends it; "" where it cannot be had."""
     try:
-        with open(open_at_once(path), encoding="utf-8-sig", errors="replace", newline="") as lines:
+        with open_text(path) as lines:
             return next(islice(lines, number - 1, None), "").rstrip("\r\n")
     except OSError:
         return ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from predeploy.migrations import MOST_KEPT_BYTES
+from predeploy.pieces import PIECE_CHARS
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
@@ -199,6 +200,30 @@ def test_a_trigger_that_a_middle_piece_leaves_on_the_table_is_not_overlooked(
     assert failed["migration"] == "002.sql"
     assert database.query("SELECT name FROM _migrations") == [("001.sql",)]
     assert database.query("SELECT to_regclass('after_it')") == [(None,)]
+
+
+def test_a_row_that_a_middle_piece_removes_is_missed_at_the_end_however_short_the_last_piece_is(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    path = write_big(migrations_dir, "DO $$BEGIN EXECUTE 'DELETE FROM _migra' || 'tions'; END$$;")
+    text = path.read_text()
+    path.write_text(" " * (-len(text) % PIECE_CHARS + 500) + text)
+    (failed,) = run().named("migration.failed")
+    assert failed["error"].startswith("the file's row in _migrations is not there at its end")
+    assert_nothing_of_it(database)
+
+
+@pytest.mark.parametrize("lines", [MOST_KEPT_BYTES // 1100, ROWS], ids=["kept", "big"])
+def test_messages_are_of_about_a_mebibyte(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, lines: int
+) -> None:
+    database.execute("CREATE TABLE sizes (size int)")
+    size = f"INSERT INTO sizes SELECT length(current_query()) /* {'x' * 1000} */;\n"
+    assert (migrations_dir.write("001.sql", size * lines).stat().st_size > MOST_KEPT_BYTES) is (lines == ROWS)
+    assert run().report["applied"] == 1
+    ((count, most),) = database.query("SELECT count(DISTINCT size), max(size) FROM sizes")
+    assert 2 < count < 7
+    assert PIECE_CHARS / 2 < most < 1.1 * PIECE_CHARS
 
 
 def test_it_is_planned_and_rehearsed(

@@ -170,6 +170,12 @@ def test_a_scan_keeps_what_stands_before_something_unterminated() -> None:
     assert scan("a; /*").statements == scan("a").statements
 
 
+def test_what_is_never_closed_does_not_hold_the_text_in_a_cycle() -> None:
+    problem = scan("SELECT 'a").unterminated
+    assert problem
+    assert problem.__traceback__ is None
+
+
 @pytest.mark.parametrize(
     ("sql", "comments"),
     [

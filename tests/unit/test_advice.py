@@ -1,0 +1,32 @@
+"""Which file is named where something is missing after a failure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from predeploy.advice import after_failure
+from predeploy.blocks import BLOCK_BYTES
+from predeploy.migrations import Migration
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MISSING = 'relation "made_by_it" does not exist'
+
+
+@pytest.mark.parametrize("before", [0, 1, 8, 9, 10, 200_000], ids=str)
+@pytest.mark.parametrize(("made", "named"), [("made_by_it", "big.sql"), ("made_by_its", "big.sql, other.sql")])
+def test_a_file_that_is_not_kept_is_searched_wherever_its_blocks_end(
+    tmp_path: Path, before: int, made: str, named: str
+) -> None:
+    content = b"\n" * (BLOCK_BYTES - before) + f"{made}\n".encode() + b"\n" * before
+    path = tmp_path / "big.sql"
+    path.write_bytes(content)
+    big = Migration("big.sql", path=str(path))
+    told = f"Correct {named} first, which failed before: this may be a consequence."
+    assert after_failure("42P01", MISSING, [big, Migration("other.sql", "CREATE TABLE x ()")]) == told
+    path.unlink()
+    told = "Correct big.sql, other.sql first, which failed before: this may be a consequence."
+    assert after_failure("42P01", MISSING, [big, Migration("other.sql", "CREATE TABLE x ()")]) == told
