@@ -37,8 +37,10 @@ BUGS: Mapping[str, Bug] = {
             (
                 "execution",
                 "        if self._frame.commit == COMMIT and not self.committed:",
-                "        run(self._conn, self._claim())\n"
-                "        if self._frame.commit == COMMIT and not self.committed:",
+                (
+                    "        run(self._conn, self._claim())\n"
+                    "        if self._frame.commit == COMMIT and not self.committed:"
+                ),
             ),
             ("batch", "self.is_possible = may_raise", "self.is_possible = False"),
         ),
