@@ -91,10 +91,10 @@ def test_any_user_can_run_it(migrate: Migrate, dsn: str, user: str) -> None:
     assert migrate(options=(f"--user={user}",), DATABASE_URL=dsn).wait().code == 0
 
 
-def test_twenty_four_mebibytes_are_enough(migrate: Migrate, dsn: str, migrations: MigrationsDir) -> None:
+def test_twenty_eight_mebibytes_are_enough(migrate: Migrate, dsn: str, migrations: MigrationsDir) -> None:
     for number in range(100, 300):
         migrations.write(f"{number}_t.sql", f"CREATE TABLE t{number} (id int); INSERT INTO t{number} VALUES (1);")
-    ended = migrate(options=("--memory=24m", "--memory-swap=24m"), DATABASE_URL=dsn).wait()
+    ended = migrate(options=("--memory=28m", "--memory-swap=28m"), DATABASE_URL=dsn).wait()
     assert (ended.code, ended.last["applied"]) == (0, 201)
 
 
