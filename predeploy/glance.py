@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from predeploy import libpq
 from predeploy.conninfo import written
 from predeploy.deadline import within
+from predeploy.drift import warn_of_drift
 from predeploy.dsn import parse_dsn
-from predeploy.login import parameters
+from predeploy.login import parameters, tell_ready
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from predeploy.migrations import MigrationFiles, MigrationResult
 
 LONGEST_S = 2.0
 
@@ -34,6 +37,19 @@ class Sight(NamedTuple):
 
     checksums: Mapping[str, str]
     server_version: str | None
+
+
+def finds_all_applied(dsn: str, files: MigrationFiles, result: MigrationResult, *, wait_timeout: float) -> bool:
+    """Tell whether every file has been applied; if so, log and record it as a whole run that finds nothing to do."""
+    started = time.monotonic()
+    seen = look(dsn, wait_timeout=wait_timeout)
+    names = [migration.name for migration in files.migrations]
+    if seen is None or not seen.checksums.keys() >= set(names):
+        return False
+    tell_ready(dsn, attempt=1, started=started, server_version=seen.server_version)
+    result.skipped[:] = names
+    warn_of_drift(files, seen.checksums)
+    return True
 
 
 def look(dsn: str, *, wait_timeout: float) -> Sight | None:
