@@ -132,8 +132,10 @@ def _read_files(settings: Settings) -> MigrationFiles:
 
 
 def _migrate(settings: Settings, files: MigrationFiles, report: Report) -> None:
+    from predeploy.glance import finds_all_applied
+
     since = time.monotonic()
-    if _is_all_applied(settings, files, report, since):
+    if finds_all_applied(settings.dsn, files, report.result, wait_timeout=settings.wait_timeout):
         report.end(0)
         return
     from predeploy.migrator import Migrator
@@ -155,22 +157,6 @@ def _migrate(settings: Settings, files: MigrationFiles, report: Report) -> None:
     report.result = migrator.result
     migrator.run()
     report.end(1 if report.result.errors else 0)
-
-
-def _is_all_applied(settings: Settings, files: MigrationFiles, report: Report, since: float) -> bool:
-    """Look, and tell of a run that finds nothing to do: it ends here, without psycopg."""
-    from predeploy.drift import warn_of_drift
-    from predeploy.glance import look
-    from predeploy.login import tell_ready
-
-    seen = look(settings.dsn, wait_timeout=settings.wait_timeout)
-    names = [migration.name for migration in files.migrations]
-    if seen is None or not seen.checksums.keys() >= set(names):
-        return False
-    tell_ready(settings.dsn, attempt=1, started=since, server_version=seen.server_version)
-    report.result.skipped[:] = names
-    warn_of_drift(files, seen.checksums)
-    return True
 
 
 def _status(settings: Settings, files: MigrationFiles, report: Report) -> None:

@@ -9,21 +9,24 @@ from typing import TYPE_CHECKING, NamedTuple
 from predeploy import libpq
 from predeploy.conninfo import written
 from predeploy.deadline import within
+from predeploy.drift import warn_of_drift
 from predeploy.dsn import parse_dsn
-from predeploy.login import parameters
+from predeploy.login import parameters, tell_ready
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from predeploy.migrations import MigrationFiles, MigrationResult
+
 LONGEST_S = 2.0
 
-# The table's rows as one text, as their number and separators that only a strange name could hold tell whole again:
-# 10,000 rows take 4 ms so, and 60 as rows. A table that lacks `checksum` has that of the one-row table beside it.
+# Each column as one text, which its separators and the number of rows take apart again, unless a value holds one:
+# 10,000 rows take 5 ms so, and 60 as rows. A table that lacks `checksum` has that of the one-row table beside it.
 # The timeout is the server's, for a look that waits behind another session's lock when we have gone.
 _LOOK = """
     SET LOCAL statement_timeout = {milliseconds};
     SELECT pg_catalog.current_setting('transaction_read_only'), pg_catalog.count(*),
-           pg_catalog.string_agg(pg_catalog.concat_ws(E'\\n', t.name, coalesce(t.checksum, '')), E'\\n')
+           pg_catalog.string_agg(t.name, E'\\n'), pg_catalog.string_agg(coalesce(t.checksum, ''), E'\\n')
     FROM (SELECT NULL::text AS checksum) AS beside,
          LATERAL (SELECT name, checksum, applied_at FROM _migrations) AS t
 """
@@ -34,6 +37,19 @@ class Sight(NamedTuple):
 
     checksums: Mapping[str, str]
     server_version: str | None
+
+
+def finds_all_applied(dsn: str, files: MigrationFiles, result: MigrationResult, *, wait_timeout: float) -> bool:
+    """Tell whether every file has been applied; if so, log and record it as a whole run that finds nothing to do."""
+    started = time.monotonic()
+    seen = look(dsn, wait_timeout=wait_timeout)
+    names = [migration.name for migration in files.migrations]
+    if seen is None or not seen.checksums.keys() >= set(names):
+        return False
+    tell_ready(dsn, attempt=1, started=started, server_version=seen.server_version)
+    result.skipped[:] = names
+    warn_of_drift(files, seen.checksums)
+    return True
 
 
 def look(dsn: str, *, wait_timeout: float) -> Sight | None:
@@ -52,18 +68,18 @@ def look(dsn: str, *, wait_timeout: float) -> Sight | None:
     def log_in_and_ask() -> Sight | None:
         with libpq.Session(library, conninfo, deadline) as session:
             message = _LOOK.format(milliseconds=max(round(1000 * seconds), 1))
-            read_only, count, text = session.ask(message.encode())
-            checksums = _checksums(text.decode(), int(count))
-            if read_only != b"off" or checksums is None:
+            read_only, count, *columns = session.ask(message.encode())
+            names, checksums = (_taken_apart(text.decode(), int(count)) for text in columns)
+            if read_only != b"off" or names is None or checksums is None:
                 return None
-            return Sight(checksums, session.parameter(b"server_version"))
+            return Sight(dict(zip(names, checksums, strict=True)), session.parameter(b"server_version"))
 
     with suppress(Exception):  # whatever it is, it will be met again and told
         return within(seconds, log_in_and_ask)
     return None
 
 
-def _checksums(text: str, count: int) -> dict[str, str] | None:
-    """Take the names and checksums apart; None where one holds a separator, which makes one part too many."""
-    parts = text.split("\n") if count else []
-    return dict(zip(parts[::2], parts[1::2], strict=True)) if len(parts) == 2 * count else None
+def _taken_apart(text: str, count: int) -> list[str] | None:
+    """Return a column's values; None where one holds a separator, which makes a part too many."""
+    values = text.split("\n") if count else []
+    return values if len(values) == count else None

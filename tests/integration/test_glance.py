@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import psycopg_binary
 import pytest
 
@@ -264,6 +265,17 @@ def test_a_server_that_reports_no_standby_is_asked_in_the_same_message(
     proxy.hide = [b"in_hot_standby", b"default_transaction_read_only"]
     assert alone(DATABASE_URL=database.dsn_at(proxy.port)).exit_code == 0
     assert proxy.logins == 1
+
+
+@pytest.mark.parametrize("pooler", ["pgbouncer", "session_pgbouncer"])
+@pytest.mark.usefixtures("applied")
+def test_a_glance_goes_through_a_pooler_and_leaves_no_setting_in_it(
+    alone: Callable[..., Run], database: Database, request: pytest.FixtureRequest, pooler: str
+) -> None:
+    dsn = database.dsn_at(request.getfixturevalue(pooler).port)
+    assert alone(DATABASE_URL=dsn).exit_code == 0
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        assert conn.execute("SHOW statement_timeout").fetchall() == [("0",)]
 
 
 @pytest.mark.parametrize("silent_after", [b"SCRAM-SHA-256", b"string_agg"], ids=["login", "question"])
