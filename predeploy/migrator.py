@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOST_TOO_OFTEN = f"The connection was lost {MOST_LOSSES} times while no migration ran."
+_LOOK_S = 0.8  # for a login on the way out, less than what a signal leaves us
 # A writing transaction, so that its COMMIT flushes all that was committed before it.
 _FLUSH = "SELECT pg_catalog.pg_logical_emit_message(true, 'pg-predeploy', '')"
 
@@ -148,8 +149,8 @@ class Migrator:
                 self._pending = Pending(executions, self._record, watcher, **self._policy)
                 self._pending.apply(conn, frame, self._batch)
                 self._flush(conn)
-            except BaseException:
-                self._break_off(conn, table, frame)
+            except BaseException as why:
+                self._break_off(conn, table, frame, why)
                 raise
             self._record.finish(rows)
         conn.close()  # a pool makes a new one: psycopg would not know that the reset dropped its prepared statements
@@ -173,12 +174,19 @@ class Migrator:
             run(conn, _FLUSH)
             self._record.flush()
 
-    def _break_off(self, conn: Connection, table: MigrationsTable, frame: Frame) -> None:
-        """Roll back, and look: a COMMIT that is cancelled while it waits for a standby has committed all the same."""
+    def _break_off(self, conn: Connection, table: MigrationsTable, frame: Frame, why: BaseException) -> None:
+        """Roll back, and look: a COMMIT that is cancelled while it waits for a standby has committed all the same.
+
+        Where an interruption has cost us the connection another one looks, if it is to be had at once.
+        """
         roll_back(conn, frame)
-        if is_lost(conn):
-            return
-        with suppress(psycopg.Error, StorageError):
+        with suppress(psycopg.Error, StorageError), ExitStack() as stack:
+            if is_lost(conn):
+                if isinstance(why, psycopg.Error):
+                    return  # the run goes on with another connection
+                conn = stack.enter_context(self._db.connection(timeout=_LOOK_S))
+                if self._backend:
+                    end_lost_holder(conn, self._backend)
             if self._record.sent:
                 self._record.doubt()
                 self._record.pending(table.rows(conn))
