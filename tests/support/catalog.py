@@ -17,7 +17,8 @@ def snapshot(database: Database) -> dict[str, list[tuple[Any, ...]]]:
     """Return every row of the catalogs that describe objects, without statistics, and of every table of the owner's."""
     found = {}
     for name in CATALOGS:
-        without = " - 'relpages' - 'reltuples' - 'relallvisible' - 'relfrozenxid' - 'relminmxid'"
+        without = " - 'relpages' - 'reltuples' - 'relallvisible' - 'relallfrozen'"
+        without += " - 'relfrozenxid' - 'relminmxid'"
         found[name] = database.admin_query(f"SELECT (to_jsonb(c){without})::text FROM {name} c ORDER BY 1")
     tables = database.admin_query("SELECT oid::regclass::text FROM pg_class WHERE oid >= 16384 AND relkind = 'r'")
     for (table,) in tables:
