@@ -53,11 +53,6 @@ def own_backend(conn: Connection, db: ConnectionSource) -> int | None:
     return None if shared else backend
 
 
-def told_pid(conn: Connection, other: Connection) -> int | None:
-    """Return the process id that `conn` was told at login; None where `other`, made alike, shows that it is made up."""
-    return conn.info.backend_pid if backend_pid(other) == other.info.backend_pid else None
-
-
 def _meets_others(conn: Connection, db: ConnectionSource, backend: int) -> bool:
     for _ in range(_ATTEMPTS):  # a second client that is cut off has seen nothing
         with suppress(StorageError, psycopg.Error), db.connection(timeout=_ANSWER_S) as other:
