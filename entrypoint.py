@@ -45,6 +45,7 @@ def run() -> NoReturn:
     """Be the process: handle signals, do what the command line says, leave with the exit code."""
     exit_code = 70
     gc.disable()  # nothing that is imported becomes garbage: 4 ms of a run that has nothing to do
+    sys.setswitchinterval(0.0005)  # as long as the login's thread waits for its turn beside an import, or a file
     try:
         sys.unraisablehook = _raise_again
         _answer_signals(_terminate)
@@ -80,8 +81,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             return 0
         command, options = chosen
         settings = _open(report, environ, command, options)
-        files = _read_files(settings)
-        COMMANDS[command](settings, files, report)
+        COMMANDS[command](settings, report)
     except Terminated as end:
         report.end(end.exit_code, f"Ended by {end}.")
     except StorageError as error:
@@ -97,7 +97,6 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _open(report: Report, environ: Mapping[str, str], command: str, options: frozenset[str]) -> Settings:
     """Read the settings, open the log as they want it, and check the connection string before anything waits."""
-    from predeploy import __version__
     from predeploy.dsn import host_and_port, secrets_of
     from predeploy.logs import open_log
     from predeploy.settings import load_settings
@@ -110,19 +109,23 @@ def _open(report: Report, environ: Mapping[str, str], command: str, options: fro
     brief = command != "migrate"
     report.scrubber = open_log(level=settings.log_level, style=style, environ=environ, brief=brief)
     report.scrubber.learn(secrets if settings.dsn == given else secrets_of(settings.dsn))
+    host_and_port(settings.dsn)
+    return settings
+
+
+def _start(settings: Settings) -> MigrationFiles:
+    """Tell what begins, and read the files."""
+    from predeploy import __version__
+    from predeploy.dsn import host_and_port
+    from predeploy.errors import ConfigurationError
+    from predeploy.migrations import read_migrations
+
     host, port = host_and_port(settings.dsn)
     fields = {"version": __version__, "host": host, "port": port, "migrations_dir": settings.migrations_dir}
     _log("info", "run.started", f"pg-predeploy {__version__} for Postgres at {host}:{port}", **fields)
     if settings.unknown:
         names = ", ".join(settings.unknown)
         _log("warning", "settings.unknown", f"Ignored, as no settings of ours: {names}", names=list(settings.unknown))
-    return settings
-
-
-def _read_files(settings: Settings) -> MigrationFiles:
-    from predeploy.errors import ConfigurationError
-    from predeploy.migrations import read_migrations
-
     files = read_migrations(settings.migrations_dir)
     for name in files.lookalikes:
         _log("warning", "migration.ignored", f"Ignored: {name} does not end in .sql in small letters", migration=name)
@@ -131,11 +134,13 @@ def _read_files(settings: Settings) -> MigrationFiles:
     return files
 
 
-def _migrate(settings: Settings, files: MigrationFiles, report: Report) -> None:
-    from predeploy.glance import finds_all_applied
+def _migrate(settings: Settings, report: Report) -> None:
+    from predeploy.glance import Glance
 
-    since = time.monotonic()
-    if finds_all_applied(settings.dsn, files, report.result, wait_timeout=settings.wait_timeout):
+    waits = {"wait_timeout": settings.wait_timeout, "lock_wait_timeout": settings.lock_wait_timeout}
+    glance = Glance(settings.dsn, **waits)
+    files = _start(settings)
+    if glance.finds_all_applied(files, report.result):
         report.end(0)
         return
     from predeploy.migrator import Migrator
@@ -143,9 +148,12 @@ def _migrate(settings: Settings, files: MigrationFiles, report: Report) -> None:
 
     gc.enable()
     migrator = Migrator(
-        Server(settings.dsn, wait_timeout=settings.wait_timeout, since=since),
+        Server(settings.dsn, wait_timeout=settings.wait_timeout, since=glance.since, make_room=glance.close),
         files,
         lock_wait_timeout=settings.lock_wait_timeout,
+        has_seen=glance.has_seen,
+        lock_waited=glance.waited_s,
+        on_lock=glance.close,
         lock_timeout=settings.lock_timeout,
         statement_timeout=settings.statement_timeout,
         retries=settings.retries,
@@ -159,37 +167,41 @@ def _migrate(settings: Settings, files: MigrationFiles, report: Report) -> None:
     report.end(1 if report.result.errors else 0)
 
 
-def _status(settings: Settings, files: MigrationFiles, report: Report) -> None:
+def _status(settings: Settings, report: Report) -> None:
     from predeploy.postgres import Server
     from predeploy.status import migration_status, tell_status
 
+    files = _start(settings)
     with Server(settings.dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
         counts = tell_status(migration_status(conn, files))
     report.end(0, ", ".join(f"{count} {state}" for state, count in counts.items()), **counts)
 
 
-def _check(settings: Settings, files: MigrationFiles, report: Report) -> None:
+def _check(settings: Settings, report: Report) -> None:
     from predeploy.postgres import Server
     from predeploy.status import describe_pending, migration_status
 
+    files = _start(settings)
     with Server(settings.dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
         pending = [row.name for row in migration_status(conn, files) if row.state == "pending"]
     report.end(10 if pending else 0, describe_pending(pending), pending=len(pending))
 
 
-def _plan(settings: Settings, files: MigrationFiles, report: Report) -> None:
+def _plan(settings: Settings, report: Report) -> None:
     from predeploy.plan import tell_plan
     from predeploy.postgres import Server
 
+    files = _start(settings)
     with Server(settings.dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
         message, fields = tell_plan(conn, files, report.result)
     report.end(1 if report.result.errors else 0, message, **fields)
 
 
-def _rehearse(settings: Settings, files: MigrationFiles, report: Report) -> None:
+def _rehearse(settings: Settings, report: Report) -> None:
     from predeploy.postgres import Server
     from predeploy.rehearsal import rehearse
 
+    files = _start(settings)
     message, fields = rehearse(
         Server(settings.dsn, wait_timeout=settings.wait_timeout),
         files,
@@ -201,16 +213,17 @@ def _rehearse(settings: Settings, files: MigrationFiles, report: Report) -> None
     report.end(1 if report.result.errors else 0, message, **fields)
 
 
-def _health(settings: Settings, _files: MigrationFiles, report: Report) -> None:
+def _health(settings: Settings, report: Report) -> None:
     from predeploy.health import check_db_health
     from predeploy.postgres import Server
 
+    _start(settings)
     health = check_db_health(Server(settings.dsn))
     message = f"Not healthy: {health.error}" if health.error else "Healthy"
     report.end(0 if health.ok else 3, message, latency_ms=health.latency_ms)
 
 
-COMMANDS: dict[str, Callable[[Settings, MigrationFiles, Report], None]] = {
+COMMANDS: dict[str, Callable[[Settings, Report], None]] = {
     "migrate": _migrate,
     "status": _status,
     "check": _check,

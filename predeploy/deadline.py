@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -11,36 +11,46 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """Return what `call` returns, run in a thread of its own; raise TimeoutError after `seconds`.
+class Apart(Generic[T]):
+    """A call that runs from now on in a thread of its own.
 
     A name server that hangs blocks in C, where neither a timeout nor a signal reaches: only leaving the thread
     behind does. What comes after all, a connection say, is closed.
     """
-    results: list[T] = []
-    errors: list[BaseException] = []
-    ended, abandoned = threading.Event(), threading.Event()
 
-    def work() -> None:
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._results: list[T] = []
+        self._errors: list[BaseException] = []
+        self._ended, self._abandoned = threading.Event(), threading.Event()
+        threading.Thread(target=self._run, name="pg-predeploy-apart", daemon=True).start()
+
+    def _run(self) -> None:
         try:
-            result = call()
+            result = self._call()
         except BaseException as error:
-            errors.append(error)
+            self._errors.append(error)
         else:
-            if abandoned.is_set() and (close := getattr(result, "close", None)):
+            if self._abandoned.is_set() and (close := getattr(result, "close", None)):
                 close()
-            results.append(result)
-        ended.set()
+            self._results.append(result)
+        self._ended.set()
 
-    threading.Thread(target=work, name="pg-predeploy-within", daemon=True).start()
-    try:
-        in_time = ended.wait(seconds)
-    except BaseException:
-        abandoned.set()
-        raise
-    if not in_time:
-        abandoned.set()
-        raise TimeoutError
-    if errors:
-        raise errors[0]
-    return results[0]
+    def wait(self, seconds: float) -> T:
+        """Return what the call returns or raise what it raises; raise TimeoutError after `seconds`."""
+        try:
+            in_time = self._ended.wait(seconds)
+        except BaseException:
+            self._abandoned.set()
+            raise
+        if not in_time:
+            self._abandoned.set()
+            raise TimeoutError
+        if self._errors:
+            raise self._errors[0]
+        return self._results[0]
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """Return what `call` returns, run in a thread of its own; raise TimeoutError after `seconds`."""
+    return Apart(call).wait(seconds)

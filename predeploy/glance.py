@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from predeploy import libpq
 from predeploy.conninfo import written
-from predeploy.deadline import within
+from predeploy.deadline import Apart
 from predeploy.drift import warn_of_drift
 from predeploy.dsn import parse_dsn
 from predeploy.login import parameters, tell_ready
+from predeploy.turn import take_turn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from predeploy.migrations import MigrationFiles, MigrationResult
 
+log = logging.getLogger(__name__)
+
 LONGEST_S = 2.0
+_NO_TABLE = b"42P01"
+FIRST_PAUSE_S = 0.02
+LONGEST_PAUSE_S = 0.05
 
 # Each column as one text, which its separators and the number of rows take apart again, unless a value holds one:
 # 10,000 rows take 5 ms so, and 60 as rows. A table that lacks `checksum` has that of the one-row table beside it.
@@ -37,46 +44,100 @@ class Sight(NamedTuple):
 
     checksums: Mapping[str, str]
     server_version: str | None
+    wait_s: float
 
 
-def finds_all_applied(dsn: str, files: MigrationFiles, result: MigrationResult, *, wait_timeout: float) -> bool:
-    """Tell whether every file has been applied; if so, log and record it as a whole run that finds nothing to do."""
-    started = time.monotonic()
-    seen = look(dsn, wait_timeout=wait_timeout)
-    names = [migration.name for migration in files.migrations]
-    if seen is None or not seen.checksums.keys() >= set(names):
-        return False
-    tell_ready(dsn, attempt=1, started=started, server_version=seen.server_version)
-    result.skipped[:] = names
-    warn_of_drift(files, seen.checksums)
-    return True
+class Glance:
+    """A look that begins at once, beside what else there is to do: a login and one message.
 
-
-def look(dsn: str, *, wait_timeout: float) -> Sight | None:
-    """Return what has been applied, seen in one login and one round trip, within 2 s and half of the wait.
-
-    None where that was not to be had, for whatever reason, or the server is read-only: psycopg's way, which comes
-    then, finds out why and tells it.
+    It lasts 2 s at most, and half of either wait. Where it does not see that all is applied it says nothing, for
+    whatever reason: psycopg's way, which comes then, finds out why and tells it.
     """
-    seconds = min(LONGEST_S, wait_timeout / 2)
-    library = libpq.load()
-    if library is None or seconds <= 0:
-        return None
-    conninfo = written(parse_dsn(dsn) | parameters(dsn))
-    deadline = time.monotonic() + seconds
 
-    def log_in_and_ask() -> Sight | None:
-        with libpq.Session(library, conninfo, deadline) as session:
-            message = _LOOK.format(milliseconds=max(round(1000 * seconds), 1))
-            read_only, count, *columns = session.ask(message.encode())
-            names, checksums = (_taken_apart(text.decode(), int(count)) for text in columns)
-            if read_only != b"off" or names is None or checksums is None:
+    def __init__(self, dsn: str, *, wait_timeout: float, lock_wait_timeout: float) -> None:
+        self._started = time.monotonic()
+        self._dsn = dsn
+        self._seconds = min(LONGEST_S, wait_timeout / 2)
+        self._deadline = self._started + self._seconds
+        self._patient_until = min(self._deadline, self._started + lock_wait_timeout / 2)
+        self._session: libpq.Session | None = None
+        self._first: Sight | None = None
+        self.has_seen = False  # what `_migrations` holds, or that there is none
+        self.waited_s = 0.0  # for a runner at work
+        library = libpq.load() if self._seconds > 0 else None
+        self._apart = Apart(lambda: self._begin(library)) if library else None
+
+    def finds_all_applied(self, files: MigrationFiles, result: MigrationResult) -> bool:
+        """Tell whether every file has been applied; if so, log and record it as a run that finds nothing to do."""
+        names = [migration.name for migration in files.migrations]
+        seen = None
+        with suppress(Exception):  # whatever it is, it will be met again and told
+            seen = self._look_for({*names})
+        if seen is None:
+            return False
+        self.close()
+        tell_ready(self._dsn, attempt=1, wait_s=seen.wait_s, server_version=seen.server_version)
+        result.skipped[:] = names
+        warn_of_drift(files, seen.checksums)
+        return True
+
+    def close(self) -> None:
+        """End the session, and with it the turn that it may have been given."""
+        if self._session:
+            self._session.close()
+
+    @property
+    def since(self) -> float:
+        """When the wait for the server began, by the monotonic clock."""
+        return self._started + self.waited_s
+
+    def _begin(self, library: libpq.Libpq) -> libpq.Session:
+        session = libpq.Session(library, written(parse_dsn(self._dsn) | parameters(self._dsn)), self._deadline)
+        self._first = self._look(session)
+        return session
+
+    def _look_for(self, names: set[str]) -> Sight | None:
+        """Return what is seen once it has all these names; None when it is on us, or not to be seen."""
+        if not self._apart:
+            return None
+        session = self._session = self._apart.wait(self._deadline - time.monotonic())
+        if _has_all(self._first, names):
+            return self._first
+        since, pause = time.monotonic(), FIRST_PAUSE_S
+        while time.monotonic() < self._patient_until:
+            is_ours = take_turn(session)
+            if is_ours and not self.waited_s:
                 return None
-            return Sight(dict(zip(names, checksums, strict=True)), session.parameter(b"server_version"))
+            seen = self._look(session, "" if is_ours else "ROLLBACK;")
+            if _has_all(seen, names):
+                return seen
+            if is_ours:
+                return None
+            if not self.waited_s:
+                log.info("Another runner is at work: waiting for it", extra={"event": "turn.waiting"})
+            time.sleep(pause)
+            self.waited_s, pause = time.monotonic() - since, min(1.5 * pause, LONGEST_PAUSE_S)
+        self.close()
+        return None
 
-    with suppress(Exception):  # whatever it is, it will be met again and told
-        return within(seconds, log_in_and_ask)
-    return None
+    def _look(self, session: libpq.Session, before: str = "") -> Sight | None:
+        """Return what is there; None where that is not to be had, or the server is read-only."""
+        message = before + _LOOK.format(milliseconds=max(round(1000 * self._seconds), 1))
+        try:
+            read_only, count, *columns = session.ask(message.encode())
+        except libpq.OtherAnswer as other:
+            self.has_seen = other.sqlstate == _NO_TABLE
+            return None
+        names, checksums = (_taken_apart(text.decode(), int(count)) for text in columns)
+        if read_only != b"off" or names is None or checksums is None:
+            return None
+        self.has_seen = True
+        wait_s = time.monotonic() - self.since
+        return Sight(dict(zip(names, checksums, strict=True)), session.parameter(b"server_version"), wait_s)
+
+
+def _has_all(seen: Sight | None, names: set[str]) -> bool:
+    return seen is not None and seen.checksums.keys() >= names
 
 
 def _taken_apart(text: str, count: int) -> list[str] | None:

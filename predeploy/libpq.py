@@ -13,7 +13,7 @@ import time
 from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_int, c_void_p
 from functools import cache
 from importlib.machinery import PathFinder
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,10 +24,19 @@ _BAD = 1  # of a connection's status
 _READING, _WRITING, _OK = 1, 2, 3  # of a poll during the login
 _EVENTS = {_READING: select.POLLIN, _WRITING: select.POLLOUT}
 _COMMAND_OK, _TUPLES_OK = 1, 2  # of a result
+_SQLSTATE = ord("C")  # of an error's fields
 
 
 class NoAnswer(Exception):
     """Nobody answered in time, or not what was asked for; why is for those to find out who can tell it."""
+
+
+class OtherAnswer(NoAnswer):
+    """There was an answer, read to its end, but an error, a notice or no row: the session may be asked again."""
+
+    def __init__(self, sqlstate: bytes) -> None:
+        super().__init__()
+        self.sqlstate = sqlstate  # of the last error; empty for none
 
 
 class _Option(Structure):
@@ -50,12 +59,14 @@ _RETURNS: dict[str, tuple[Any, list[Any]]] = {
     "PQstatus": (c_int, [c_void_p]),
     "PQsocket": (c_int, [c_void_p]),
     "PQpass": (c_char_p, [c_void_p]),
+    "PQbackendPID": (c_int, [c_void_p]),
     "PQparameterStatus": (c_char_p, [c_void_p, c_char_p]),
     "PQsendQuery": (c_int, [c_void_p, c_char_p]),
     "PQconsumeInput": (c_int, [c_void_p]),
     "PQisBusy": (c_int, [c_void_p]),
     "PQgetResult": (c_void_p, [c_void_p]),
     "PQresultStatus": (c_int, [c_void_p]),
+    "PQresultErrorField": (c_char_p, [c_void_p, c_int]),
     "PQntuples": (c_int, [c_void_p]),
     "PQnfields": (c_int, [c_void_p]),
     "PQgetvalue": (c_char_p, [c_void_p, c_int, c_int]),
@@ -131,7 +142,7 @@ def _options(call: dict[str, Any], array: Any) -> list[Option] | None:
 
 
 class Session:
-    """A connection of which everything comes until the `deadline`, by the monotonic clock; else `NoAnswer` is raised.
+    """A login, and what is asked then: all of it comes until the `deadline`, by the monotonic clock, or `NoAnswer`.
 
     Only the resolution of a host's name may take longer. A notice is no answer: it has to be told, and by whom can.
     """
@@ -144,16 +155,17 @@ class Session:
         self._conn = self._call["PQconnectStart"](conninfo)
         self._call["PQsetNoticeReceiver"](self._conn, self._receiver, None)
 
-    def __enter__(self) -> Self:
         try:
             self._log_in()
         except BaseException:
-            self.__exit__()
+            self.close()
             raise
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._call["PQfinish"](self._conn)
+    def close(self) -> None:
+        """End the session, which ends its transaction; nothing once it is closed."""
+        conn, self._conn = self._conn, None
+        if conn:
+            self._call["PQfinish"](conn)
 
     def _notice(self, _argument: int, _notice: int) -> None:
         self._noticed += 1
@@ -172,6 +184,12 @@ class Session:
         if not poll.poll(max(self._deadline - time.monotonic(), 0) * 1000):
             raise NoAnswer
 
+    @property
+    def backend(self) -> int:
+        """The process id that was told at the login."""
+        pid: int = self._call["PQbackendPID"](self._conn)
+        return pid
+
     def parameter(self, name: bytes) -> str | None:
         """Return what the server has reported of a setting, if it has."""
         value: bytes | None = self._call["PQparameterStatus"](self._conn, name)
@@ -182,7 +200,7 @@ class Session:
 
         The answer is read to its end, whatever it is: who hangs up in the midst of it is in the server's log.
         """
-        call, row, refused, noticed = self._call, None, False, self._noticed
+        call, row, sqlstate, noticed = self._call, None, None, self._noticed
         if not call["PQsendQuery"](self._conn, message):
             raise NoAnswer
         for result in self._results():
@@ -190,9 +208,9 @@ class Session:
             if status == _TUPLES_OK and call["PQntuples"](result) == 1:
                 row = [call["PQgetvalue"](result, 0, field) for field in range(call["PQnfields"](result))]
             elif status != _COMMAND_OK:
-                refused = True
-        if row is None or refused or self._noticed > noticed:
-            raise NoAnswer
+                sqlstate = call["PQresultErrorField"](result, _SQLSTATE) or b""
+        if row is None or sqlstate is not None or self._noticed > noticed:
+            raise OtherAnswer(sqlstate or b"")
         return row
 
     def _results(self) -> Iterator[int]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from predeploy.lockkey import HELD, LOCK_KEY
 from predeploy.session import is_lost
 
 if TYPE_CHECKING:
@@ -24,22 +25,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOCK_KEY = 48756301  # shared with every other implementation of the same `_migrations` protocol
 TRY_IN_TRANSACTION = f"pg_catalog.pg_try_advisory_xact_lock({LOCK_KEY})"
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 0.5
 
-# A bigint key stands in pg_locks as classid (its upper half) and objid (its lower), with objsubid 1.
-_HELD = f"""
-    l.locktype = 'advisory' AND l.classid = 0 AND l.objid = {LOCK_KEY} AND l.objsubid = 1 AND l.granted
-    AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-"""  # noqa: S608  our own constants
-HOLDER_PID = f"SELECT l.pid FROM pg_catalog.pg_locks l WHERE {_HELD} LIMIT 1"  # noqa: S608
+HOLDER_PID = f"SELECT l.pid FROM pg_catalog.pg_locks l WHERE {HELD} LIMIT 1"  # noqa: S608
 
 
 def end_lost_holder(conn: Connection, pid: int) -> None:
     """End the session with that process id, lost by us, if the server has not noticed and it still has the lock."""
-    ended = f"SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l WHERE {_HELD} AND l.pid = {pid}"  # noqa: S608
+    ended = f"SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l WHERE {HELD} AND l.pid = {pid}"  # noqa: S608
     if conn.execute(ended).fetchall():
         log.warning(
             "Our lost session (pid %s) still had the migration lock and was ended",
@@ -49,18 +44,20 @@ def end_lost_holder(conn: Connection, pid: int) -> None:
 
 
 @contextmanager
-def advisory_lock(conn: Connection, *, timeout: float, shared: bool = False) -> Iterator[None]:
+def advisory_lock(conn: Connection, *, timeout: float, waited: float = 0.0, shared: bool = False) -> Iterator[None]:
     """Hold the advisory lock; raise `LockTimeout`, naming the holder, when it is not free within `timeout` seconds.
+
+    So many of them have been `waited` before.
 
     `conn` must be in autocommit mode: a waiter that blocks in pg_advisory_lock, or polls inside a transaction, keeps
     a snapshot that the holder's CREATE INDEX CONCURRENTLY waits for, and the two deadlock. On a `shared` session
     nothing is held, as the lock would stay behind with a stranger: it is only waited for.
     """
     if shared:
-        wait_until_free(conn, timeout=timeout)
+        wait_until_free(conn, timeout=timeout, waited=waited)
         yield
         return
-    wait_s = _poll(conn, f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})", timeout)
+    wait_s = _poll(conn, f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})", timeout, waited)
     log.info("Holding the migration lock", extra={"event": "lock.acquired", "wait_s": wait_s})
     try:
         yield
@@ -68,21 +65,21 @@ def advisory_lock(conn: Connection, *, timeout: float, shared: bool = False) -> 
         _unlock(conn)
 
 
-def wait_until_free(conn: Connection, *, timeout: float) -> None:
+def wait_until_free(conn: Connection, *, timeout: float, waited: float = 0.0) -> None:
     """Wait until a transaction of ours could take the lock; raise `LockTimeout` after `timeout` seconds."""
-    _poll(conn, f"SELECT {TRY_IN_TRANSACTION}", timeout)
+    _poll(conn, f"SELECT {TRY_IN_TRANSACTION}", timeout, waited)
 
 
-def _poll(conn: Connection, attempt: str, timeout: float) -> float:
-    """Try until it is true and return how many seconds that took."""
-    started = time.monotonic()
+def _poll(conn: Connection, attempt: str, timeout: float, waited: float) -> float:
+    """Try until it is true and return how many seconds were waited in all."""
+    started = time.monotonic() - waited
     wait: Wait | None = None
     pause = FIRST_PAUSE_S
     while conn.execute(attempt).fetchone() != (True,):
         if wait is None:
             from predeploy.holder import Wait  # most runs wait for nobody
 
-            wait = Wait(conn, _HELD, timeout)
+            wait = Wait(conn, HELD, timeout)
         waited = time.monotonic() - started
         if waited >= timeout:
             raise wait.over()

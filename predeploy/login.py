@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from typing import Any
 
 from predeploy import __version__
@@ -31,10 +30,9 @@ def parameters(dsn: str | None) -> dict[str, Any]:
     return {key: value for key, value in defaults.items() if key not in named} | {"client_encoding": "UTF8"}
 
 
-def tell_ready(dsn: str, *, attempt: int, started: float, server_version: str | None) -> None:
-    """Log which attempt of a wait, `started` by the monotonic clock, the server has accepted."""
+def tell_ready(dsn: str, *, attempt: int, wait_s: float, server_version: str | None) -> None:
+    """Log which attempt the server has accepted, after how many seconds of waiting."""
     host, port = host_and_port(dsn)
-    wait_s = round(time.monotonic() - started, 3)
-    fields = {"host": host, "port": port, "attempt": attempt, "wait_s": wait_s}
+    fields = {"host": host, "port": port, "attempt": attempt, "wait_s": round(wait_s, 3)}
     fields["server_version"] = server_version or "unknown"
     log.info("Postgres at %s:%s accepts us", host, port, extra={"event": "postgres.ready", **fields})

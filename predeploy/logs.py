@@ -1,4 +1,4 @@
-"""The log: one JSON object a line on stdout, or rows for people; scrubbed of secrets where every record passes."""
+"""The log: JSON lines on stdout, or rows for people; scrubbed of secrets where every record passes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ import logging
 import os
 import sys
 import time
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TextIO
-
-from pythonjsonlogger.core import RESERVED_ATTRS
-from pythonjsonlogger.json import JsonFormatter
+from typing import TYPE_CHECKING, TextIO
 
 from predeploy.scrubber import Scrubber
 
@@ -48,8 +44,7 @@ def open_log(
 
         handler = Console(stream, scrubber, environ or {}, level=LEVELS[level], brief=brief)
     else:
-        handler = logging.StreamHandler(stream)
-        handler.setFormatter(_JsonLines(scrubber))
+        handler = _JsonHandler(stream, scrubber)
     log = logging.getLogger(LOGGER_NAME)
     log.handlers[:] = [handler]
     log.setLevel(logging.DEBUG if as_text else LEVELS[level])  # the live line wants to know which file runs
@@ -60,22 +55,19 @@ def open_log(
     return scrubber
 
 
-class _JsonLines(JsonFormatter):
-    def __init__(self, scrubber: Scrubber) -> None:
-        super().__init__(json_ensure_ascii=False, reserved_attrs=[*RESERVED_ATTRS, "excerpt"])
+class _JsonHandler(logging.StreamHandler[TextIO]):
+    """Writes JSON; what that takes is loaded for the first line, by when others may be at work."""
+
+    def __init__(self, stream: TextIO, scrubber: Scrubber) -> None:
+        super().__init__(stream)
         self._scrubber = scrubber
 
-    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        log_data.update(timestamp=_timestamp(record), level=record.levelname.lower(), message=record.message)
-        log_data["event"] = "log"
-        super().add_fields(log_data, record, message_dict)
+    def format(self, record: logging.LogRecord) -> str:
+        if not self.formatter:
+            from predeploy.jsonlines import JsonLines
 
-    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
-        return self._scrubber.scrub_fields(log_data)
-
-
-def _timestamp(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+            self.setFormatter(JsonLines(self._scrubber))
+        return super().format(record)
 
 
 class Rhythm:

@@ -19,10 +19,10 @@ from predeploy.pooler import own_backend
 from predeploy.record import MOST_LOSSES, Record
 from predeploy.refusals import explain_statement
 from predeploy.session import is_lost, own_frame, own_manners, roll_back, run, shared_frame
-from predeploy.table import ensure_table, read_rows
+from predeploy.table import LOCATE, ensure_table, read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from psycopg.errors import Diagnostic
@@ -54,7 +54,9 @@ class Migrator:
 
     Timeouts are in seconds; 0 leaves `lock_timeout` and `statement_timeout` as the server sets them. A file that meets
     a lock timeout, a deadlock or a serialization failure is tried `retries` times in all. One that has run for
-    `watch_after` seconds is told of; 0 means never. With `flush_once` only the last commit waits for the disk.
+    `watch_after` seconds is told of; 0 means never. With `flush_once` only the last commit waits for the disk. Who
+    `has_seen` that something is pending has it not looked for again before the lock is held. Of the wait for that
+    `lock_waited` seconds are over; `on_lock` is called when it is held.
     """
 
     def __init__(
@@ -70,6 +72,9 @@ class Migrator:
         stop_on_error: bool = False,
         direct_url: str = "",
         flush_once: bool = False,
+        has_seen: bool = False,
+        lock_waited: float = 0.0,
+        on_lock: Callable[[], None] = lambda: None,
     ) -> None:
         self._record = Record(files)
         self.result = self._record.result
@@ -85,6 +90,9 @@ class Migrator:
         self._watch_after = watch_after
         self._direct_url = direct_url
         self._flush_once = flush_once
+        self._has_seen = has_seen
+        self._lock_waited = lock_waited
+        self._on_lock = on_lock
         self._batch: Batch | None = None
         self._pending: Pending | None = None
         self._backend: int | None = None  # the last that was ours alone, and may have the lock
@@ -132,15 +140,18 @@ class Migrator:
     def _migrate(self, conn: Connection, watcher: Watcher) -> None:
         if self._backend:
             end_lost_holder(conn, self._backend)
-        rows = read_rows(conn) or {}
-        if not self._record.pending(rows):  # the fast path: fifty replicas start side by side
-            self._record.finish(rows)
-            return
+        if not self._has_seen or self._record.losses:
+            rows = read_rows(conn) or {}
+            if not self._record.pending(rows):  # the fast path: fifty replicas start side by side
+                self._record.finish(rows)
+                return
         frame = self._frame(conn, watcher)
-        with advisory_lock(conn, timeout=self._lock_wait_timeout, shared=frame.shared):
-            table = ensure_table(conn)
-            *_, may_raise = run(conn, frame.setup + MAY_RAISE)
-            rows = table.rows(conn)
+        waits = {"timeout": self._lock_wait_timeout, "waited": self._lock_waited}
+        with advisory_lock(conn, **waits, shared=frame.shared):
+            self._on_lock()
+            *_, may_raise, located, schema = run(conn, f"{frame.setup}{MAY_RAISE};{LOCATE}")
+            table = ensure_table(conn, (located, schema))
+            rows = {} if table.is_new else table.rows(conn)
             pending = self._record.pending(rows)
             warn_of_order(self._files, [migration.name for migration in pending], rows)
             try:

@@ -40,22 +40,39 @@ class ConnectionSource(Protocol):
 
 
 class Server:
-    """One database, reached by one connection at a time: what a one-shot process needs instead of a pool."""
+    """One database, reached by one connection at a time: what a one-shot process needs instead of a pool.
+
+    The first wait began at `since`, by the monotonic clock, if it has begun. After an attempt that fails
+    `make_room` ends what else is connected.
+    """
 
     def __init__(
-        self, dsn: str, *, wait_timeout: float = 60.0, writable: bool = True, since: float | None = None
+        self,
+        dsn: str,
+        *,
+        wait_timeout: float = 60.0,
+        writable: bool = True,
+        since: float | None = None,
+        make_room: Callable[[], None] = lambda: None,
     ) -> None:
         self.dsn = dsn
         self.wait_timeout = wait_timeout
         self.writable = writable
-        self._since = since  # when the first wait began, by the monotonic clock, if it has begun
+        self._since = since
+        self._make_room = make_room
 
     @contextmanager
     def connection(self, timeout: float | None = None) -> Iterator[Connection]:
         """Wait for the server and lend a connection; with a `timeout`, try once within that many seconds."""
         if timeout is None:
             since, self._since = self._since, None
-            conn = wait_for_postgres(self.dsn, timeout=self.wait_timeout, writable=self.writable, since=since)
+            conn = wait_for_postgres(
+                self.dsn,
+                timeout=self.wait_timeout,
+                writable=self.writable,
+                since=since,
+                make_room=self._make_room,
+            )
         else:
             conn = connect(self.dsn, timeout=timeout)
         try:
@@ -64,12 +81,19 @@ class Server:
             conn.close()
 
 
-def wait_for_postgres(dsn: str, *, timeout: float, writable: bool = True, since: float | None = None) -> Connection:
+def wait_for_postgres(
+    dsn: str,
+    *,
+    timeout: float,
+    writable: bool = True,
+    since: float | None = None,
+    make_room: Callable[[], None] = lambda: None,
+) -> Connection:
     """Return a connection, trying again until `timeout` seconds of wall clock have passed, from now or `since`.
 
     What may pass (refused, DNS, starting up, too many clients, read-only while `writable` is asked for) is waited
     for: `PostgresUnavailable` at the end, which is 0.75 s late if the last attempt gets no answer. What will not
-    (credentials, database, TLS) raises `PostgresRefused` at once.
+    (credentials, database, TLS) raises `PostgresRefused` at once. After an attempt that fails `make_room` is called.
     """
     host, port = host_and_port(dsn)
     started = time.monotonic() if since is None else since
@@ -85,6 +109,7 @@ def wait_for_postgres(dsn: str, *, timeout: float, writable: bool = True, since:
         try:
             return connect(dsn, timeout=given, writable=writable)
         except PostgresUnavailable as error:
+            make_room()
             if before and error.reason == "timeout" and given < TELLING_LOGIN_S:
                 raise before from None
             before = error
@@ -104,7 +129,7 @@ def wait_for_postgres(dsn: str, *, timeout: float, writable: bool = True, since:
 
     conn = _until(deadline, attempt, started)
     version = conn.info.parameter_status("server_version")
-    tell_ready(dsn, attempt=attempts, started=started, server_version=version)
+    tell_ready(dsn, attempt=attempts, wait_s=time.monotonic() - started, server_version=version)
     return conn
 
 

@@ -22,8 +22,9 @@ CRASHED = 70
 _SUMMARY_BYTES = 3072  # of the message at most, so that there is room for a sentence
 _MOST_NAMES = 10
 _ERROR_CHARS = 600  # of one file's, so that the next is told too
-_PLACE = re.compile(r" \([^()]{1,120}\)\Z")  # that ends an error: SQLSTATE, line, column
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# Compiled by those who need them: most runs end well, and without a termination message.
+_PLACE = r" \([^()]{1,120}\)\Z"  # that ends an error: SQLSTATE, line, column
+_CONTROLS = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 _OUTCOMES = {
     0: "succeeded",
     1: "failed",
@@ -132,12 +133,12 @@ class Report:
         error = self._in_one_line(error)
         if len(error) <= _ERROR_CHARS:
             return error
-        place = _PLACE.search(error)
+        place = re.search(_PLACE, error)
         return f"{error[:_ERROR_CHARS]}…{place[0] if place else ''}"
 
     def _in_one_line(self, text: str) -> str:
         """Return it scrubbed, before and after white space and control characters have become single spaces."""
-        scrubbed: str = self.scrubber.scrub(" ".join(_CONTROLS.sub(" ", self.scrubber.scrub(text)).split()))
+        scrubbed: str = self.scrubber.scrub(" ".join(re.sub(_CONTROLS, " ", self.scrubber.scrub(text)).split()))
         return scrubbed
 
 

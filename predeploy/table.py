@@ -15,9 +15,13 @@ from psycopg import pq, sql
 
 from predeploy.errors import ConfigurationError, PostgresRefused
 from predeploy.lock import TRY_IN_TRANSACTION
+from predeploy.session import run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
+
+    from psycopg.pq.abc import PGresult
 
     from predeploy.postgres import Connection
 
@@ -29,13 +33,14 @@ _READ = """
     FROM (SELECT NULL::text AS checksum) AS beside,
          LATERAL (SELECT name, checksum, applied_at FROM {table}) AS t
 """
-_LOCATE = """
+LOCATE = """
     SELECT n.nspname,
            EXISTS (SELECT FROM pg_catalog.pg_attribute a
                    WHERE a.attrelid = c.oid AND a.attname = 'checksum' AND NOT a.attisdropped),
            c.relhastriggers OR c.relhasrules
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.oid = to_regclass('_migrations')
+    WHERE c.oid = to_regclass('_migrations');
+    SELECT current_schema()
 """
 # Spelt out, as a file may have put other operators first in search_path.
 _PROOF = "SELECT 1 OPERATOR(pg_catalog./) pg_catalog.count(*) FROM {table} WHERE name OPERATOR(pg_catalog.=) {name}"
@@ -79,11 +84,13 @@ def read_rows(conn: Connection, table: sql.Composable = sql.Identifier("_migrati
 class MigrationsTable:
     """`_migrations` in the schema where it was found or made, whatever a file does to search_path afterwards.
 
-    `tampered`: it has triggers or rules, or a file has named it, so that a row may not stay where it was put.
+    `is_new`: it has just been made. `tampered`: it has triggers or rules, or a file has named it, so that a row may not
+    stay where it was put.
     """
 
-    def __init__(self, schema: str, *, has_checksum: bool, tampered: bool = False) -> None:
+    def __init__(self, schema: str, *, has_checksum: bool, tampered: bool = False, is_new: bool = False) -> None:
         self.tampered = tampered
+        self.is_new = is_new
         self.identifier = sql.Identifier(schema, "_migrations")
         self._has_checksum = has_checksum
         self._name = ""  # the identifier as SQL
@@ -118,21 +125,22 @@ class MigrationsTable:
         return f"SET SESSION AUTHORIZATION DEFAULT;{query}"
 
 
-def ensure_table(conn: Connection, *, alter: bool = True) -> MigrationsTable:
+def ensure_table(conn: Connection, answers: Sequence[PGresult] = (), *, alter: bool = True) -> MigrationsTable:
     """Find `_migrations` on the search path, or create it in the path's first schema.
 
     To be called under the lock: two CREATE TABLE IF NOT EXISTS race into a unique violation of pg_type. It looks
-    before it creates, because IF NOT EXISTS asks for CREATE on the schema even when the table is there. Unless `alter`,
-    a column that it lacks is not added, and no transaction is begun or ended.
+    before it creates, because IF NOT EXISTS asks for CREATE on the schema even when the table is there; who has sent
+    LOCATE gives its two `answers`. Unless `alter`, a column that it lacks is not added, and no transaction is begun or
+    ended.
     """
-    if found := conn.execute(_LOCATE).fetchone():
-        schema, has_checksum, tampered = found
-        has_checksum = has_checksum or (alter and _add_checksum(conn, schema))
-        return MigrationsTable(schema, has_checksum=has_checksum, tampered=tampered)
-    row = conn.execute("SELECT current_schema()").fetchone()
-    if not row or row[0] is None:
+    found, current = answers or run(conn, LOCATE)
+    if found.ntuples:
+        schema = _text(found, 0)
+        has_checksum = found.get_value(0, 1) == b"t" or (alter and _add_checksum(conn, schema))
+        return MigrationsTable(schema, has_checksum=has_checksum, tampered=found.get_value(0, 2) == b"t")
+    schema = _text(current, 0)
+    if not schema:
         raise PostgresRefused("No schema of search_path exists, so _migrations has no place to be made.", "privilege")
-    schema = row[0]
     try:
         conn.execute(sql.SQL(_CREATE).format(table=sql.Identifier(schema, "_migrations")))
     except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
@@ -142,7 +150,11 @@ def ensure_table(conn: Connection, *, alter: bool = True) -> MigrationsTable:
             f'The role may not create _migrations: GRANT CREATE on schema "{schema}", or create it beforehand.',
             "privilege",
         ) from None
-    return MigrationsTable(schema, has_checksum=True)
+    return MigrationsTable(schema, has_checksum=True, is_new=True)
+
+
+def _text(result: PGresult, column: int) -> str:
+    return (result.get_value(0, column) or b"").decode()
 
 
 def _add_checksum(conn: Connection, schema: str) -> bool:

@@ -144,3 +144,11 @@ def run(program: Program) -> Callable[..., Run]:
 def start(program: Program) -> Callable[..., Process]:
     """Start the program and go on: `start(*args, NAME="value", OTHER=None)`."""
     return program.start
+
+
+@pytest.fixture
+def no_psycopg(tmp_path: Path) -> dict[str, str]:
+    """The environment of a program that crashes when it asks for psycopg."""
+    (tmp_path / "shadow").mkdir()
+    (tmp_path / "shadow" / "psycopg.py").write_text("raise RuntimeError('psycopg was asked for')")
+    return {"PYTHONPATH": str(tmp_path / "shadow")}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from predeploy.lock import LOCK_KEY
+from predeploy.lockkey import LOCK_KEY
 from scripts.postgres_server import PostgresServer
 from tests.support.database import Database, fresh_database
 from tests.support.eventually import eventually

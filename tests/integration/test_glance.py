@@ -18,7 +18,8 @@ import psycopg
 import psycopg_binary
 import pytest
 
-from predeploy.glance import LONGEST_S, look
+from predeploy.glance import LONGEST_S, Glance
+from predeploy.migrations import MigrationResult, read_migrations
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 
@@ -46,13 +47,11 @@ MOST_MODULES = 115  # beside what the interpreter has loaded itself; two dozen o
 
 
 @pytest.fixture
-def alone(run: Callable[..., Run], tmp_path: Path) -> Callable[..., Run]:
+def alone(run: Callable[..., Run], no_psycopg: dict[str, str]) -> Callable[..., Run]:
     """Run the program where psycopg cannot be imported."""
-    (tmp_path / "shadow").mkdir()
-    (tmp_path / "shadow" / "psycopg.py").write_text("raise RuntimeError('psycopg was asked for')")
 
     def run_alone(**variables: str) -> Run:
-        return run(PYTHONPATH=str(tmp_path / "shadow"), **variables)
+        return run(**no_psycopg, **variables)
 
     return run_alone
 
@@ -105,7 +104,7 @@ def test_without_the_library_psycopg_does_and_tells_the_same(
     without_library: Callable[..., Run],
     run: Callable[..., Run],
     migrations_dir: MigrationsDir,
-    tmp_path: Path,
+    no_psycopg: dict[str, str],
 ) -> None:
     for name in ("001.sql", "002.sql", "003.sql", "004.sql"):
         migrations_dir.write(name, "SELECT 1")
@@ -116,7 +115,7 @@ def test_without_the_library_psycopg_does_and_tells_the_same(
     assert lasting(by_glance.events) == lasting(by_psycopg.events)
     assert [event["migration"] for event in by_glance.named("migration.changed")] == ["002.sql"]
     assert [event["migration"] for event in by_glance.named("migration.missing")] == ["003.sql"]
-    crashed = without_library(PYTHONPATH=str(tmp_path / "shadow"))  # as soon as it reads the connection string
+    crashed = without_library(**no_psycopg)  # as soon as it reads the connection string
     assert [event["event"] for event in crashed.events] == ["run.crashed", "run.finished"], "the library was found"
 
 
@@ -330,14 +329,16 @@ def test_a_glance_behind_a_lock_leaves_nobody_waiting(start: Callable[..., Proce
 @pytest.mark.direct("a pooler keeps its sessions")
 @pytest.mark.usefixtures("applied")
 def test_neither_a_thread_nor_a_session_outlives_a_glance(
-    proxy: Proxy, database: Database, silent_after: bytes | None
+    proxy: Proxy, database: Database, migrations_dir: MigrationsDir, silent_after: bytes | None
 ) -> None:
     proxy.silent_after = silent_after
-    seen = look(database.dsn_at(proxy.port), wait_timeout=1)
-    assert (seen is None) == (silent_after is not None)
-    eventually(lambda: "pg-predeploy-within" not in {thread.name for thread in threading.enumerate()})
+    migrations_dir.write("001.sql", SQL)
+    result = MigrationResult()
+    glance = Glance(database.dsn_at(proxy.port), wait_timeout=1, lock_wait_timeout=1)
+    seen = glance.finds_all_applied(read_migrations(migrations_dir.path), result)
+    assert (seen, result.skipped) == (True, ["001.sql"]) if silent_after is None else (False, [])
+    eventually(lambda: "pg-predeploy-apart" not in {thread.name for thread in threading.enumerate()})
     if seen:  # the proxy, once silent, does not hang up either
-        assert list(seen.checksums) == ["001.sql"]
         eventually(lambda: not database.query(OTHERS))
 
 

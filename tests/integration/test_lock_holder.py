@@ -12,7 +12,7 @@ import pytest
 
 from predeploy import holder as holder_room
 from predeploy.holder import Wait
-from predeploy.lock import LOCK_KEY
+from predeploy.lockkey import LOCK_KEY
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:

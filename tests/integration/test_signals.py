@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from predeploy.lock import LOCK_KEY
+from predeploy.lockkey import LOCK_KEY
 from tests.support.database import fresh_database
 from tests.support.eventually import eventually
 from tests.support.program import ENTRYPOINT

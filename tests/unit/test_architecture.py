@@ -33,13 +33,13 @@ LAYERS = [  # each imports only from those below it
     {"dsn", "failure", "guard", "locking", "refusals"},
     {"advice", "alterations", "disclosure", "maintenance", "pieces"},
     {"objects", "queries"},
-    {"conninfo", "migrations"},
+    {"conninfo", "migrations", "turn"},
     {"causes", "command", "logs", "phrase", "settings", "sqlstate", "statements", "vocabulary"},
     {"deadline", "directives", "libpq"},
-    {"console"},
+    {"console", "jsonlines"},
     {"rows"},
     {"excerpt", "scrubber", "terminal"},
-    {"blocks", "errors", "lockmodes"},
+    {"blocks", "errors", "lockkey", "lockmodes"},
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -71,7 +71,7 @@ def test_a_room_imports_only_from_below(room: str) -> None:
     "room",
     [
         *("errors", "migrations", "directives", "statements", "guard", "settings", "logs", "vocabulary", "drift"),
-        *("libpq", "glance", "login", "deadline", "dsn", "report", "blocks", "pieces"),
+        *("libpq", "glance", "turn", "login", "deadline", "dsn", "report", "blocks", "pieces"),
         *("alterations", "locking", "lockmodes", "maintenance", "objects", "phrase", "queries"),
     ],
 )
