@@ -13,7 +13,7 @@ from predeploy.deadline import Apart
 from predeploy.drift import warn_of_drift
 from predeploy.dsn import parse_dsn
 from predeploy.login import parameters, tell_ready
-from predeploy.turn import take_turn
+from predeploy.turn import end_turn, take_turn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,7 +93,11 @@ class Glance:
 
     def _begin(self, library: libpq.Libpq) -> libpq.Session:
         session = libpq.Session(library, written(parse_dsn(self._dsn) | parameters(self._dsn)), self._deadline)
-        self._first = self._look(session)
+        try:
+            self._first = self._look(session)
+        except BaseException:
+            session.close()
+            raise
         return session
 
     def _look_for(self, names: set[str]) -> Sight | None:
@@ -105,14 +109,15 @@ class Glance:
             return self._first
         since, pause = time.monotonic(), FIRST_PAUSE_S
         while time.monotonic() < self._patient_until:
-            is_ours = take_turn(session)
-            if is_ours and not self.waited_s:
+            turn = take_turn(session)
+            if turn.is_ours and not self.waited_s:
                 return None
-            seen = self._look(session, "" if is_ours else "ROLLBACK;")
+            seen = self._look(session) if turn.has_table else None
             if _has_all(seen, names):
                 return seen
-            if is_ours:
+            if turn.is_ours:
                 return None
+            end_turn(session)
             if not self.waited_s:
                 log.info("Another runner is at work: waiting for it", extra={"event": "turn.waiting"})
             time.sleep(pause)
@@ -120,9 +125,9 @@ class Glance:
         self.close()
         return None
 
-    def _look(self, session: libpq.Session, before: str = "") -> Sight | None:
+    def _look(self, session: libpq.Session) -> Sight | None:
         """Return what is there; None where that is not to be had, or the server is read-only."""
-        message = before + _LOOK.format(milliseconds=max(round(1000 * self._seconds), 1))
+        message = _LOOK.format(milliseconds=max(round(1000 * self._seconds), 1))
         try:
             read_only, count, *columns = session.ask(message.encode())
         except libpq.OtherAnswer as other:

@@ -5,7 +5,7 @@ A courtesy: nothing depends on it but how much work is done in vain. The migrati
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from predeploy.lockkey import HELD
 
@@ -20,18 +20,31 @@ _TAKE = f"""
     BEGIN ISOLATION LEVEL READ COMMITTED;
     SET LOCAL idle_in_transaction_session_timeout = '{LONGEST_S}s';
     SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_try_advisory_xact_lock({TURN_KEY})
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE {HELD})
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE {HELD}),
+           pg_catalog.to_regclass('_migrations') IS NOT NULL
 """  # noqa: S608  our own constants
 
 
-def take_turn(session: Session) -> bool:
-    """Begin a transaction; tell whether it is our turn as long as that lasts.
+class Turn(NamedTuple):
+    """Whether it is ours, as long as the transaction lasts, and whether there is a table to look into."""
 
-    Through a pooler, whose process id is another than the backend's, it is always: a transaction that stays open there
-    may take the only backend from whoever is to go on.
+    is_ours: bool
+    has_table: bool
+
+
+def take_turn(session: Session) -> Turn:
+    """Begin a transaction, and in it our turn unless it is another's.
+
+    Through a pooler, whose process id is another than the backend's, it is always ours and nothing is begun: a
+    transaction that stays open there may take the only backend from whoever is to go on.
     """
-    backend, is_ours = session.ask(_TAKE.encode())
+    backend, is_ours, has_table = session.ask(_TAKE.encode())
     if int(backend) != session.backend:
         session.close()
-        return True
-    return is_ours == b"t"
+        return Turn(is_ours=True, has_table=False)
+    return Turn(is_ours == b"t", has_table == b"t")
+
+
+def end_turn(session: Session) -> None:
+    """End the transaction, and with it what of the turn we have."""
+    session.ask(b"ROLLBACK; SELECT 1")

@@ -40,10 +40,12 @@ def holder_that_is(state: str, database: Database, name: str) -> Iterator[psycop
         if state == "active":
             busy.start()
             eventually(lambda: database.query(f"SELECT {IN_VAIN.replace('%', '%%')}"))
-        yield conn
-        if state == "active":
-            conn.cancel()
-            busy.join()
+        try:
+            yield conn
+        finally:  # the thread must not read from a socket that is somebody else's by then
+            if state == "active":
+                conn.cancel()
+                busy.join()
 
 
 def _sleep(conn: psycopg.Connection) -> None:
@@ -69,7 +71,8 @@ def test_a_wait_in_vain_says_what_the_holder_looks_like_and_the_statement_that_e
         finished = run(MIGRATE_LOCK_WAIT_TIMEOUT="300ms")
         pid = conn.info.backend_pid
         (told,) = finished.named("lock.waiting")
-        assert (told["timeout_s"], told["left_s"]) == (0.3, pytest.approx(0.3, abs=0.1))
+        assert told["timeout_s"] == 0.3
+        assert 0 <= told["left_s"] <= 0.3
         holder = told["holder"]
         assert (holder["pid"], holder["application_name"], holder["state"]) == (pid, name, state)
         assert (holder["user"], holder["client_addr"]) == (database.owner, "127.0.0.1")

@@ -19,6 +19,7 @@ from tests.support.eventually import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
     from tests.support.pgbouncer import PgBouncer
@@ -68,11 +69,17 @@ def test_who_has_waited_in_vain_goes_ahead(start: Callable[..., Process], databa
 
 
 @pytest.mark.direct("through a pooler nobody waits like this")
-def test_a_turn_that_never_ends_delays_the_others_and_no_more(run: Callable[..., Run], database: Database) -> None:
+def test_a_turn_that_never_ends_delays_the_others_and_no_more(
+    run: Callable[..., Run], database: Database, server: PostgresServer
+) -> None:
+    log = server.directory / "log"
+    before = log.stat().st_size
     with database.connect() as stuck:
         stuck.execute(f"SELECT pg_advisory_lock({TURN_KEY})")
         ended = run()
     assert (ended.exit_code, ended.report["applied"], len(ended.named("turn.waiting"))) == (0, 1, 1)
+    logged = log.read_bytes()[before:]
+    assert logged.count(b'relation "_migrations" does not exist') == 1, "an error for each look"
     assert ended.report["duration_ms"] >= 1000 * LONGEST_S
     assert ended.named("postgres.ready")[0]["wait_s"] < LONGEST_S, "the server was there all the time"
 
