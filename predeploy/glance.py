@@ -81,10 +81,12 @@ class Glance:
         warn_of_drift(files, seen.checksums)
         return True
 
-    def close(self) -> None:
-        """End the session, and with it the turn that it may have been given."""
-        if self._session:
-            self._session.close()
+    def close(self) -> bool:
+        """End the session, and with it the turn that it may have been given; tell whether there was one."""
+        session, self._session = self._session, None
+        if session:
+            session.close()
+        return session is not None
 
     @property
     def since(self) -> float:

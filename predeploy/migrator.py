@@ -74,7 +74,7 @@ class Migrator:
         flush_once: bool = False,
         has_seen: bool = False,
         lock_waited: float = 0.0,
-        on_lock: Callable[[], None] = lambda: None,
+        on_lock: Callable[[], object] = lambda: None,
     ) -> None:
         self._record = Record(files)
         self.result = self._record.result

@@ -42,8 +42,8 @@ class ConnectionSource(Protocol):
 class Server:
     """One database, reached by one connection at a time: what a one-shot process needs instead of a pool.
 
-    The first wait began at `since`, by the monotonic clock, if it has begun. After an attempt that fails
-    `make_room` ends what else is connected.
+    The first wait began at `since`, by the monotonic clock, if it has begun. Where
+    there are too many clients `make_room` ends another connection of ours, and tells whether there was one.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Server:
         wait_timeout: float = 60.0,
         writable: bool = True,
         since: float | None = None,
-        make_room: Callable[[], None] = lambda: None,
+        make_room: Callable[[], bool] = lambda: False,
     ) -> None:
         self.dsn = dsn
         self.wait_timeout = wait_timeout
@@ -87,13 +87,14 @@ def wait_for_postgres(
     timeout: float,
     writable: bool = True,
     since: float | None = None,
-    make_room: Callable[[], None] = lambda: None,
+    make_room: Callable[[], bool] = lambda: False,
 ) -> Connection:
     """Return a connection, trying again until `timeout` seconds of wall clock have passed, from now or `since`.
 
     What may pass (refused, DNS, starting up, too many clients, read-only while `writable` is asked for) is waited
     for: `PostgresUnavailable` at the end, which is 0.75 s late if the last attempt gets no answer. What will not
-    (credentials, database, TLS) raises `PostgresRefused` at once. After an attempt that fails `make_room` is called.
+    (credentials, database, TLS) raises `PostgresRefused` at once. Where there are too many clients
+    `make_room` is to end another connection of ours, and to tell whether there was one.
     """
     host, port = host_and_port(dsn)
     started = time.monotonic() if since is None else since
@@ -102,14 +103,22 @@ def wait_for_postgres(
     attempts = 0
     before: PostgresUnavailable | None = None
 
+    def log_in(seconds: float) -> Connection:
+        try:
+            return connect(dsn, timeout=seconds, writable=writable)
+        except PostgresUnavailable as error:
+            if error.reason != "too_many_clients" or not make_room():
+                raise
+        time.sleep(FIRST_PAUSE_S)  # what the server may take to notice
+        return connect(dsn, timeout=max(deadline - time.monotonic(), SHORTEST_LOGIN_S), writable=writable)
+
     def attempt() -> Connection:
         nonlocal attempts, before
         attempts += 1
         given = max(deadline - time.monotonic(), SHORTEST_LOGIN_S)
         try:
-            return connect(dsn, timeout=given, writable=writable)
+            return log_in(given)
         except PostgresUnavailable as error:
-            make_room()
             if before and error.reason == "timeout" and given < TELLING_LOGIN_S:
                 raise before from None
             before = error

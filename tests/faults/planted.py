@@ -53,7 +53,7 @@ BUGS: Mapping[str, Bug] = {
     "no_reading_after_a_reconnect": Bug(
         (
             ("migrator", "rows = read_rows(conn) or {}", "rows = {} if self._record.losses else read_rows(conn) or {}"),
-            ("migrator", "rows = table.rows(conn)", "rows = {} if self._record.losses else table.rows(conn)"),
+            ("migrator", "rows = {} if table.is_new", "rows = {} if table.is_new or self._record.losses"),
         ),
         Focus(faults=("cut_before", "cut_after", "cut_client", "terminate")),
     ),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.support.program import Process, Run
 
 LOGIN_TURNS = 8  # what is asked and answered before the first query: TLS, start-up, and twice for SCRAM
-GLANCE_TURNS = LOGIN_TURNS + 3  # the question, the answer, and the end of that connection
+GLANCE_TURNS = LOGIN_TURNS + 4  # two questions and their answers; that connection ends later
 TURNS = range(1, GLANCE_TURNS + 21)
 WAIT_S = 2.0
 LOGIN_BOUND_S = WAIT_S + SHORTEST_LOGIN_S
