@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import sys
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from predeploy.errors import ConfigurationError
+from predeploy.sha256 import Sha256
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,12 +83,13 @@ def read_migrations(directory: Path | str) -> MigrationFiles:
     except OSError as error:
         raise ConfigurationError(f"The migrations directory cannot be listed: {error.strerror}.") from None
     folder = os.fspath(directory)
-    migrations = [_read(folder, name) for name in names if name.endswith(".sql")]
+    sha256 = Sha256()
+    migrations = [_read(folder, name, sha256) for name in names if name.endswith(".sql")]
     lookalikes = [name for name in names if not name.endswith(".sql") and name.lower().endswith(".sql")]
     return MigrationFiles(tuple(migrations), tuple(lookalikes))
 
 
-def _read(folder: str, name: str) -> Migration:
+def _read(folder: str, name: str, sha256: Sha256) -> Migration:
     try:
         name.encode()
         content = _read_file(f"{folder}/{name}")
@@ -102,7 +103,7 @@ def _read(folder: str, name: str) -> Migration:
     except OSError as error:
         return Migration(name, problem=f"the file cannot be read: {error.strerror}")
     content = content.removeprefix(_BOM)
-    checksum = hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
+    checksum = sha256.hexdigest(content.replace(b"\r\n", b"\n"))
     try:
         sql = content.decode("utf-8")
     except UnicodeDecodeError as error:

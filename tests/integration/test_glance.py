@@ -39,7 +39,7 @@ OTHERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AN
 NOT_LOADED = {
     *("psycopg", "psycopg_binary", "psycopg_pool", "tenacity", "argparse"),
     *("asyncio", "ssl", "selectors", "socket", "queue", "subprocess", "concurrent.futures", "pathlib"),
-    *("decimal", "importlib.metadata", "email"),
+    *("decimal", "hashlib", "importlib.metadata", "email"),
     *("predeploy.postgres", "predeploy.migrator", "predeploy.table", "predeploy.session", "predeploy.refusals"),
     *("predeploy.console", "predeploy.directives", "predeploy.usage"),
 }

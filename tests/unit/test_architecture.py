@@ -39,7 +39,7 @@ LAYERS = [  # each imports only from those below it
     {"console", "jsonlines"},
     {"rows"},
     {"excerpt", "scrubber", "terminal"},
-    {"blocks", "errors", "lockkey", "lockmodes"},
+    {"blocks", "errors", "lockkey", "lockmodes", "sha256"},
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
