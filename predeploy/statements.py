@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,15 +46,15 @@ _TOKEN = re.compile(rf"{_token('')}|;")
 _RUN = re.compile(rf"(?:{_SPACE}*+(?:{_token(_PLAIN + '*+')}){_BACK})++")
 _WORD = re.compile(rf"(?![bBeEnNxX]'|[uU]&['\"]){_LETTER}{_IN_WORD}*+")
 _WORDS = rf"{_WORD.pattern}(?:{_SPACE}++{_WORD.pattern}{_BACK}){{0,7}}+"
-_WORDS_THEN_RUN = re.compile(rf"({_WORDS})(?:{_RUN.pattern}{_BACK})?+")
+# What most statements are, behind nothing but space: words, but not CREATE's, then a run up to a semicolon.
+_EASY = re.compile(rf"[; \t\n\r\f\v]*+(?![Cc])({_WORDS})(?:{_RUN.pattern}{_BACK})?+(?=;)")
 _DOLLAR_QUOTE = re.compile(rf"\$(?:{_LETTER}{_IN_TAG}*+{_BACK})?+\$")
 _GAP = re.compile(rf"{_SPACE}++|--[^\n\r]*+|/\*")
 _GAP_OR_SEMICOLONS = re.compile(rf"[; \t\n\r\f\v]++|{_GAP.pattern}")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(NamedTuple):  # half a million are made in 0.2 s, of a frozen dataclass in 0.4
     """Where a top-level statement stands, in characters: from its first token to just past its last one.
 
     `line` is that of `start`, from 1. `words` are the bare words that it begins with, in upper case, at most
@@ -106,10 +106,16 @@ def scan(sql: str) -> Scan:
     statements: list[Statement] = []
     unterminated = None
     line, counted, pos = 1, 0, 0
-    while not unterminated and (start := reader.skip(pos, _GAP_OR_SEMICOLONS)) < len(sql):
-        easy = _WORDS_THEN_RUN.match(sql, start)
-        if easy and sql.startswith(";", end := easy.end()) and not easy[1].startswith(("C", "c")):
-            pos, words = end, _upper_words(easy[1])
+    unix = "\r" not in sql
+    while not unterminated:
+        if easy := _EASY.match(sql, pos):
+            start, end, words = easy.start(1), easy.end(), _upper_words(easy[1])
+            pos = end
+        elif (start := reader.skip(pos, _GAP_OR_SEMICOLONS)) == len(sql):
+            break
+        elif start > pos:  # what comes behind a comment may be easy
+            pos = start
+            continue
         else:
             words = _leading_words(sql, start)
             try:
@@ -117,7 +123,7 @@ def scan(sql: str) -> Scan:
             except Unterminated as problem:
                 # Its traceback holds this frame, and so the text, in a cycle.
                 unterminated, end = problem.with_traceback(None), problem.offset
-        line += line_ends(sql, counted, start)
+        line += sql.count("\n", counted, start) if unix else line_ends(sql, counted, start)
         counted = start
         if start < end:
             statements.append(Statement(start, end, line, words))
