@@ -13,7 +13,8 @@ class Course:
 
     The server keeps the results of one message back until it has 8 kB of them, so that the number is exact only
     where the message holds no other statement any more; otherwise it is the least that it can be. What opens and
-    ends the transaction counts with the first and the last statement.
+    ends the transaction counts with the first and the last statement. `heard` is the number, from 0, of the next that
+    has a result, below 0 before the file's first.
     """
 
     def __init__(self) -> None:
@@ -31,13 +32,16 @@ class Course:
         self._piece = piece
         self._end = self.heard = piece.first if piece else self._end
 
-    def send(self, first: int, count: int) -> None:
-        """Note that a message with `count` statements, from the one with the number `first` (from 0), is on its way."""
-        self.heard, self._end = first, first + count
+    def send(self, first: int, count: int, opening: int = 0) -> None:
+        """Note that a message is on its way, with `count` statements of the file, from the one numbered `first` from 0.
 
-    def hear(self, number: int) -> None:
-        """Note that the results of so many statements of the file have come."""
-        self.heard = max(number, 0)
+        Before them stand `opening` others, which have results too.
+        """
+        self.heard, self._end = first - opening, first + count
+
+    def hear(self) -> None:
+        """Note that one more result has come."""
+        self.heard += 1
 
     def fields(self) -> dict[str, Any]:
         """Return `statement` (from 1), its `line` and `command`, or `statement_at_least`; of how many `statements`."""

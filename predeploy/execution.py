@@ -8,22 +8,18 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from predeploy.blocks import Unreadable
 from predeploy.course import Course
 from predeploy.errors import PostgresRefused
 from predeploy.failure import Failure, failure_of
-from predeploy.guard import find_objection
 from predeploy.lock import TRY_IN_TRANSACTION
-from predeploy.pieces import Piece, pieces_of
+from predeploy.reading import Reading
 from predeploy.session import COMMIT, clean_up, is_lost, results, run
-from predeploy.statements import Statement, tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from psycopg.pq.abc import PGresult
 
     from predeploy.migrations import Migration
+    from predeploy.pieces import Piece
     from predeploy.postgres import Connection
     from predeploy.session import Frame
     from predeploy.table import MigrationsTable
@@ -45,7 +41,6 @@ _ROW_REMOVED = (
 _NOT_SHARED = "a no-transaction file cannot run through a pooler in transaction mode: its session is not its own"
 NOT_COMMITTED = "the server rolled the transaction back instead of committing it"
 LATER = "SET LOCAL synchronous_commit=off;"
-_OUR_TABLE = "a no-transaction file may not touch _migrations: what it does there could not be rolled back"
 
 
 class AlreadyApplied(Exception):
@@ -54,17 +49,6 @@ class AlreadyApplied(Exception):
 
 class LockHeld(Exception):
     """Another runner has the lock: ours was released by a file, or a pooler lets us hold it for a transaction only."""
-
-
-def find_refusal(migration: Migration, piece: Piece) -> Failure | None:
-    """Return why a file is not even sent, or not beyond this piece of it."""
-    if migration.problem:
-        return Failure(migration.problem)
-    if objection := find_objection(piece.text, piece.scan, piece.column):
-        return Failure(objection.message, line=piece.lines + objection.line)
-    if not migration.transactional and (line := _line_with_table(piece.text, piece.scan.statements)):
-        return Failure(_OUR_TABLE, line=line)
-    return None
 
 
 class Execution:
@@ -95,9 +79,9 @@ class Execution:
         self._frame = frame
         self._direct_url = direct_url
         self._piece: Piece | None = None
-        self._rest: Iterator[Piece] = iter(())
+        self._reading = Reading(migration)
         self._has_proof = False
-        self._heard = 0
+        self._openers = frame.begin_statements + (not durable) + 1  # statements of `opening`, the last is the claim
         self._started = 0.0
 
     def run(self) -> None:
@@ -123,8 +107,8 @@ class Execution:
         Raise `Failure` for a file of which nothing must be sent.
         """
         if not self._piece:
-            self._rest = self._read()
-            self._piece = next(self._rest)
+            self._reading = Reading(self.migration)
+            self._piece = next(self._reading)
         return self._piece
 
     def begin(self) -> None:
@@ -133,8 +117,7 @@ class Execution:
         self.has_begun = self.committed = False
         piece = self.look()
         self.course.begin(piece)
-        self.course.send(0, len(piece.scan.statements))
-        self._heard = -self._frame.begin_statements - (not self.durable) - 1  # what opens it has results too
+        self.course.send(0, len(piece.scan.statements), self._openers)
 
     def end(self) -> None:
         """Note how long it has taken."""
@@ -157,58 +140,47 @@ class Execution:
     def hear(self, result: PGresult) -> None:
         """Take the next result, one of the statements of `opening`, of the file or of `closing`."""
         self.has_begun = True
-        self._heard += 1
-        self.course.hear(self._heard)
-        self.committed = self.committed or result.command_status == b"COMMIT"
+        self.course.hear()
+        if result.command_status == b"COMMIT":
+            self.committed = True
 
     def explain(self, error: psycopg.Error, offset: int) -> Failure | AlreadyApplied | LockHeld:
         """Return what the error in place of the next result means; the message begins at `offset` of the piece."""
-        piece = self.look()
-        if self._heard < 0 and (refused := _refused_claim(error)):
+        piece, heard = self.look(), self.course.heard
+        if heard < 0 and (refused := _refused_claim(error)):
             return refused
-        if self._has_proof and piece.total is not None and self._heard in {piece.total, piece.total + 1}:
+        if self._has_proof and piece.total is not None and heard in {piece.total, piece.total + 1}:
             return Failure(_ROW_REMOVED, sqlstate=error.sqlstate)
-        return failure_of(error, piece, self._heard, offset, transactional=self.migration.transactional)
-
-    def _read(self) -> Iterator[Piece]:
-        """Yield the pieces that may be sent; raise `Failure` in place of one that may not."""
-        try:
-            for piece in pieces_of(self.migration):
-                if refusal := find_refusal(self.migration, piece):
-                    raise refusal
-                yield piece
-                del piece  # the next one needs its memory
-        except Unreadable as problem:
-            raise Failure(str(problem)) from None
+        return failure_of(error, piece, heard, offset, transactional=self.migration.transactional)
 
     def _in_transaction(self) -> None:
         """Send BEGIN, claim, file, COMMIT and the session's reset as one message, a big file as several."""
         try:
             self.look()
             while self._piece:
-                self.course.begin(self._piece)
-                self._note(self._piece.text)
                 self._send(self._piece)
                 self._piece = None
                 self.course.begin(None)
-                self._piece = next(self._rest, None)
+                self._piece = next(self._reading, None)
         finally:
             if self.migration.path is not None:  # the next time from its beginning
-                self._piece, self._rest = None, iter(())
+                self._piece, self._reading = None, Reading(self.migration)
         if self._frame.commit == COMMIT and not self.committed:
             raise Failure(NOT_COMMITTED)
 
     def _send(self, piece: Piece) -> None:
+        self.course.begin(piece)
+        self._note(piece.text)
         messages = list(piece.messages())
         for number, (first, statements) in enumerate(messages):
             is_last = piece.last and number == len(messages) - 1
             head = "" if first else self.opening()
             tail = f"{self.closing()}{self._frame.reset}" if is_last else ""
             start, text = piece.text_of(statements) if piece.last else (0, piece.text)
-            self.course.send(first, len(statements))
-            self._heard = first or self._heard
+            self.course.send(first, len(statements), 0 if first else self._openers)
             try:
-                for result in results(self._conn, head + text + tail):  # no copy of a text alone
+                # No copy of a text alone; what is not kept is read on.
+                for result in results(self._conn, head + text + tail, self._reading.read_ahead):
                     self.hear(result)
             except psycopg.Error as error:
                 if is_lost(self._conn):
@@ -284,13 +256,6 @@ def _refused_claim(error: psycopg.Error) -> AlreadyApplied | LockHeld | None:
             "The role may not write to _migrations: GRANT SELECT, INSERT on it.", "privilege"
         ) from None
     return None
-
-
-def _line_with_table(sql: str, statements: list[Statement]) -> int | None:
-    if "_migrations" not in sql.lower():
-        return None
-    named = (s.line for s in statements for token in tokens(sql, s) if token.strip('"').lower() == "_migrations")
-    return next(named, None)
 
 
 def _way_around(variable: str) -> str:

@@ -38,7 +38,7 @@ _COPY = {
     "TO": "COPY ... TO STDOUT sends its rows to a client that does not read them: remove it",
 }
 # A file is sent in messages that Postgres reads whole, in UTF-8 and with backslashes that mean nothing: what it says of
-# that itself would count from its next MiB on, or never.
+# that itself would count from its next message on, or never.
 _READING = {
     "STANDARD_CONFORMING_STRINGS": (
         {"ON", "TRUE", "YES", "1", "DEFAULT"},

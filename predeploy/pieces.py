@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from predeploy.migrations import Migration
     from predeploy.statements import Statement
 
-PIECE_CHARS = 1 << 20  # the server parses a message whole: 50 MB in one cost it 462 MiB, in such pieces 13
+MESSAGE_CHARS = 1 << 20  # the server parses a message whole: 50 MB in one cost it 462 MiB, in such 13
+PIECE_CHARS = 1 << 19  # of what is not kept two are in memory, and their statements: 45 MiB in all, with MiBs 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Piece:
         if first or not self.last or not statements:
             yield first, statements
             return
-        for _, group in groupby(statements, key=lambda statement: statement.start // PIECE_CHARS):
+        for _, group in groupby(statements, key=lambda statement: statement.start // MESSAGE_CHARS):
             together = list(group)
             yield first, together
             first += len(together)
@@ -61,8 +62,11 @@ class Piece:
         return start, self.text[start:end]
 
 
-def pieces_of(migration: Migration) -> Iterator[Piece]:
-    """Yield what there is to be sent of a file; raise `Unreadable` before the last piece of one that is not kept."""
+def pieces_of(migration: Migration) -> Iterator[Piece | None]:
+    """Yield what there is to be sent of a file, None while a statement goes on for longer than is read at a time.
+
+    Raise `Unreadable` before the last piece of one that is not kept.
+    """
     if migration.path is None:
         yield whole(migration.sql)
     else:
@@ -74,8 +78,8 @@ def whole(sql: str) -> Piece:
     return Piece(sql, scan(sql))
 
 
-def cut(blocks: Iterator[str], chars: int = PIECE_CHARS) -> Iterator[Piece]:
-    """Cut a text where statements end, into pieces of about so many characters.
+def cut(blocks: Iterator[str], chars: int = PIECE_CHARS) -> Iterator[Piece | None]:
+    """Cut a text where statements end, into pieces of about so many characters; None where more has to be read first.
 
     The last statement of what has been read is left for the next piece: it may go on. So are comments behind the one
     before, as what they mean depends on whether a statement follows.
@@ -96,6 +100,8 @@ def cut(blocks: Iterator[str], chars: int = PIECE_CHARS) -> Iterator[Piece]:
             line_start = max(text.rfind("\n"), text.rfind("\r")) + 1
             column = len(text) - line_start + (0 if line_start else column)
             lines += line_ends(text, 0, len(text))
+        else:
+            yield None
         del text, found  # the next one's memory
 
 

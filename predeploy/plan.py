@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from predeploy.blocks import Unreadable
 from predeploy.catalog import read_catalog
-from predeploy.execution import find_refusal
 from predeploy.failure import Failure, tell_failure
 from predeploy.locking import read_statement
 from predeploy.lockmodes import Mode
 from predeploy.pieces import pieces_of
+from predeploy.reading import find_refusal
 from predeploy.table import read_rows
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _plan_file(migration: Migration, catalog: Catalog) -> FilePlan:
     locks: dict[Relation, Mode] = {}
     other_path = False
     try:
-        for piece in pieces_of(migration):
+        for piece in filter(None, pieces_of(migration)):
             if refusal := find_refusal(migration, piece):
                 return FilePlan(migration, refusal=refusal)
             plan.statements += len(piece.scan.statements)

@@ -13,7 +13,7 @@ from psycopg import generators, pq
 from psycopg.errors import error_from_result
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from psycopg.pq.abc import PGresult
 
@@ -96,18 +96,21 @@ def _timeouts(lock_timeout: float, statement_timeout: float) -> list[str]:
     return [f"{name}={max(round(s * 1000), 1)}" for name, s in timeouts.items() if s > 0]
 
 
-def results(conn: Connection, message: str) -> Generator[PGresult, None, None]:
+def results(
+    conn: Connection, message: str, meanwhile: Callable[[], None] = lambda: None
+) -> Generator[PGresult, None, None]:
     """Send SQL as one simple-query message and yield each statement's result as the server hands it over.
 
     Raise the server's error in place of the result of the statement that failed; the server has then dropped the
-    rest of the message. An interruption cancels the statement on the server before it travels on, one of whoever reads
-    the results, too.
+    rest of the message. While it works on it `meanwhile` is called, once. An interruption cancels the statement on the
+    server before it travels on, one of `meanwhile` and one of whoever reads the results, too.
     """
     pgconn = conn.pgconn
     with conn.lock:
         try:
             pgconn.send_query(message.encode())
             conn.wait(generators.send(pgconn))
+            _do(meanwhile, conn)
             while result := conn.wait(generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result():
                 if result.status == pq.ExecStatus.FATAL_ERROR:
                     raise error_from_result(result)
@@ -116,9 +119,7 @@ def results(conn: Connection, message: str) -> Generator[PGresult, None, None]:
                     raise psycopg.OperationalError("COPY to or from the client is not possible in a migration")
                 yield result
         except GeneratorExit:
-            if pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
-                with suppress(psycopg.Error):  # a line that is gone; what is raised travels on
-                    conn.cancel_safe(timeout=_CANCEL_S)
+            _cancel(conn)
             raise
         finally:
             with suppress(psycopg.Error):  # raised in place of a signal it would make the run go on
@@ -128,6 +129,20 @@ def results(conn: Connection, message: str) -> Generator[PGresult, None, None]:
 def run(conn: Connection, message: str) -> list[PGresult]:
     """Send SQL as one simple-query message and return the results of its statements."""
     return list(results(conn, message))
+
+
+def _do(meanwhile: Callable[[], None], conn: Connection) -> None:
+    try:
+        meanwhile()
+    except BaseException:
+        _cancel(conn)
+        raise
+
+
+def _cancel(conn: Connection) -> None:
+    if conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+        with suppress(psycopg.Error):  # a line that is gone; what is raised travels on
+            conn.cancel_safe(timeout=_CANCEL_S)
 
 
 def _drain(conn: Connection) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from predeploy.migrations import MOST_KEPT_BYTES
-from predeploy.pieces import PIECE_CHARS
+from predeploy.pieces import MESSAGE_CHARS, PIECE_CHARS
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
@@ -87,6 +88,53 @@ def test_an_error_in_its_last_third_is_told_with_its_place_and_nothing_is_applie
     assert failed["message"].startswith(f"Failed: 001.sql:{AT}:")
     assert (ended.exit_code, ended.report["applied"]) == (1, 1)
     assert_nothing_of_it(database)
+
+
+@pytest.mark.parametrize("later", ["COMMIT;", "SELECT $body$;"])
+def test_what_is_refused_in_the_next_piece_comes_after_an_error_in_the_one_that_runs(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, later: str
+) -> None:
+    path = write_big(migrations_dir, insert(1))
+    lines = path.read_text().split("\n")
+    lines[AT + PIECE_CHARS // len(insert(AT))] = later
+    path.write_text("\n".join(lines))
+    ended = run()
+    (failed,) = ended.named("migration.failed")
+    assert (failed["sqlstate"], failed["line"], failed["statement"]) == ("23505", AT, AT)
+    assert ended.named("connection.lost") == []
+    assert_nothing_of_it(database)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_while_a_piece_runs_the_next_one_is_read_and_no_more(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    path = write_big(migrations_dir)
+    with database.connect() as conn:
+        conn.execute("BEGIN; LOCK TABLE effects")
+        process = start()
+        eventually(lambda: database.query(WAITING))
+        eventually(lambda: read_of(path, process.pid) > 1.5 * PIECE_CHARS)
+        time.sleep(0.3)
+        assert read_of(path, process.pid) < 3 * PIECE_CHARS
+    assert process.finish().report["applied"] == 2
+
+
+def read_of(path: Path, pid: int) -> int:
+    """Return how far a process has read the file that it has open."""
+    (number,) = [fd.name for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.resolve() == path.resolve()]
+    return int(Path(f"/proc/{pid}/fdinfo/{number}").read_text().split()[1])
+
+
+def test_while_the_next_piece_is_read_the_one_that_runs_is_told_of(
+    start: Callable[..., Process], migrations_dir: MigrationsDir
+) -> None:
+    write_big(migrations_dir, "SELECT pg_sleep(60);")
+    process = start(MIGRATE_WATCH_AFTER="1")
+    told = process.wait_for("migration.progress")
+    assert AT - PIECE_CHARS // len(insert(AT)) < told["statement_at_least"] <= AT
+    process.terminate()
+    process.finish()
 
 
 def test_of_an_error_in_its_last_piece_the_number_of_statements_is_known(
@@ -213,9 +261,11 @@ def test_a_row_that_a_middle_piece_removes_is_missed_at_the_end_however_short_th
     assert_nothing_of_it(database)
 
 
-@pytest.mark.parametrize("lines", [MOST_KEPT_BYTES // 1100, ROWS], ids=["kept", "big"])
-def test_messages_are_of_about_a_mebibyte(
-    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, lines: int
+@pytest.mark.parametrize(
+    ("lines", "chars"), [(MOST_KEPT_BYTES // 1100, MESSAGE_CHARS), (ROWS, PIECE_CHARS)], ids=["kept", "big"]
+)
+def test_messages_are_bounded(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, lines: int, chars: int
 ) -> None:
     database.execute("CREATE TABLE sizes (size int)")
     size = f"INSERT INTO sizes SELECT length(current_query()) /* {'x' * 1000} */;\n"
@@ -223,7 +273,7 @@ def test_messages_are_of_about_a_mebibyte(
     assert run().report["applied"] == 1
     ((count, most),) = database.query("SELECT count(DISTINCT size), max(size) FROM sizes")
     assert 2 < count < 7
-    assert PIECE_CHARS / 2 < most < 1.1 * PIECE_CHARS
+    assert chars / 2 < most < 1.1 * chars
 
 
 def test_it_is_planned_and_rehearsed(

@@ -175,6 +175,20 @@ record.Record = Record
     assert events[-1]["applied"] == 1
 
 
+READING_AHEAD = """
+from predeploy import migrations, reading
+migrations.MOST_KEPT_BYTES = 10
+reading.Reading.read_ahead = lambda reading: late()
+"""
+
+
+def test_while_the_next_message_is_prepared(database: Database, migrations_dir: MigrationsDir, tmp_path: Path) -> None:
+    migrations_dir.write("001.sql", "SELECT pg_sleep(60)")
+    events = signalled(READING_AHEAD, tmp_path, DATABASE_URL=database.dsn, MIGRATIONS_DIR=str(migrations_dir))
+    assert UNCONFIRMED not in events[-1]["message"]
+    assert_clean(database)
+
+
 @pytest.mark.parametrize("delay_ms", [0, 20, 50, 75, 100, 150, 200, 300])
 def test_at_the_start(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, delay_ms: int

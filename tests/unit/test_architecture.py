@@ -30,6 +30,7 @@ LAYERS = [  # each imports only from those below it
     {"session"},
     {"postgres"},
     {"login"},
+    {"reading"},
     {"dsn", "failure", "guard", "locking", "refusals"},
     {"advice", "alterations", "disclosure", "maintenance", "pieces"},
     {"objects", "queries"},
@@ -71,7 +72,7 @@ def test_a_room_imports_only_from_below(room: str) -> None:
     "room",
     [
         *("errors", "migrations", "directives", "statements", "guard", "settings", "logs", "vocabulary", "drift"),
-        *("libpq", "glance", "turn", "login", "deadline", "dsn", "report", "blocks", "pieces"),
+        *("libpq", "glance", "turn", "login", "deadline", "dsn", "report", "blocks", "pieces", "reading"),
         *("alterations", "locking", "lockmodes", "maintenance", "objects", "phrase", "queries"),
     ],
 )

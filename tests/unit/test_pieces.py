@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,9 @@ from hypothesis import strategies as st
 from predeploy.guard import Objection, find_objection
 from predeploy.pieces import Piece, cut
 from predeploy.statements import Unterminated, line_and_column, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FRAGMENTS = [
     *("a", "SELECT 1", "INSERT INTO t VALUES (1)", "SET client_encoding = latin1", "COPY t FROM stdin", "COMMIT"),
@@ -33,7 +38,7 @@ def blocks_of(sql: str, lengths: list[int]) -> list[str]:
 
 
 def cut_up(sql: str, lengths: list[int], chars: int = 1) -> list[Piece]:
-    return list(cut(iter(blocks_of(sql, lengths)), chars))
+    return list(filter(None, cut(iter(blocks_of(sql, lengths)), chars)))
 
 
 def objection_in(pieces: list[Piece]) -> Objection | None:
@@ -106,3 +111,21 @@ def test_a_long_statement_is_read_over_a_few_times_only(statement: str, monkeypa
     monkeypatch.setattr("predeploy.pieces.scan", count)
     assert "".join(piece.text for piece in cut_up(sql, [100], 100)) == sql
     assert sum(read) < 5 * len(sql)
+
+
+def test_of_a_long_statement_no_more_is_read_at_a_time_than_twice_what_is_there() -> None:
+    sql = f"a;b;SELECT '{'x' * 10_000}';c;"
+    read = 0
+
+    def blocks() -> Iterator[str]:
+        nonlocal read
+        for block in blocks_of(sql, [10]):
+            read += len(block)
+            yield block
+
+    before, steps = 0, []
+    for piece in cut(blocks(), 100):
+        assert read <= 2 * before + 120
+        before = read
+        steps.append(piece is not None)
+    assert steps.count(False) > 5
