@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -45,6 +46,16 @@ class Disturbed(Exception):
     """What the file that was yielded last has left behind disturbed what follows it: nothing after it has begun."""
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """The text that carries executions, where in it theirs begin (`starts`), and where it begins as seen from each."""
+
+    executions: Sequence[Execution]
+    text: str
+    starts: Sequence[int]
+    offsets: Sequence[int]
+
+
 class Batch:
     """Small transactional files that travel together, between them the session's reset and a mark.
 
@@ -69,23 +80,40 @@ class Batch:
         """Tell whether a notice is only ours."""
         return notice.message_primary == self._mark
 
-    def run(self, executions: Sequence[Execution], follow: Callable[[Execution], None]) -> Iterator[Execution]:
-        """Send them as one message, tell `follow` of each that begins, and yield each as soon as it is committed.
+    def compose(self, executions: Sequence[Execution]) -> Message:
+        """Put executions into one message, of which all that has to be known is known before the one before it ends."""
+        parts: list[str] = []
+        starts: list[int] = []
+        offsets: list[int] = []
+        length = 0
+        for number, execution in enumerate(executions):
+            opening = (self._between if number else "") + execution.opening()
+            first, text = execution.text()
+            starts.append(length + len(opening))
+            offsets.append(first - starts[-1])
+            added = [opening, text, execution.closing()]
+            length += sum(map(len, added))
+            parts += added
+        return Message(executions, "".join([*parts, self._frame.reset]), starts, offsets)
 
-        What ends it belongs to the one that has begun last: what `Execution.run` would raise, `Unread`, `Disturbed`,
-        or a psycopg error when the connection is lost.
+    def run(
+        self, message: Message, follow: Callable[[Execution], None], meanwhile: Callable[[], None]
+    ) -> Iterator[Execution]:
+        """Send it, tell `follow` of each execution that begins, and yield each as soon as it is committed.
+
+        While the server works `meanwhile` is called, once. What ends it belongs to the one that has begun last: what
+        `Execution.run` would raise, `Unread`, `Disturbed`, or a psycopg error when the connection is lost.
         """
-        message, starts, offsets = self._compose(executions)
         try:
-            yield from self._listen(message, executions, follow)
+            yield from self._listen(message, follow, meanwhile)
         except psycopg.Error as error:
             if is_lost(self._conn):
                 raise
-            running = executions[self._number]
-            if not executions[0].has_begun and (good := _good(error, starts)):
+            running = message.executions[self._number]
+            if not message.executions[0].has_begun and (good := _good(error, message.starts)):
                 raise Unread(good) from None
             if not (running.committed or self._skipped):
-                raise running.explain(error, offsets[self._number]) from None
+                raise running.explain(error, message.offsets[self._number]) from None
             self.is_possible = False
             clean_up(self._conn, self._frame)
             if running.committed:
@@ -93,13 +121,13 @@ class Batch:
             raise Disturbed from None
 
     def _listen(
-        self, message: str, executions: Sequence[Execution], follow: Callable[[Execution], None]
+        self, message: Message, follow: Callable[[Execution], None], meanwhile: Callable[[], None]
     ) -> Iterator[Execution]:
         """Give each result to whom it belongs."""
         mark = self._mark.encode()
         self._skipped = 0  # how many results are nobody's
-        with closing(results(self._conn, message)) as answers:  # sent when it is asked for the first
-            for self._number, running in enumerate(executions):
+        with closing(results(self._conn, message.text, meanwhile)) as answers:  # sent when it is asked for the first
+            for self._number, running in enumerate(message.executions):
                 running.begin()
                 follow(running)
                 for result in answers:
@@ -115,24 +143,8 @@ class Batch:
                 running.end()
                 yield running
 
-    def _compose(self, executions: Sequence[Execution]) -> tuple[str, list[int], list[int]]:
-        """Return the message, where in it each text begins, and where the message begins as seen from each file."""
-        parts: list[str] = []
-        starts: list[int] = []
-        offsets: list[int] = []
-        length = 0
-        for number, execution in enumerate(executions):
-            opening = (self._between if number else "") + execution.opening()
-            first, text = execution.text()
-            starts.append(length + len(opening))
-            offsets.append(first - starts[-1])
-            added = [opening, text, execution.closing()]
-            length += sum(map(len, added))
-            parts += added
-        return "".join([*parts, self._frame.reset]), starts, offsets
 
-
-def _good(error: psycopg.Error, starts: list[int]) -> int:
+def _good(error: psycopg.Error, starts: Sequence[int]) -> int:
     """Return how many files stand before the one that the server could not read; half of them where it does not say."""
     position = error.diag.statement_position
     return max(bisect_right(starts, int(position) - 1) - 1, 0) if position else len(starts) // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from predeploy.failure import Failure
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from predeploy.batch import Message
     from predeploy.postgres import Connection
     from predeploy.record import Record
     from predeploy.session import Frame
@@ -44,6 +46,7 @@ class Pending:
         self._attempts = attempts
         self._lock_wait_timeout = lock_wait_timeout
         self._stop_on_error = stop_on_error
+        self._prepared: Message | None = None
 
     @property
     def text(self) -> str:
@@ -54,33 +57,45 @@ class Pending:
         """Apply them all; raise a psycopg error when the connection is lost."""
         most = self._pending
         while self._rest and not self._is_stopped():
-            together = self._together(most, batch) if most > 1 and batch.is_possible else []
-            most = len(self._rest)
-            if len(together) < 2:
+            message = self._prepared or self._message(batch, 0, most)
+            self._prepared, most = None, len(self._rest)
+            if not message:
                 self._alone(conn, frame)
                 continue
-            self._record.sent = [execution.migration for execution in together]
+            self._record.sent = [execution.migration for execution in message.executions]
+            prepare = partial(self._prepare, batch, len(message.executions))
             try:
-                for execution in batch.run(together, self._follow):
+                for execution in batch.run(message, self._follow, prepare):
                     self._rest.popleft()
                     self._applied(execution)
+                continue
             except Unread as unread:
                 most = unread.good
             except Disturbed:
                 pass
             except (AlreadyApplied, Failure, LockHeld) as problem:
                 self._alone(conn, frame, problem)
+            self._prepared = None  # what goes next is another one
         for execution in self._rest:
             self._record.leave_out(execution.migration)
 
     def _is_stopped(self) -> bool:
         return self._stop_on_error and bool(self._record.result.errors)
 
-    def _together(self, most: int, batch: Batch) -> list[Execution]:
-        """Return the next that may travel in one message, at most so many."""
+    def _prepare(self, batch: Batch, sent: int) -> None:
+        """Compose what goes next when all that is sent is committed, which changes nothing of it."""
+        self._prepared = self._message(batch, sent, len(self._rest))
+
+    def _message(self, batch: Batch, sent: int, most: int) -> Message | None:
+        """Return what carries the next behind so many that are `sent`, at most so many; None for a single one."""
+        together = self._together(batch, islice(self._rest, sent, sent + most)) if batch.is_possible else []
+        return batch.compose(together) if len(together) > 1 else None
+
+    def _together(self, batch: Batch, executions: Iterable[Execution]) -> list[Execution]:
+        """Return those of the first that may travel in one message."""
         taken: list[Execution] = []
         chars = 0
-        for execution in islice(self._rest, most):
+        for execution in executions:
             migration = execution.migration
             chars += batch.chars(migration)
             is_big = migration.path is not None or chars > MOST_CHARS

@@ -49,6 +49,34 @@ def test_the_number_of_round_trips_does_not_grow_with_the_number_of_files(
     assert database.query("SELECT count(*), count(DISTINCT n) FROM effects") == [(200, 200)]
 
 
+UNLIKE = {
+    "SELEC 1": [3],
+    "SELECT 1 / 0": [3],
+    "INSERT INTO effects VALUES (1)": [3],
+    "DROP EXTENSION plpgsql": [],
+    "DELETE FROM _migrations WHERE name = '003.sql'": [3],
+}
+
+
+@pytest.mark.parametrize("text", UNLIKE)
+@pytest.mark.parametrize("size", [9_000, 20_000], ids=["in its middle", "at its end"])
+def test_what_was_prepared_behind_a_message_that_ends_unlike_it_should_is_not_sent_as_it_is(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, text: str, size: int
+) -> None:
+    database.admin_execute(f"ALTER ROLE {database.owner} SUPERUSER")
+    database.execute("CREATE TABLE effects (n int PRIMARY KEY, at int GENERATED ALWAYS AS IDENTITY)")
+    texts = [f"INSERT INTO effects VALUES ({number}); SELECT '{'x' * size}'" for number in range(1, 21)]
+    texts[2] = text
+    for number, sql in enumerate(texts, 1):
+        migrations_dir.write(f"{number:03}.sql", sql)
+    ended = run()
+    failed = UNLIKE[text]
+    assert names(ended, "migration.failed") == [f"{number:03}.sql" for number in failed]
+    assert names(ended, "migration.applied") == [f"{n:03}.sql" for n in range(1, 21) if n not in failed]
+    assert database.query("SELECT n FROM effects ORDER BY at") == [(n,) for n in range(1, 21) if n != 3]
+    assert ended.named("connection.lost") == []
+
+
 def test_messages_are_bounded(database: Database, run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     database.execute("CREATE TABLE seen (size int)")
     for number in range(12):  # of which three fill a message

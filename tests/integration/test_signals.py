@@ -175,17 +175,33 @@ record.Record = Record
     assert events[-1]["applied"] == 1
 
 
-READING_AHEAD = """
-from predeploy import migrations, reading
-migrations.MOST_KEPT_BYTES = 10
-reading.Reading.read_ahead = lambda reading: late()
-"""
+AHEAD = {
+    "a piece": """
+from predeploy import pending, reading
+pending.MOST_CHARS = 0  # each file is sent by itself
+calls = iter([None, late])
+reading.Reading.read_ahead = lambda reading: (call := next(calls)) and call()
+""",
+    "a batch": """
+from predeploy import batch
+def compose(self, executions, composed=batch.Batch.compose):
+    if executions[0].migration.name == "003.sql":
+        late()
+    return composed(self, executions)
+batch.Batch.compose = compose
+""",
+}
 
 
-def test_while_the_next_message_is_prepared(database: Database, migrations_dir: MigrationsDir, tmp_path: Path) -> None:
-    migrations_dir.write("001.sql", "SELECT pg_sleep(60)")
-    events = signalled(READING_AHEAD, tmp_path, DATABASE_URL=database.dsn, MIGRATIONS_DIR=str(migrations_dir))
+@pytest.mark.parametrize("what", AHEAD)
+def test_while_the_next_message_is_prepared(
+    database: Database, migrations_dir: MigrationsDir, tmp_path: Path, what: str
+) -> None:
+    for name, text in {"001": "SELECT 1", "002": "SELECT pg_sleep(60)", "003": "SELECT 3", "004": "SELECT 4"}.items():
+        migrations_dir.write(f"{name}.sql", f"{text}; SELECT '{'x' * 31_000}'")
+    events = signalled(AHEAD[what], tmp_path, DATABASE_URL=database.dsn, MIGRATIONS_DIR=str(migrations_dir))
     assert UNCONFIRMED not in events[-1]["message"]
+    assert events[-1]["applied"] == len(database.query("SELECT FROM _migrations"))
     assert_clean(database)
 
 
