@@ -68,13 +68,9 @@ def own_frame(*, lock_timeout: float, statement_timeout: float, options: str = "
 
     What the connection string's `options` set of the server's keepalives is kept.
     """
-    keepalives = {name: value for name, value in _SERVER_KEEPALIVES.items() if name not in options}
-    pairs = ",".join(f"set_config('{name}','{value}',false)" for name, value in keepalives.items())
-    setup = (
-        f"SET default_transaction_isolation='read committed';{_STRINGS}{_CHECK_INTERVAL.format(local='false')}"
-        + (f"SELECT {pairs};" if pairs else "")
-        + "".join(f"SET {setting};" for setting in _timeouts(lock_timeout, statement_timeout))
-    )
+    settings = [f"{name}={value}" for name, value in _SERVER_KEEPALIVES.items() if name not in options]
+    settings += ["default_transaction_isolation='read committed'", *_timeouts(lock_timeout, statement_timeout)]
+    setup = f"{_STRINGS}{_CHECK_INTERVAL.format(local='false')}" + "".join(f"SET {setting};" for setting in settings)
     return Frame(setup, "BEGIN;", 1, f"{_RESET}{_DEALLOCATE}{setup}")
 
 
