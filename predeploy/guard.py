@@ -31,7 +31,9 @@ _ABOUT_ROLLBACK_HALF = (
 )
 _RESTRICT = re.compile(r"\\(?:un)?restrict\b")
 # Most statements are decided by a look into this set: a file may hold a million.
-_TRANSACTION_WORDS = frozenset((word,) for word in ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE"))
+_LOOKED_AT = frozenset(
+    (word,) for word in ("COPY", "SET", "BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE")
+)
 _COPY = {
     "FROM": "COPY ... FROM STDIN takes its rows from psql, and no psql runs this file: write INSERT "
     "statements (pg_dump --inserts or --column-inserts makes them)",
@@ -80,7 +82,7 @@ def _first_of_each_kind(sql: str, scan: Scan, column: int) -> Iterator[tuple[int
             f"the {scan.unterminated.what} that opens here is never closed: close it",
         )
     for statement in scan.statements:
-        if message := _about_statement(sql, statement):
+        if statement.words[:1] in _LOOKED_AT and (message := _about_statement(sql, statement)):
             yield statement.start, message
             break
     for comment in scan.comments:
@@ -119,8 +121,6 @@ def _about_statement(sql: str, statement: Statement) -> str | None:
 
 
 def _about_transaction(words: tuple[str, ...]) -> str | None:
-    if words[:1] not in _TRANSACTION_WORDS:
-        return None
     match words:
         case ("COMMIT" | "ROLLBACK", "PREPARED", *_):
             return None

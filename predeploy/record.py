@@ -66,7 +66,10 @@ class Record:
         self.result.applied.append(migration.name)
         self.sent = [other for other in self.sent if other is not migration]
         self._in_doubt = [other for other in self._in_doubt if other is not migration]
-        self._unflushed = [] if durable else [*self._unflushed, migration]
+        if durable:
+            self._unflushed = []
+        else:
+            self._unflushed.append(migration)
         verb = "Applied" if durable else "Committed, not yet flushed:"
         flushed = {} if durable else {"flushed": False}
         extra = {"event": "migration.applied", "migration": migration.name, **fields, **flushed}
