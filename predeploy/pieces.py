@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from predeploy.statements import Statement
 
 MESSAGE_CHARS = 1 << 20  # the server parses a message whole: 50 MB in one cost it 462 MiB, in such 13
-PIECE_CHARS = 1 << 19  # of what is not kept two are in memory, and their statements: 45 MiB in all, with MiBs 50
+PIECE_CHARS = 1 << 19  # of a file that is not kept, two in memory: the client takes 45 MiB, with a MiB each 50
 
 
 @dataclass(frozen=True, slots=True)
