@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from predeploy.postgres import Connection
     from predeploy.session import Frame
 
-MOST_CHARS = 1 << 16  # of one message: the server parses it whole, and writes it to its log when a file fails
+MOST_CHARS = 1 << 17  # of one message: the server parses it whole, and writes it to its log when a file fails
 # Not as the file before it may have set default_transaction_...; what comes after it begins like this too, or anew.
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
 MAY_RAISE = (
