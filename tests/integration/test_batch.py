@@ -59,7 +59,7 @@ UNLIKE = {
 
 
 @pytest.mark.parametrize("text", UNLIKE)
-@pytest.mark.parametrize("size", [9_000, 20_000], ids=["in its middle", "at its end"])
+@pytest.mark.parametrize("size", [18_000, 40_000], ids=["in its middle", "at its end"])
 def test_what_was_prepared_behind_a_message_that_ends_unlike_it_should_is_not_sent_as_it_is(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, text: str, size: int
 ) -> None:
@@ -80,10 +80,10 @@ def test_what_was_prepared_behind_a_message_that_ends_unlike_it_should_is_not_se
 def test_messages_are_bounded(database: Database, run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     database.execute("CREATE TABLE seen (size int)")
     for number in range(12):  # of which three fill a message
-        text = f"INSERT INTO seen SELECT length(current_query()); SELECT '{'x' * 20_000}'"
+        text = f"INSERT INTO seen SELECT length(current_query()); SELECT '{'x' * 40_000}'"
         migrations_dir.write(f"{number:03}.sql", text)
     assert run().report["applied"] == 12
-    assert database.query("SELECT count(*), min(size) > 50000, max(size) < 70000 FROM seen") == [(12, True, True)]
+    assert database.query("SELECT count(*), min(size) > 100000, max(size) < 140000 FROM seen") == [(12, True, True)]
 
 
 def test_each_file_is_told_of_when_it_is_committed_while_those_behind_it_still_run(

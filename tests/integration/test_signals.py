@@ -198,7 +198,7 @@ def test_while_the_next_message_is_prepared(
     database: Database, migrations_dir: MigrationsDir, tmp_path: Path, what: str
 ) -> None:
     for name, text in {"001": "SELECT 1", "002": "SELECT pg_sleep(60)", "003": "SELECT 3", "004": "SELECT 4"}.items():
-        migrations_dir.write(f"{name}.sql", f"{text}; SELECT '{'x' * 31_000}'")
+        migrations_dir.write(f"{name}.sql", f"{text}; SELECT '{'x' * 62_000}'")
     events = signalled(AHEAD[what], tmp_path, DATABASE_URL=database.dsn, MIGRATIONS_DIR=str(migrations_dir))
     assert UNCONFIRMED not in events[-1]["message"]
     assert events[-1]["applied"] == len(database.query("SELECT FROM _migrations"))
