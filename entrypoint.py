@@ -28,9 +28,9 @@ _reports: list[Report] = []  # main()'s, once there is one
 _last_resort: list[threading.Timer] = []  # the one that a signal has started
 LAST_RESORT_S = 1.4  # after a signal: a frozen server answers neither the cancel request nor the rollback
 LAST_WORD_S = 0.3  # after that: a stdout that nobody reads takes no last line either
-# What is raised while libpq calls psycopg with a notice is printed and forgotten; what is raised between taking note of
-# a file that is applied and the line that tells it leaves a log that is not true.
-_UNDISTURBED = frozenset({"_notice_handler", "applied"})
+# What is raised while libpq calls psycopg with a notice, or Python us with what it swallows, is printed and forgotten;
+# what is raised between taking note of a file that is applied and the line that tells it leaves a log that is not true.
+_UNDISTURBED = frozenset({"_notice_handler", "_raise_again", "applied"})
 
 
 class Terminated(KeyboardInterrupt):
