@@ -48,8 +48,9 @@ class Record:
 
     def pending(self, rows: Mapping[str, Row]) -> list[Migration]:
         """Return what is still to be run, now that these rows are there: they were committed with their files."""
+        # What travelled behind the file that ran may be there by us, or by who had the lock after us.
         for migration in [migration for migration in self._in_doubt if migration.name in rows]:
-            self.applied(migration)
+            self.applied(migration, how=", unless another runner was faster", in_doubt=True)
         for migration in [migration for migration in self._unflushed if migration.name not in rows]:
             self._undone(migration)
         decided = {*rows, *self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
@@ -61,7 +62,7 @@ class Record:
         fields = {"event": "migration.started", "migration": migration.name, **place}
         log.debug("Running %s", migration.name, extra=fields)
 
-    def applied(self, migration: Migration, *, durable: bool = True, **fields: Any) -> None:
+    def applied(self, migration: Migration, *, durable: bool = True, how: str = "", **fields: Any) -> None:
         """Take note that a file is committed; one that is not `durable` once a later one is, or `flush` was called."""
         self.result.applied.append(migration.name)
         self.sent = [other for other in self.sent if other is not migration]
@@ -73,7 +74,7 @@ class Record:
         verb = "Applied" if durable else "Committed, not yet flushed:"
         flushed = {} if durable else {"flushed": False}
         extra = {"event": "migration.applied", "migration": migration.name, **fields, **flushed}
-        log.info("%s %s", verb, migration.name, extra=extra)
+        log.info("%s %s%s", verb, migration.name, how, extra=extra)
 
     def skip(self, migration: Migration) -> None:
         """Take note that another runner has applied it."""

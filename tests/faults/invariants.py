@@ -54,6 +54,10 @@ class Ended:
         return self.names("migration.applied")
 
     @property
+    def in_doubt(self) -> list[str]:
+        return [line["migration"] for line in self.events if line.get("in_doubt")]
+
+    @property
     def failed(self) -> list[str]:
         return self.names("migration.failed")
 
@@ -128,7 +132,7 @@ def _told(story: Story) -> Iterator[str]:
     told = Counter([*run.applied, *story.stranger, *(name for rival in story.rivals for name in rival.applied)])
     if wrong := sorted(set(told) - rows):
         yield f"told as applied and is not: {wrong}"
-    in_doubt = {name for ended in (run, *story.rivals) for name in ended.names("connection.lost")}  # perhaps it was he
+    in_doubt = {name for ended in (run, *story.rivals) for name in ended.in_doubt}  # perhaps it was he, and he says so
     if story.kinds & {*SIGNALS}:  # who is interrupted takes the row of what he was running for his own
         in_doubt |= set(story.stranger)
     if twice := sorted(name for name, count in told.items() if count > 1 and name not in in_doubt):

@@ -128,6 +128,8 @@ def test_a_commit_whose_answer_is_lost_counts_and_takes_effect_once(
     assert proxy.cut_before == []
     assert (ended.exit_code, ended.report["applied"], ended.report["skipped"]) == (0, 2, 0)
     assert names(ended.named("migration.applied")) == ["001.sql", "002.sql"]
+    in_doubt = [event for event in ended.events if event.get("in_doubt")]
+    assert (in_doubt[0]["migration"], in_doubt[0]["event"]) == ("001.sql", "migration.applied")
     assert names(ended.named("connection.lost")) == ["001.sql"]
     assert database.query("SELECT n FROM runs ORDER BY n") == [(1,), (2,)]
     assert database.query(NAMES) == [("001.sql",), ("002.sql",)]
