@@ -143,13 +143,16 @@ def _migrate(settings: Settings, report: Report) -> None:
     if glance.finds_all_applied(files, report.result):
         report.end(0)
         return
-    from predeploy.migrator import Migrator
     from predeploy.postgres import Server
+
+    server = Server(settings.dsn, wait_timeout=settings.wait_timeout, since=glance.since, make_room=glance.close)
+    server.begin()
+    from predeploy.migrator import Migrator  # while it logs in
 
     gc.freeze()  # what has been imported stays: 10 ms of looking through it
     gc.enable()
     migrator = Migrator(
-        Server(settings.dsn, wait_timeout=settings.wait_timeout, since=glance.since, make_room=glance.close),
+        server,
         files,
         lock_wait_timeout=settings.lock_wait_timeout,
         has_seen=glance.has_seen,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 
-from predeploy.deadline import within
+from predeploy.deadline import Apart
 from predeploy.dsn import host_and_port
 from predeploy.errors import PostgresUnavailable, StorageError
 from predeploy.login import parameters, tell_ready
@@ -60,17 +60,24 @@ class Server:
         self.writable = writable
         self._since = since
         self._make_room = make_room
+        self._begun: Login | None = None
+
+    def begin(self) -> None:
+        """Begin the first login beside what else there is to do."""
+        self._begun = Login(self.dsn, writable=self.writable)
 
     @contextmanager
     def connection(self, timeout: float | None = None) -> Iterator[Connection]:
         """Wait for the server and lend a connection; with a `timeout`, try once within that many seconds."""
         if timeout is None:
             since, self._since = self._since, None
+            begun, self._begun = self._begun, None
             conn = wait_for_postgres(
                 self.dsn,
                 timeout=self.wait_timeout,
                 writable=self.writable,
                 since=since,
+                begun=begun,
                 make_room=self._make_room,
             )
         else:
@@ -87,9 +94,12 @@ def wait_for_postgres(
     timeout: float,
     writable: bool = True,
     since: float | None = None,
+    begun: Login | None = None,
     make_room: Callable[[], bool] = lambda: False,
 ) -> Connection:
     """Return a connection, trying again until `timeout` seconds of wall clock have passed, from now or `since`.
+
+    The first login may have `begun`.
 
     What may pass (refused, DNS, starting up, too many clients, read-only while `writable` is asked for) is waited
     for: `PostgresUnavailable` at the end, which is 0.75 s late if the last attempt gets no answer. What will not
@@ -104,8 +114,10 @@ def wait_for_postgres(
     before: PostgresUnavailable | None = None
 
     def log_in(seconds: float) -> Connection:
+        nonlocal begun
+        login, begun = begun or Login(dsn, writable=writable), None
         try:
-            return connect(dsn, timeout=seconds, writable=writable)
+            return login.wait(seconds)
         except PostgresUnavailable as error:
             if error.reason != "too_many_clients" or not make_room():
                 raise
@@ -191,24 +203,35 @@ def _is_read_only(conn: Connection) -> bool:
     return bool(row and row[0] == "on")
 
 
-def connect(dsn: str, *, timeout: float, writable: bool = False) -> Connection:
-    """Log in once, in autocommit mode, within `timeout` seconds, name resolution included.
+class Login:
+    """One login in autocommit mode, name resolution included, begun at once in a thread of its own."""
 
-    Raise `PostgresUnavailable`, also for a read-only server while `writable` is asked for, `PostgresRefused` or
-    `DatabaseUrlInvalid`, with a text of our own: libpq's may quote the connection string.
-    """
-    chosen = parameters(dsn)
+    def __init__(self, dsn: str, *, writable: bool = False) -> None:
+        self._dsn = dsn
+        self._writable = writable
+        self._apart = Apart(self._log_in)
 
-    def login() -> Connection:
+    def _log_in(self) -> Connection:
         try:
-            conn = psycopg.connect(dsn, autocommit=True, prepare_threshold=None, **chosen)
+            conn = psycopg.connect(self._dsn, autocommit=True, prepare_threshold=None, **parameters(self._dsn))
         except (psycopg.Error, UnicodeError) as error:
             raise explain(error) from None
-        if writable:
+        if self._writable:
             _require_writable(conn)
         return conn
 
-    try:
-        return within(timeout, login)
-    except TimeoutError:
-        raise PostgresUnavailable(f"no answer within {timeout:.1f} s", "timeout") from None
+    def wait(self, seconds: float) -> Connection:
+        """Return the connection within so many seconds.
+
+        Raise `PostgresUnavailable`, also for a read-only server while `writable` is asked for, `PostgresRefused` or
+        `DatabaseUrlInvalid`, with a text of our own: libpq's may quote the connection string.
+        """
+        try:
+            return self._apart.wait(seconds)
+        except TimeoutError:
+            raise PostgresUnavailable(f"no answer within {seconds:.1f} s", "timeout") from None
+
+
+def connect(dsn: str, *, timeout: float, writable: bool = False) -> Connection:
+    """Log in once, within `timeout` seconds; raise what `Login.wait` raises."""
+    return Login(dsn, writable=writable).wait(timeout)
