@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 
@@ -46,8 +45,7 @@ class Disturbed(Exception):
     """What the file that was yielded last has left behind disturbed what follows it: nothing after it has begun."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """The text that carries executions, where in it theirs begin (`starts`), and where it begins as seen from each."""
 
     executions: Sequence[Execution]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import hashlib
 import os
 import stat
 from contextlib import closing
@@ -27,7 +26,9 @@ class Checksum:
     """The SHA-256 of a file's bytes, taken block by block: without a byte order mark, and with every CRLF as LF."""
 
     def __init__(self) -> None:
-        self._hash = hashlib.sha256()
+        from hashlib import sha256  # big files are few
+
+        self._hash = sha256()
         self._return = b""  # the CR that ends a block: what it counts as, the next one tells
 
     def add(self, block: bytes) -> None:

@@ -7,8 +7,7 @@ quotes nothing but keywords.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from predeploy.statements import line_and_column, tokens
 
@@ -54,8 +53,7 @@ _READING = {
 _READING["NAMES"] = _READING["CLIENT_ENCODING"]
 
 
-@dataclass(frozen=True, slots=True)
-class Objection:
+class Objection(NamedTuple):
     """Why a file is refused, and the line, from 1, that is to be looked at."""
 
     line: int

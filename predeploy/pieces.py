@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from predeploy.blocks import read_text
 from predeploy.statements import Scan, line_and_column, line_ends, scan
@@ -19,8 +18,7 @@ MESSAGE_CHARS = 1 << 20  # the server parses a message whole: 50 MB in one cost 
 PIECE_CHARS = 1 << 19  # of a file that is not kept, two in memory: the client takes 45 MiB, with a MiB each 50
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Text that begins behind a statement and ends with one, but for the file's first and `last`, and its scan.
 
     Before it stand so many statements (`first`), so many line ends (`lines`) and, in the line that it begins in, so

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 from psycopg import generators, pq
@@ -46,8 +45,7 @@ _STRINGS = "SET standard_conforming_strings=on;"
 _COPYING = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """What goes around a file: `begin`, of so many `begin_statements`, its claim, the file, COMMIT, `reset`.
 
     `setup` comes once, before the first file. `shared`: every transaction may meet another session of the server, so

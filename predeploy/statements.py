@@ -11,7 +11,6 @@ only looks at what ends a run: a semicolon, a comment, a dollar sign, a backslas
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -77,8 +76,7 @@ class Unterminated(Exception):
         self.offset = offset
 
 
-@dataclass(frozen=True, slots=True)
-class Scan:
+class Scan(NamedTuple):
     """All that one pass over a text finds.
 
     `comments` are the offsets of `--` comments, `backslash` that of the first backslash outside quotes and

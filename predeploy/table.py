@@ -7,8 +7,7 @@ implementation made and that we may not alter.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 from psycopg import pq, sql
@@ -54,8 +53,7 @@ _CREATE = """
 _ADD_CHECKSUM = "BEGIN;SET LOCAL lock_timeout='2s';ALTER TABLE {table} ADD COLUMN IF NOT EXISTS checksum TEXT;COMMIT"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One applied migration."""
 
     name: str
