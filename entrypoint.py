@@ -137,8 +137,7 @@ def _start(settings: Settings) -> MigrationFiles:
 def _migrate(settings: Settings, report: Report) -> None:
     from predeploy.glance import Glance
 
-    waits = {"wait_timeout": settings.wait_timeout, "lock_wait_timeout": settings.lock_wait_timeout}
-    glance = Glance(settings.dsn, **waits)
+    glance = Glance(settings.dsn, wait_timeout=settings.wait_timeout, lock_wait_timeout=settings.lock_wait_timeout)
     files = _start(settings)
     if glance.finds_all_applied(files, report.result):
         report.end(0)

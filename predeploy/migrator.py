@@ -146,8 +146,7 @@ class Migrator:
                 self._record.finish(rows)
                 return
         frame = self._frame(conn, watcher)
-        waits = {"timeout": self._lock_wait_timeout, "waited": self._lock_waited}
-        with advisory_lock(conn, **waits, shared=frame.shared):
+        with advisory_lock(conn, timeout=self._lock_wait_timeout, waited=self._lock_waited, shared=frame.shared):
             self._on_lock()
             *_, may_raise, located, schema = run(conn, f"{frame.setup}{MAY_RAISE};{LOCATE}")
             table = ensure_table(conn, (located, schema))

@@ -42,8 +42,8 @@ class ConnectionSource(Protocol):
 class Server:
     """One database, reached by one connection at a time: what a one-shot process needs instead of a pool.
 
-    The first wait began at `since`, by the monotonic clock, if it has begun. Where
-    there are too many clients `make_room` ends another connection of ours, and tells whether there was one.
+    The first wait began at `since`, by the monotonic clock, if it has begun. Where there are too many clients
+    `make_room` ends another connection of ours, and tells whether there was one.
     """
 
     def __init__(
@@ -99,12 +99,10 @@ def wait_for_postgres(
 ) -> Connection:
     """Return a connection, trying again until `timeout` seconds of wall clock have passed, from now or `since`.
 
-    The first login may have `begun`.
-
     What may pass (refused, DNS, starting up, too many clients, read-only while `writable` is asked for) is waited
     for: `PostgresUnavailable` at the end, which is 0.75 s late if the last attempt gets no answer. What will not
-    (credentials, database, TLS) raises `PostgresRefused` at once. Where there are too many clients
-    `make_room` is to end another connection of ours, and to tell whether there was one.
+    (credentials, database, TLS) raises `PostgresRefused` at once. The first login may have `begun`; where there are
+    too many clients `make_room` is to end another connection of ours, and to tell whether there was one.
     """
     host, port = host_and_port(dsn)
     started = time.monotonic() if since is None else since

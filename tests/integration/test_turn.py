@@ -159,7 +159,7 @@ def test_a_turn_that_is_taken_by_a_process_that_stops_ends_by_itself(
     library = libpq.load()
     assert library
     session = libpq.Session(library, written(parse_dsn(database.dsn)), time.monotonic() + 20)
-    assert take_turn(session)
+    assert take_turn(session).is_ours
     assert len(database.query(TURN)) == 1
     eventually(lambda: not database.query(TURN), LONGEST_TURN_S + 5)
     session.close()
