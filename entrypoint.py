@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
     from types import FrameType
 
-    from predeploy.migrations import MigrationFiles
+    from predeploy.migrations.directory import MigrationFiles
     from predeploy.report import Report
     from predeploy.settings import Settings
 
@@ -67,7 +67,7 @@ def run() -> NoReturn:
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run one command and return the exit code; however it ends, the log's last line tells the same."""
     from predeploy.errors import StorageError
-    from predeploy.logs import open_log
+    from predeploy.log.setup import open_log
     from predeploy.report import Report
     from predeploy.settings import termination_log
 
@@ -97,8 +97,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _open(report: Report, environ: Mapping[str, str], command: str, options: frozenset[str]) -> Settings:
     """Read the settings, open the log as they want it, and check the connection string before anything waits."""
-    from predeploy.dsn import host_and_port, secrets_of
-    from predeploy.logs import open_log
+    from predeploy.connection.dsn import host_and_port, secrets_of
+    from predeploy.log.setup import open_log
     from predeploy.settings import load_settings
 
     given = environ.get("DATABASE_URL", "")
@@ -116,9 +116,9 @@ def _open(report: Report, environ: Mapping[str, str], command: str, options: fro
 def _start(settings: Settings) -> MigrationFiles:
     """Tell what begins, and read the files."""
     from predeploy import __version__
-    from predeploy.dsn import host_and_port
+    from predeploy.connection.dsn import host_and_port
     from predeploy.errors import ConfigurationError
-    from predeploy.migrations import read_migrations
+    from predeploy.migrations.directory import read_migrations
 
     host, port = host_and_port(settings.dsn)
     fields = {"version": __version__, "host": host, "port": port, "migrations_dir": settings.migrations_dir}
@@ -135,18 +135,18 @@ def _start(settings: Settings) -> MigrationFiles:
 
 
 def _migrate(settings: Settings, report: Report) -> None:
-    from predeploy.glance import Glance
+    from predeploy.apply.fast_path import Glance
 
     glance = Glance(settings.dsn, wait_timeout=settings.wait_timeout, lock_wait_timeout=settings.lock_wait_timeout)
     files = _start(settings)
     if glance.finds_all_applied(files, report.result):
         report.end(0)
         return
-    from predeploy.postgres import Server
+    from predeploy.connection.connect import Server
 
     server = Server(settings.dsn, wait_timeout=settings.wait_timeout, since=glance.since, make_room=glance.close)
     server.begin()
-    from predeploy.migrator import Migrator  # while it logs in
+    from predeploy.apply.migrator import Migrator  # while it logs in
 
     gc.freeze()  # what has been imported stays: 10 ms of looking through it
     gc.enable()
@@ -171,7 +171,7 @@ def _migrate(settings: Settings, report: Report) -> None:
 
 
 def _status(settings: Settings, report: Report) -> None:
-    from predeploy.postgres import Server
+    from predeploy.connection.connect import Server
     from predeploy.status import migration_status, tell_status
 
     files = _start(settings)
@@ -181,7 +181,7 @@ def _status(settings: Settings, report: Report) -> None:
 
 
 def _check(settings: Settings, report: Report) -> None:
-    from predeploy.postgres import Server
+    from predeploy.connection.connect import Server
     from predeploy.status import describe_pending, migration_status
 
     files = _start(settings)
@@ -191,8 +191,8 @@ def _check(settings: Settings, report: Report) -> None:
 
 
 def _plan(settings: Settings, report: Report) -> None:
-    from predeploy.plan import tell_plan
-    from predeploy.postgres import Server
+    from predeploy.connection.connect import Server
+    from predeploy.plan.static_plan import tell_plan
 
     files = _start(settings)
     with Server(settings.dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
@@ -201,8 +201,8 @@ def _plan(settings: Settings, report: Report) -> None:
 
 
 def _rehearse(settings: Settings, report: Report) -> None:
-    from predeploy.postgres import Server
-    from predeploy.rehearsal import rehearse
+    from predeploy.connection.connect import Server
+    from predeploy.plan.rehearsal import rehearse
 
     files = _start(settings)
     message, fields = rehearse(
@@ -217,8 +217,8 @@ def _rehearse(settings: Settings, report: Report) -> None:
 
 
 def _health(settings: Settings, report: Report) -> None:
-    from predeploy.health import check_db_health
-    from predeploy.postgres import Server
+    from predeploy.connection.connect import Server
+    from predeploy.connection.health import check_db_health
 
     _start(settings)
     health = check_db_health(Server(settings.dsn))
@@ -241,7 +241,7 @@ def _command(arguments: Sequence[str]) -> tuple[str, frozenset[str]] | None:
     command = arguments[0] if arguments else "migrate"
     if len(arguments) <= 1 and command in COMMANDS:
         return command, frozenset()
-    from predeploy.usage import parse
+    from predeploy.cli import parse
 
     return parse(arguments, list(COMMANDS))
 
@@ -323,7 +323,7 @@ def _start_last_resort(end: Terminated) -> None:
 
 def _end(end: Terminated, how: str = "") -> int:
     """Tell the ending where main() cannot: before it has begun, or when the way out is blocked."""
-    from predeploy.logs import open_log
+    from predeploy.log.setup import open_log
     from predeploy.report import Report
 
     report = _reports[0] if _reports else Report(STARTED, open_log())

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from predeploy.apply.migrator import run_migrations
+    from predeploy.connection.health import DbHealth, check_db_health
+    from predeploy.connection.pool import create_db
     from predeploy.errors import StorageError
-    from predeploy.health import DbHealth, check_db_health
-    from predeploy.migrations import MigrationError, MigrationResult
-    from predeploy.migrator import run_migrations
-    from predeploy.pool import create_db
+    from predeploy.migrations.directory import MigrationError, MigrationResult
 
 __all__ = [
     "DbHealth",
@@ -23,13 +23,13 @@ __all__ = [
     "run_migrations",
 ]
 _HOMES = {
-    "DbHealth": "health",
-    "MigrationError": "migrations",
-    "MigrationResult": "migrations",
+    "DbHealth": "connection.health",
+    "MigrationError": "migrations.directory",
+    "MigrationResult": "migrations.directory",
     "StorageError": "errors",
-    "check_db_health": "health",
-    "create_db": "pool",
-    "run_migrations": "migrator",
+    "check_db_health": "connection.health",
+    "create_db": "connection.pool",
+    "run_migrations": "apply.migrator",
 }
 
 

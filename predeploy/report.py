@@ -10,10 +10,10 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from predeploy.migrations import MigrationResult
+from predeploy.migrations.directory import MigrationResult
 
 if TYPE_CHECKING:
-    from predeploy.scrubber import Scrubber
+    from predeploy.redaction.scrubber import Scrubber
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Report:
 
     def crash(self, error: Exception) -> None:
         """Decide that this ending is a bug of ours, and log where it is; psycopg's texts may hold rows and SQL."""
-        from predeploy.disclosure import disclose_words  # only where something fails
+        from predeploy.redaction.server_message import disclose_words  # only where something fails
 
         text = self.scrubber.scrub(str(error))  # whole, before a part of a secret is masked as one
         by_psycopg = any(kind.__module__.startswith("psycopg") for kind in type(error).__mro__)

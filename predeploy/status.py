@@ -7,14 +7,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from predeploy.drift import has_changed
-from predeploy.table import read_rows
+from predeploy.apply.drift import has_changed
+from predeploy.apply.migrations_table import read_rows
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from predeploy.migrations import MigrationFiles
-    from predeploy.postgres import Connection
+    from predeploy.connection.connect import Connection
+    from predeploy.migrations.directory import MigrationFiles
 
 log = logging.getLogger(__name__)
 

@@ -51,7 +51,7 @@ def strangers() -> list[str]:
 
 def missing() -> list[str]:
     """Look for what is not imported but loaded by its path; without it a run falls back to what takes longer."""
-    from predeploy import libpq
+    from predeploy.connection import libpq
 
     return [] if libpq.load() else ["libpq is not found beside psycopg_binary"]
 

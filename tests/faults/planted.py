@@ -32,45 +32,55 @@ class Bug:
 BUGS: Mapping[str, Bug] = {
     "record_in_a_second_transaction": Bug(
         (
-            ("execution", '{self._claim()};"', 'SELECT 1;"'),
-            ("execution", "{proof}{self._frame.commit}", "{self._frame.commit}"),
+            ("apply.executor", '{self._claim()};"', 'SELECT 1;"'),
+            ("apply.executor", "{proof}{self._frame.commit}", "{self._frame.commit}"),
             (
-                "execution",
+                "apply.executor",
                 "        if self._frame.commit == COMMIT and not self.committed:",
                 (
                     "        run(self._conn, self._claim())\n"
                     "        if self._frame.commit == COMMIT and not self.committed:"
                 ),
             ),
-            ("batch", "self.is_possible = may_raise", "self.is_possible = False"),
+            ("apply.batch", "self.is_possible = may_raise", "self.is_possible = False"),
         ),
         Focus(faults=_CUTS),
     ),
     "unchecked_on_conflict": Bug(
-        (("table", "join(values.values())})", "join(values.values())}) ON CONFLICT DO NOTHING"),),
+        (("apply.migrations_table", "join(values.values())})", "join(values.values())}) ON CONFLICT DO NOTHING"),),
         Focus(faults=("foreign",)),
     ),
     "no_reading_after_a_reconnect": Bug(
         (
-            ("migrator", "rows = read_rows(conn) or {}", "rows = {} if self._record.losses else read_rows(conn) or {}"),
-            ("migrator", "rows = {} if table.is_new", "rows = {} if table.is_new or self._record.losses"),
+            (
+                "apply.migrator",
+                "rows = read_rows(conn) or {}",
+                "rows = {} if self._record.losses else read_rows(conn) or {}",
+            ),
+            ("apply.migrator", "rows = {} if table.is_new", "rows = {} if table.is_new or self._record.losses"),
         ),
         Focus(faults=("cut_before", "cut_after", "cut_client", "terminate")),
     ),
     "no_lock": Bug(
         (
-            ("lock", 'f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})"', '"SELECT true"'),
-            ("lock", 'f"pg_catalog.pg_try_advisory_xact_lock({LOCK_KEY})"', "'true'"),
-            ("lock", "        _unlock(conn)", "        pass"),
+            ("lock.advisory_lock", 'f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})"', '"SELECT true"'),
+            ("lock.advisory_lock", 'f"pg_catalog.pg_try_advisory_xact_lock({LOCK_KEY})"', "'true'"),
+            ("lock.advisory_lock", "        _unlock(conn)", "        pass"),
         ),
         Focus(faults=("rival", "waiter"), special="no-transaction"),
     ),
     "session_lock_through_the_pooler": Bug(
-        (("migrator", "if self._backend is None:", "if False:"),),
+        (("apply.migrator", "if self._backend is None:", "if False:"),),
         Focus(paths=("transaction",)),
     ),
     "blocking_wait_for_the_lock": Bug(
-        (("lock", "conn.execute(attempt).fetchone() != (True,)", "conn.execute(attempt.replace('try_', '')) is None"),),
+        (
+            (
+                "lock.advisory_lock",
+                "conn.execute(attempt).fetchone() != (True,)",
+                "conn.execute(attempt.replace('try_', '')) is None",
+            ),
+        ),
         Focus(paths=("direct", "tls", "session"), faults=("waiter",), special="no-transaction"),
     ),
 }

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import errors
 from psycopg.rows import dict_row
 
-from predeploy.lockkey import LOCK_KEY
+from predeploy.lock.key import LOCK_KEY
 from scripts.postgres_server import PostgresServer
 from tests.faults.plan import EFFECTS
 from tests.faults.warm import WarmParent

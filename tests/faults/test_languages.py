@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from predeploy.connection.connect import wait_for_postgres
 from predeploy.errors import PostgresRefused, PostgresUnavailable
-from predeploy.postgres import wait_for_postgres
 from scripts.postgres_server import PostgresServer
 from tests.support.german import GermanServer
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from predeploy.lockkey import LOCK_KEY
+from predeploy.lock.key import LOCK_KEY
 from tests.support.database import fresh_database
 from tests.support.eventually import eventually
 

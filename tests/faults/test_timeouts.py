@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from predeploy.postgres import SHORTEST_LOGIN_S
-from predeploy.watcher import FIRST_AFTER_S, SILENCE_S
+from predeploy.connection.connect import SHORTEST_LOGIN_S
+from predeploy.monitor.watcher import FIRST_AFTER_S, SILENCE_S
 from tests.support.database import fresh_database
 from tests.support.line import Failure, Line
 from tests.support.namespaces import entrypoint_with_names

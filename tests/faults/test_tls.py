@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from predeploy.connection.connect import wait_for_postgres
 from predeploy.errors import PostgresRefused
-from predeploy.postgres import wait_for_postgres
 from scripts.postgres_server import PostgresServer
 from tests.support.certificates import Authority
 

@@ -173,8 +173,8 @@ def _import_everything() -> None:
 
     import predeploy
 
-    for room in pkgutil.iter_modules(predeploy.__path__):
-        importlib.import_module(f"predeploy.{room.name}")
+    for module in pkgutil.walk_packages(predeploy.__path__, "predeploy."):
+        importlib.import_module(module.name)
     for name in ("tenacity", "psycopg.types", "traceback", "encodings.idna", "uuid", "fractions"):
         importlib.import_module(name)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from predeploy.migrations import MOST_KEPT_BYTES
-from predeploy.pieces import MESSAGE_CHARS, PIECE_CHARS
+from predeploy.migrations.chunks import MESSAGE_CHARS, PIECE_CHARS
+from predeploy.migrations.directory import MOST_KEPT_BYTES
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:

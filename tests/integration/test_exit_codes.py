@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from predeploy.lockkey import LOCK_KEY
+from predeploy.lock.key import LOCK_KEY
 from scripts.postgres_server import PostgresServer
 from tests.support.database import Database, fresh_database
 from tests.support.eventually import eventually
@@ -298,7 +298,7 @@ def test_a_crash_is_logged_once_with_the_place_and_without_the_password(
     run = broken_library(Stage(program, database, migrations_dir, tmp_path))
     (crash,) = run.named("run.crashed")
     assert "tenacity" in crash["message"]
-    assert any("postgres.py" in frame for frame in crash["traceback"])
+    assert any("connect.py" in frame for frame in crash["traceback"])
 
 
 def test_files_after_a_failed_one_are_applied_and_the_exit_code_tells_of_the_failure(

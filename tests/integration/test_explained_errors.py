@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from predeploy.advice import ADVICE, SPECIAL, condition_of
-from predeploy.statements import split
+from predeploy.apply.advice import ADVICE, SPECIAL, condition_of
+from predeploy.sql.splitter import split
 from tests.support.database import fresh_database
 from tests.support.eventually import eventually
 from tests.support.migrations_dir import MigrationsDir

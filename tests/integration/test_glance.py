@@ -18,8 +18,8 @@ import psycopg
 import psycopg_binary
 import pytest
 
-from predeploy.glance import LONGEST_S, Glance
-from predeploy.migrations import MigrationResult, read_migrations
+from predeploy.apply.fast_path import LONGEST_S, Glance
+from predeploy.migrations.directory import MigrationResult, read_migrations
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 
@@ -40,8 +40,9 @@ NOT_LOADED = {
     *("psycopg", "psycopg_binary", "psycopg_pool", "tenacity", "argparse"),
     *("asyncio", "ssl", "selectors", "socket", "queue", "subprocess", "concurrent.futures", "pathlib"),
     *("decimal", "hashlib", "importlib.metadata", "email"),
-    *("predeploy.postgres", "predeploy.migrator", "predeploy.table", "predeploy.session", "predeploy.refusals"),
-    *("predeploy.console", "predeploy.directives", "predeploy.usage"),
+    *("predeploy.connection.connect", "predeploy.connection.session", "predeploy.connection.login_errors"),
+    *("predeploy.apply.migrator", "predeploy.apply.migrations_table"),
+    *("predeploy.log.console", "predeploy.migrations.directives", "predeploy.cli"),
 }
 MOST_MODULES = 115  # beside what the interpreter has loaded itself; two dozen of them are python-json-logger's
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from psycopg_pool import PoolTimeout
 
-import predeploy.health
+import predeploy.connection.health
 from predeploy import DbHealth, StorageError, check_db_health, create_db, run_migrations
+from predeploy.connection.connect import Server
 from predeploy.errors import PostgresRefused, PostgresUnavailable
-from predeploy.postgres import Server
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy, free_port, silent_port
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from psycopg_pool import ConnectionPool
 
-    from predeploy.postgres import ConnectionSource
+    from predeploy.connection.connect import ConnectionSource
     from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
@@ -53,7 +53,7 @@ def unhealthy(db: ConnectionSource) -> DbHealth:
     """Check, and see to it that the answer comes in time and says no."""
     started = time.monotonic()
     health = check_db_health(db)
-    assert time.monotonic() - started < predeploy.health.HEALTH_TIMEOUT_S + MARGIN_S
+    assert time.monotonic() - started < predeploy.connection.health.HEALTH_TIMEOUT_S + MARGIN_S
     assert not health.ok
     assert health.error
     assert 0 < health.latency_ms < ANSWER_S * 1000
@@ -63,11 +63,11 @@ def unhealthy(db: ConnectionSource) -> DbHealth:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For the cases that need the whole of the time: one of them waits for all five seconds, the others for one."""
-    monkeypatch.setattr("predeploy.health.HEALTH_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("predeploy.connection.health.HEALTH_TIMEOUT_S", 1.0)
 
 
 def test_an_answer_comes_within_five_seconds() -> None:
-    assert predeploy.health.HEALTH_TIMEOUT_S + MARGIN_S <= ANSWER_S
+    assert predeploy.connection.health.HEALTH_TIMEOUT_S + MARGIN_S <= ANSWER_S
 
 
 @contextmanager

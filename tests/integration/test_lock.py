@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from predeploy.errors import LockTimeout
-from predeploy.lock import advisory_lock
-from predeploy.lockkey import LOCK_KEY
+from predeploy.lock.advisory_lock import advisory_lock
+from predeploy.lock.key import LOCK_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

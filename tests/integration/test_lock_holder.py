@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from predeploy import holder as holder_room
-from predeploy.holder import Wait
-from predeploy.lockkey import LOCK_KEY
+from predeploy.lock import holder as holder_room
+from predeploy.lock.holder import Wait
+from predeploy.lock.key import LOCK_KEY
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:

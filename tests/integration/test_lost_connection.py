@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from predeploy.lockkey import LOCK_KEY
+from predeploy.lock.key import LOCK_KEY
 from tests.support.database import fresh_database
 from tests.support.eventually import eventually
 from tests.support.proxy import COMMIT_COMPLETE, Proxy

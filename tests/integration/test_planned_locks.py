@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from predeploy.catalog import read_catalog, read_relations
-from predeploy.locking import read_statement
-from predeploy.lockmodes import Mode, mode_of
-from predeploy.plan import resolve, worth_telling
-from predeploy.statements import split
+from predeploy.plan.catalog import read_catalog, read_relations
+from predeploy.plan.lock_modes import Mode, mode_of
+from predeploy.plan.statement_locks import read_statement
+from predeploy.plan.static_plan import resolve, worth_telling
+from predeploy.sql.splitter import split
 from tests.support.database import Database, fresh_database
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from predeploy.catalog import Relation
+    from predeploy.plan.catalog import Relation
     from scripts.postgres_server import PostgresServer
 
 PREPARED = """

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from predeploy import create_db, run_migrations
-from predeploy.lockkey import LOCK_KEY
+from predeploy.lock.key import LOCK_KEY
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from predeploy import rehearsal
-from predeploy.migrations import MigrationResult, read_migrations
-from predeploy.postgres import Server
+from predeploy.connection.connect import Server
+from predeploy.migrations.directory import MigrationResult, read_migrations
+from predeploy.plan import rehearsal
 from tests.support.catalog import snapshot
 from tests.support.eventually import eventually
 

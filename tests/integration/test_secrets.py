@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
 import entrypoint
-from predeploy import StorageError, check_db_health, create_db, health, run_migrations
+from predeploy import StorageError, check_db_health, create_db, run_migrations
+from predeploy.connection import health
 from tests.support.dsns import CASES, COMMON, LETTERS, SHAPES, SHORT, SIGNS, Case, encoded, quoted
 from tests.support.program import Program
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from predeploy.lockkey import LOCK_KEY
+from predeploy.lock.key import LOCK_KEY
 from tests.support.database import fresh_database
 from tests.support.eventually import eventually
 from tests.support.program import ENTRYPOINT
@@ -159,7 +159,7 @@ def test_between_the_note_that_a_file_is_applied_and_the_line_that_tells_it(
     migrations_dir.write("001.sql", "SELECT 1")
     migrations_dir.write("002.sql", "SELECT pg_sleep(60)")
     source = """
-from predeploy import record
+from predeploy.apply import run_state as record
 class Late(list):
     def append(self, name):
         super().append(name)
@@ -177,13 +177,14 @@ record.Record = Record
 
 AHEAD = {
     "a piece": """
-from predeploy import pending, reading
+from predeploy.apply import loop as pending
+from predeploy.migrations import reading
 pending.MOST_CHARS = 0  # each file is sent by itself
 calls = iter([None, late])
 reading.Reading.read_ahead = lambda reading: (call := next(calls)) and call()
 """,
     "a batch": """
-from predeploy import batch
+from predeploy.apply import batch
 def compose(self, executions, composed=batch.Batch.compose):
     if executions[0].migration.name == "003.sql":
         late()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from predeploy import MigrationError, MigrationResult, StorageError, check_db_health, create_db, run_migrations
-from predeploy.lockkey import LOCK_KEY
+from predeploy.lock.key import LOCK_KEY
 from tests.integration import test_schema
 from tests.support.program import ROOT
 

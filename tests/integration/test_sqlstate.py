@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import pq
 
-from predeploy.sqlstate import refused_with
+from predeploy.connection.login_sqlstate import refused_with
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy, free_port, silent_port
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from predeploy.lockkey import LOCK_KEY
+from predeploy.lock.key import LOCK_KEY
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from predeploy import create_db, run_migrations
-from predeploy.refusals import explain_statement
+from predeploy.connection.login_errors import explain_statement
 from tests.support.database import fresh_database
 from tests.support.migrations_dir import MigrationsDir
 from tests.support.program import Program

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from predeploy import libpq
-from predeploy.conninfo import written
-from predeploy.dsn import parse_dsn
-from predeploy.glance import LONGEST_S
-from predeploy.lockkey import LOCK_KEY
-from predeploy.turn import LONGEST_S as LONGEST_TURN_S
-from predeploy.turn import TURN_KEY, take_turn
+from predeploy.apply.fast_path import LONGEST_S
+from predeploy.apply.turn import LONGEST_S as LONGEST_TURN_S
+from predeploy.apply.turn import TURN_KEY, take_turn
+from predeploy.connection import libpq
+from predeploy.connection.conninfo import written
+from predeploy.connection.dsn import parse_dsn
+from predeploy.lock.key import LOCK_KEY
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:

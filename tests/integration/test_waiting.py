@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from predeploy.connection.connect import wait_for_postgres
 from predeploy.errors import PostgresRefused, PostgresUnavailable, StorageError
-from predeploy.postgres import wait_for_postgres
 from tests.support.database import fresh_database
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy, free_port, silent_port
@@ -267,7 +267,7 @@ def test_without_a_trace_a_strange_language_is_waited_for(
     elif lacking == "memfd":
         monkeypatch.delattr("os.memfd_create")
     else:
-        monkeypatch.setattr("predeploy.sqlstate._ERROR", re.compile(b"^(nothing) (like it)$"))
+        monkeypatch.setattr("predeploy.connection.login_sqlstate._ERROR", re.compile(b"^(nothing) (like it)$"))
     proxy.refusals = [("28P01", "Passwort-Authentifizierung fehlgeschlagen")] * 2
     with pytest.raises(PostgresUnavailable) as caught:
         wait_for_postgres(database.dsn_at(proxy.port), timeout=0)

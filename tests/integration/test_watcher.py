@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from predeploy import __version__, create_db, lookout, watcher
+from predeploy import __version__, create_db
+from predeploy.apply.migrator import Migrator
+from predeploy.connection.connect import Server
 from predeploy.errors import PostgresUnavailable
-from predeploy.migrations import read_migrations
-from predeploy.migrator import Migrator
-from predeploy.postgres import Server
+from predeploy.migrations.directory import read_migrations
+from predeploy.monitor import second_connection as lookout
+from predeploy.monitor import watcher
 from scripts.postgres_server import PostgresServer
 from tests.support.database import fresh_database
 from tests.support.eventually import eventually
@@ -25,7 +27,7 @@ from tests.support.proxy import Proxy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from predeploy.postgres import Connection
+    from predeploy.connection.connect import Connection
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
     from tests.support.pgbouncer import PgBouncer

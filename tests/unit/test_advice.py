@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from predeploy.advice import after_failure
-from predeploy.blocks import BLOCK_BYTES
-from predeploy.migrations import Migration
+from predeploy.apply.advice import after_failure
+from predeploy.migrations.directory import Migration
+from predeploy.migrations.large_file import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from predeploy import blocks
-from predeploy.blocks import Unreadable, examine, read_line, read_text
+from predeploy.migrations import large_file as blocks
+from predeploy.migrations.large_file import Unreadable, examine, read_line, read_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predeploy.command import command_of
-from predeploy.statements import split
+from predeploy.sql.command_tag import command_of
+from predeploy.sql.splitter import split
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import psycopg_binary
 import pytest
 
-from predeploy import conninfo, libpq
+from predeploy.connection import conninfo, libpq
 from tests.support.dsns import CASES
 from tests.unit.test_dsn import KEY_VALUES, PW, SERVICES, URIS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from predeploy.libpq import Option
+    from predeploy.connection.libpq import Option
 
 ROOT = Path(__file__).parents[2]
 DSNS = sorted({dsn for dsn, _ in (*URIS, *KEY_VALUES) if "\udcff" not in dsn and "\0" not in dsn})
@@ -153,7 +153,7 @@ def test_where_psycopg_is_built_for_another_library_ours_is_not_used(
 def test_the_library_is_the_one_that_psycopg_loads() -> None:
     source = """
 from pathlib import Path
-from predeploy import libpq
+from predeploy.connection import libpq
 assert libpq.load()
 import psycopg
 mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}

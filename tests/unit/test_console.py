@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 
-from predeploy.excerpt import Excerpt
-from predeploy.logs import open_log
-from predeploy.rows import duration
-from predeploy.terminal import Terminal, columns_of, pad, plain
+from predeploy.log.rows import duration
+from predeploy.log.setup import open_log
+from predeploy.log.terminal import Terminal, columns_of, pad, plain
+from predeploy.migrations.source_line import Excerpt
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:

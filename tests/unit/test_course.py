@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from predeploy.course import Course
-from predeploy.pieces import Piece, whole
-from predeploy.statements import scan
+from predeploy.migrations.chunks import Piece, whole
+from predeploy.monitor.statement_counter import Course
+from predeploy.sql.splitter import scan
 
 SQL = "CREATE TABLE a ();\nINSERT INTO a DEFAULT VALUES;\n\nCREATE UNIQUE INDEX CONCURRENTLY i ON a (id);"
 

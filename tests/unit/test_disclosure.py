@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from predeploy.disclosure import MOST_CHARS, disclose, disclose_hint
-from predeploy.vocabulary import vocabulary
+from predeploy.redaction.server_message import MOST_CHARS, disclose, disclose_hint
+from predeploy.sql.literals import vocabulary
 
 LITERAL = "SELECT 'hunter2'::regclass"
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from predeploy.drift import has_changed, warn_of_drift, warn_of_order
-from predeploy.migrations import Migration, MigrationFiles
+from predeploy.apply.drift import has_changed, warn_of_drift, warn_of_order
+from predeploy.migrations.directory import Migration, MigrationFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from predeploy import libpq
-from predeploy.dsn import host_and_port, parse_dsn, secrets_of
+from predeploy.connection import libpq
+from predeploy.connection.dsn import host_and_port, parse_dsn, secrets_of
 from predeploy.errors import DatabaseUrlInvalid, DatabaseUrlMissing
 
 if TYPE_CHECKING:

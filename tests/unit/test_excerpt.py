@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from pythonjsonlogger.json import JsonFormatter
 
-from predeploy.excerpt import Excerpt
-from predeploy.logs import open_log
+from predeploy.log.setup import open_log
+from predeploy.migrations.source_line import Excerpt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

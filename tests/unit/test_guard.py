@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from predeploy.guard import Objection, find_objection
-from predeploy.statements import scan
+from predeploy.migrations.validate import Objection, find_objection
+from predeploy.sql.splitter import scan
 
 
 def objection(sql: str) -> Objection | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from predeploy.locking import read_statement
-from predeploy.lockmodes import Mode, Reading, mode_of
-from predeploy.statements import split
+from predeploy.plan.lock_modes import Mode, Reading, mode_of
+from predeploy.plan.statement_locks import read_statement
+from predeploy.sql.splitter import split
 
 
 def read(sql: str) -> Reading:

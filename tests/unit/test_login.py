@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from predeploy.login import parameters
+from predeploy.connection.parameters import parameters
 
 
 def test_a_vanished_peer_is_noticed_and_a_login_bounded_where_nobody_says_otherwise() -> None:

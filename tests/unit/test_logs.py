@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from predeploy.logs import Rhythm, open_log
-from predeploy.scrubber import Scrubber
+from predeploy.log.setup import Rhythm, open_log
+from predeploy.redaction.scrubber import Scrubber
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,7 +156,7 @@ def test_text_is_written_as_it_is_and_not_escaped() -> None:
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8:strict", "utf-16"])
 def test_no_line_is_lost_to_the_encoding_of_the_terminal(encoding: str) -> None:
     source = (
-        "import logging; from predeploy.logs import open_log; open_log(style='json');"
+        "import logging; from predeploy.log.setup import open_log; open_log(style='json');"
         "logging.getLogger('predeploy').info('Grüße 🐘 \\udcff')"
     )
     environment = {"PATH": os.environ["PATH"], "PYTHONIOENCODING": encoding}
@@ -263,7 +263,7 @@ def test_handlers_of_others_get_nothing_of_ours() -> None:
 
 def test_warnings_write_nothing() -> None:
     source = (
-        "import warnings; from predeploy.logs import open_log; open_log(level='debug');"
+        "import warnings; from predeploy.log.setup import open_log; open_log(level='debug');"
         "warnings.warn('hunter2', ResourceWarning)"
     )
     command = [sys.executable, "-W", "always", "-c", source]
@@ -422,7 +422,7 @@ def test_a_password_that_is_a_common_word_leaves_the_constants_alone(password: s
 
 def test_a_wait_is_told_at_once_then_when_it_changes_then_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("predeploy.logs.time.monotonic", lambda: now)
+    monkeypatch.setattr("predeploy.log.setup.time.monotonic", lambda: now)
     rhythm = Rhythm(10.0)
     told = []
     for at, subject in [
@@ -459,7 +459,7 @@ def test_a_rhythm_starts_with_its_first_subject_even_if_that_is_nothing() -> Non
 
 def test_a_rhythm_may_slow_down_until_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("predeploy.logs.time.monotonic", lambda: now)
+    monkeypatch.setattr("predeploy.log.setup.time.monotonic", lambda: now)
     rhythm = Rhythm(10.0, 60.0)
     told = []
     for second in range(300):

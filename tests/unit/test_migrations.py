@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from predeploy import migrations
-from predeploy.blocks import BLOCK_BYTES
 from predeploy.errors import ConfigurationError
-from predeploy.migrations import MOST_KEPT_BYTES, Migration, MigrationFiles, read_migrations
+from predeploy.migrations import directory as migrations
+from predeploy.migrations.directory import MOST_KEPT_BYTES, Migration, MigrationFiles, read_migrations
+from predeploy.migrations.large_file import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,7 @@ def _told_without_privilege(directory: Path) -> str:
 import os, sys
 from pathlib import Path
 from predeploy.errors import ConfigurationError
-from predeploy.migrations import read_migrations
+from predeploy.migrations.directory import read_migrations
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
@@ -176,7 +176,7 @@ def test_the_order_of_the_listing_does_not_matter(
             pass
 
     os_scandir = os.scandir
-    monkeypatch.setattr("predeploy.migrations.os.scandir", Backwards)
+    monkeypatch.setattr("predeploy.migrations.directory.os.scandir", Backwards)
     assert names(migrations_dir.path) == [f"{number:03}.sql" for number in range(20)]
 
 

@@ -7,20 +7,22 @@ import re
 
 import pytest
 
-from predeploy import causes, errors
-from predeploy.advice import ADVICE, SPECIAL, condition_of
-from predeploy.failure import NAMES
+from predeploy import errors
+from predeploy.apply.advice import ADVICE, SPECIAL, condition_of
+from predeploy.apply.failure import NAMES
+from predeploy.connection import login_error_table as causes
 from predeploy.report import _OUTCOMES
-from tests.unit.test_architecture import ROOMS, ROOT
+from tests.unit.test_architecture import MODULES, ROOT
 
 PAGE = (ROOT / "docs/operations.md").read_text()
 _EVENT = re.compile(r"(?:connection|lock|migration|pooler|postgres|report|run|settings|table)\.[a-z_]+")
-DRIFT = {f"migration.{what}" for what in re.findall(r'_warn\("(\w+)"', (ROOT / "predeploy/drift.py").read_text())}
+DRIFT = {f"migration.{what}" for what in re.findall(r'_warn\("(\w+)"', (ROOT / "predeploy/apply/drift.py").read_text())}
 EVENTS = DRIFT | {
     node.value
-    for room in ROOMS.values()
-    for node in ast.walk(room)
+    for module in MODULES.values()
+    for node in ast.walk(module)
     if isinstance(node, ast.Constant) and isinstance(node.value, str) and _EVENT.fullmatch(node.value)
+    if f"predeploy.{node.value}" not in MODULES
 }
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from predeploy.guard import Objection, find_objection
-from predeploy.pieces import Piece, cut
-from predeploy.statements import Unterminated, line_and_column, scan
+from predeploy.migrations.chunks import Piece, cut
+from predeploy.migrations.validate import Objection, find_objection
+from predeploy.sql.splitter import Unterminated, line_and_column, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,7 @@ def test_a_long_statement_is_read_over_a_few_times_only(statement: str, monkeypa
         read.append(len(text))
         return scan(text)
 
-    monkeypatch.setattr("predeploy.pieces.scan", count)
+    monkeypatch.setattr("predeploy.migrations.chunks.scan", count)
     assert "".join(piece.text for piece in cut_up(sql, [100], 100)) == sql
     assert sum(read) < 5 * len(sql)
 

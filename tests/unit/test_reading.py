@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from predeploy.failure import Failure
-from predeploy.migrations import Migration
-from predeploy.pieces import PIECE_CHARS, Piece
-from predeploy.reading import Reading
+from predeploy.apply.failure import Failure
+from predeploy.migrations.chunks import PIECE_CHARS, Piece
+from predeploy.migrations.directory import Migration
+from predeploy.migrations.reading import Reading
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,9 +7,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from predeploy.causes import by_sqlstate
+from predeploy.connection.login_error_table import by_sqlstate
+from predeploy.connection.login_errors import explain, explain_statement
 from predeploy.errors import PostgresRefused, PostgresUnavailable, StorageError
-from predeploy.refusals import explain, explain_statement
 
 TO = 'connection to server at "db-9081" (10.9.8.7), port 5432 failed: '
 SOCKET = 'connection to server on socket "/run/db-9081/.s.PGSQL.5432" failed: '

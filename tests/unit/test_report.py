@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from predeploy.logs import open_log
-from predeploy.migrations import MigrationError
+from predeploy.log.setup import open_log
+from predeploy.migrations.directory import MigrationError
 from predeploy.report import Report
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from predeploy import sha256
+from predeploy.migrations import checksum as sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

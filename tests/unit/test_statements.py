@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from predeploy import statements
-from predeploy.statements import Statement, Unterminated, line_and_column, scan, split, tokens
+from predeploy.sql import splitter as statements
+from predeploy.sql.splitter import Statement, Unterminated, line_and_column, scan, split, tokens
 
 
 def texts(sql: str) -> list[str]:

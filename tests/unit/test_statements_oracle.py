@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
-from predeploy.statements import scan
+from predeploy.sql.splitter import scan
 
 SEED = int(os.environ.get("LEXER_SEED", "20261122"))
 FILES = int(os.environ.get("LEXER_FILES", "8000"))

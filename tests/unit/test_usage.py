@@ -6,8 +6,8 @@ import re
 import pytest
 
 from predeploy import __version__, settings
+from predeploy.cli import OPTIONS, parse
 from predeploy.errors import ConfigurationError
-from predeploy.usage import OPTIONS, parse
 
 COMMANDS = ["migrate", "status", "check", "plan", "plan --rehearse", "health"]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from predeploy.vocabulary import vocabulary
+from predeploy.sql.literals import vocabulary
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_the_word_alone_makes_no_password(sql: str) -> None:
 
 
 def test_of_a_very_long_text_the_statement_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("predeploy.vocabulary._MOST_CHARS", 1000)
+    monkeypatch.setattr("predeploy.sql.literals._MOST_CHARS", 1000)
     filler = "INSERT INTO t VALUES ('filler');\n" * 100
     sql = f"SELECT 'first';\n{filler}SELECT 'second';\n{filler}"
     assert "first" in vocabulary(sql).literals

@@ -1,0 +1,168 @@
+"""The table `_migrations`: what has been applied, in a form that every implementation of the protocol shares.
+
+`name` and `applied_at` are the protocol's; `checksum` is ours, nullable, and missing in a table that another
+implementation made and that we may not alter.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, NamedTuple
+
+import psycopg
+from psycopg import pq, sql
+
+from predeploy.connection.session import run
+from predeploy.errors import ConfigurationError, PostgresRefused
+from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from psycopg.pq.abc import PGresult
+
+    from predeploy.connection.connect import Connection
+
+log = logging.getLogger(__name__)
+
+# `checksum` is the table's column where it has one, else that of the one-row table beside it.
+_READ = """
+    SELECT t.name, t.checksum, t.applied_at
+    FROM (SELECT NULL::text AS checksum) AS beside,
+         LATERAL (SELECT name, checksum, applied_at FROM {table}) AS t
+"""
+LOCATE = """
+    SELECT n.nspname,
+           EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                   WHERE a.attrelid = c.oid AND a.attname = 'checksum' AND NOT a.attisdropped),
+           c.relhastriggers OR c.relhasrules
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = to_regclass('_migrations');
+    SELECT current_schema()
+"""
+# Spelt out, as a file may have put other operators first in search_path.
+_PROOF = "SELECT 1 OPERATOR(pg_catalog./) pg_catalog.count(*) FROM {table} WHERE name OPERATOR(pg_catalog.=) {name}"
+_CREATE = """
+    CREATE TABLE {table} (
+        name TEXT PRIMARY KEY,
+        applied_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+        checksum TEXT
+    )
+"""
+_ADD_CHECKSUM = "BEGIN;SET LOCAL lock_timeout='2s';ALTER TABLE {table} ADD COLUMN IF NOT EXISTS checksum TEXT;COMMIT"
+
+
+class Row(NamedTuple):
+    """One applied migration."""
+
+    name: str
+    checksum: str | None
+    applied_at: datetime
+
+
+def read_rows(conn: Connection, table: sql.Composable = sql.Identifier("_migrations")) -> dict[str, Row] | None:  # noqa: B008
+    """Return the applied migrations by name, in one round trip and without a lock; None where there is no table."""
+    try:
+        found = conn.execute(sql.SQL(_READ).format(table=table)).fetchall()
+    except psycopg.errors.UndefinedTable:
+        return None
+    except psycopg.errors.UndefinedColumn:
+        raise ConfigurationError(
+            "There is a table _migrations that is not ours: it lacks name or applied_at. "
+            "Rename it, or put another schema first in search_path."
+        ) from None
+    except psycopg.errors.InsufficientPrivilege:
+        raise PostgresRefused(
+            "The role may not read _migrations: GRANT SELECT, INSERT on it (and USAGE on its schema).", "privilege"
+        ) from None
+    return {name: Row(name, checksum, applied_at) for name, checksum, applied_at in found}
+
+
+class MigrationsTable:
+    """`_migrations` in the schema where it was found or made, whatever a file does to search_path afterwards.
+
+    `is_new`: it has just been made. `tampered`: it has triggers or rules, or a file has named it, so that a row may not
+    stay where it was put.
+    """
+
+    def __init__(self, schema: str, *, has_checksum: bool, tampered: bool = False, is_new: bool = False) -> None:
+        self.tampered = tampered
+        self.is_new = is_new
+        self.identifier = sql.Identifier(schema, "_migrations")
+        self._has_checksum = has_checksum
+        self._name = ""  # the identifier as SQL
+
+    def rows(self, conn: Connection) -> dict[str, Row]:
+        """Return the applied migrations by name."""
+        return read_rows(conn, self.identifier) or {}
+
+    def claim(self, conn: Connection, name: str, checksum: str | None, *, fenced: bool = True) -> str:
+        """Return the INSERT that marks a migration as applied; its primary key lets only one runner through.
+
+        A `fenced` one takes the advisory lock for its transaction too, without waiting: where somebody else has it,
+        the name is NULL, which the primary key refuses.
+        """
+        quote = pq.Escaping(conn.pgconn).escape_literal  # ten times as fast as psycopg.sql, for a thousand files
+        literal = quote(name.encode()).decode()
+        values = {
+            "name": f"CASE WHEN {TRY_IN_TRANSACTION} THEN {literal} END" if fenced else literal,
+            "applied_at": "pg_catalog.clock_timestamp()",  # now() is the time of the message's arrival
+        }
+        if self._has_checksum:
+            values["checksum"] = quote(checksum.encode()).decode() if checksum else "NULL"
+        table = self._name = self._name or self.identifier.as_string(conn)
+        return f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(values.values())})"  # noqa: S608  quoted above
+
+    def proof(self, conn: Connection, name: str) -> str:
+        """Return two statements of which one fails when the migration's row, or the table, is not there any more.
+
+        They are run by the role that logged in, whoever the file has become.
+        """
+        query = sql.SQL(_PROOF).format(table=self.identifier, name=sql.Literal(name)).as_string(conn)
+        return f"SET SESSION AUTHORIZATION DEFAULT;{query}"
+
+
+def ensure_table(conn: Connection, answers: Sequence[PGresult] = (), *, alter: bool = True) -> MigrationsTable:
+    """Find `_migrations` on the search path, or create it in the path's first schema.
+
+    To be called under the lock: two CREATE TABLE IF NOT EXISTS race into a unique violation of pg_type. It looks
+    before it creates, because IF NOT EXISTS asks for CREATE on the schema even when the table is there; who has sent
+    LOCATE gives its two `answers`. Unless `alter`, a column that it lacks is not added, and no transaction is begun or
+    ended.
+    """
+    found, current = answers or run(conn, LOCATE)
+    if found.ntuples:
+        schema = _text(found, 0)
+        has_checksum = found.get_value(0, 1) == b"t" or (alter and _add_checksum(conn, schema))
+        return MigrationsTable(schema, has_checksum=has_checksum, tampered=found.get_value(0, 2) == b"t")
+    schema = _text(current, 0)
+    if not schema:
+        raise PostgresRefused("No schema of search_path exists, so _migrations has no place to be made.", "privilege")
+    try:
+        conn.execute(sql.SQL(_CREATE).format(table=sql.Identifier(schema, "_migrations")))
+    except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
+        return ensure_table(conn)  # another implementation, which creates before it locks, was faster
+    except psycopg.errors.InsufficientPrivilege:
+        raise PostgresRefused(
+            f'The role may not create _migrations: GRANT CREATE on schema "{schema}", or create it beforehand.',
+            "privilege",
+        ) from None
+    return MigrationsTable(schema, has_checksum=True, is_new=True)
+
+
+def _text(result: PGresult, column: int) -> str:
+    return (result.get_value(0, column) or b"").decode()
+
+
+def _add_checksum(conn: Connection, schema: str) -> bool:
+    try:
+        conn.execute(sql.SQL(_ADD_CHECKSUM).format(table=sql.Identifier(schema, "_migrations")))
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
+        conn.execute("ROLLBACK")
+        log.info(
+            "Without a column checksum in _migrations, which we could not add, changed files go unnoticed",
+            extra={"event": "table.unaltered"},
+        )
+        return False
+    return True

@@ -1,0 +1,79 @@
+"""A pool for programs that live on: the one-shot run needs one connection and no threads."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from predeploy.connection.login_errors import explain
+from predeploy.connection.parameters import parameters
+from predeploy.errors import PostgresUnavailable, StorageError
+
+if TYPE_CHECKING:
+    from psycopg_pool import ConnectionPool
+
+_FIRST_LOOK_S, _LONGEST_LOOK_S = 0.2, 2.0  # after what wait a request looks why there is no connection yet
+
+
+def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
+    """Return a pool of at most `max_size` connections that opens nothing until it is used.
+
+    An idle connection is closed after 20 s, a connection attempt given up after 10 s (the URL's own
+    `connect_timeout` wins). Raise `StorageError` with code `STORAGE_DB_URL_MISSING` for an empty connection
+    string and `STORAGE_DB_URL_INVALID` for a malformed one. To ask it for a connection raises `PostgresRefused`
+    at once where waiting cannot help, and `PostgresUnavailable` when the logins have failed until the timeout.
+    """
+    chosen = parameters(dsn)
+    import psycopg_pool
+
+    class PooledConnection(psycopg.Connection[tuple[Any, ...]]):
+        """Keeps why the last login failed, and libpq's words, which may quote the URL, out of the pool's log."""
+
+        failure: StorageError | None = None
+        works = False
+
+        @classmethod
+        def connect(cls, conninfo: str = "", **kwargs: Any) -> Any:
+            try:
+                conn = super().connect(conninfo, **kwargs)
+            except (psycopg.Error, UnicodeError) as error:
+                cls.failure, cls.works = explain(error), False
+                raise psycopg.OperationalError(str(cls.failure)) from None
+            cls.failure, cls.works = None, True
+            return conn
+
+    class LazyPool(psycopg_pool.ConnectionPool[Any]):
+        """Starts its workers with the first request, and tells those who wait what they wait for in vain."""
+
+        def getconn(self, timeout: float | None = None) -> Any:
+            if self.closed:
+                self.open()  # raises when the pool was closed for good
+            deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+            look_s = _FIRST_LOOK_S
+            PooledConnection.failure = None  # it may be mended: what counts is a login that fails from now on
+            while True:
+                left = deadline - time.monotonic()
+                # Not when all are lent out: who asks again goes to the end of the queue.
+                looks = not PooledConnection.works or self.get_stats()["pool_size"] < self.max_size
+                try:
+                    return super().getconn(min(look_s, left) if looks else left)
+                except psycopg_pool.PoolTimeout:
+                    failure, over = PooledConnection.failure, time.monotonic() >= deadline
+                    if failure and (over or not isinstance(failure, PostgresUnavailable)):
+                        raise failure from None
+                    if over:
+                        raise
+                look_s = min(2 * look_s, _LONGEST_LOOK_S)
+
+    return LazyPool(
+        dsn or "",
+        connection_class=PooledConnection,
+        kwargs=chosen,
+        min_size=0,
+        max_size=max_size,
+        max_idle=20.0,
+        reconnect_timeout=0.0,  # who waits asks again; the pool's own next attempt would come ever later
+        open=False,
+    )

@@ -1,0 +1,132 @@
+"""Who holds the migration lock, and what an operator may do about it; of its query nothing is told.
+
+Asked only by those who wait, in autocommit like their polls.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from predeploy.errors import LockTimeout
+from predeploy.log.setup import Rhythm
+
+if TYPE_CHECKING:
+    from predeploy.connection.connect import Connection
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY_S = 10.0
+LOG_SELDOM_S = 60.0
+_LOOK_EVERY_S = 1.0
+_LASTING_S = 2.0  # a runner at work is idle and active in turn, many times a second
+_FIELDS = (
+    "pid",
+    "application_name",
+    "user",
+    "client_addr",
+    "state",
+    "since",
+    "state_age_s",
+    "transaction_age_s",
+    "age_s",
+)
+_HOLDER = """
+    SELECT l.pid, a.application_name, a.usename, host(a.client_addr), a.state,
+           to_char(a.state_change AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+           round(extract(epoch FROM clock_timestamp() - a.state_change)::numeric, 1)::float8,
+           round(extract(epoch FROM clock_timestamp() - a.xact_start)::numeric, 1)::float8,
+           round(extract(epoch FROM clock_timestamp() - a.backend_start)::numeric, 1)::float8
+    FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+    WHERE {held}
+    ORDER BY l.pid LIMIT 1
+"""
+
+Holder = dict[str, Any]
+
+
+class Wait:
+    """One wait of at most `timeout` seconds on `conn` for the lock; `held` is the condition on `pg_locks l`.
+
+    A line is written at once, when another session has the lock or the holder's state has changed and lasts, and
+    otherwise after 10 s, 20 s, ... and every 60 s.
+    """
+
+    def __init__(self, conn: Connection, held: str, timeout: float) -> None:
+        self._conn = conn
+        self._question = _HOLDER.format(held=held)
+        self._timeout = timeout
+        self._rhythm = Rhythm(LOG_EVERY_S, LOG_SELDOM_S)
+        self._told: tuple[int | None, str | None] | None = None
+        self._look_at = 0.0
+
+    def tell(self, waited: float) -> None:
+        """Look who has the lock after `waited` seconds, at most once a second, and say so if it is worth a line."""
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + _LOOK_EVERY_S
+        holder = self._holder()
+        self._told = self._subject(holder)
+        if self._rhythm.due(self._told):
+            left_s = round(max(self._timeout - waited, 0), 1)
+            fields = {"wait_s": round(waited, 1), "left_s": left_s, "timeout_s": self._timeout, "holder": holder}
+            log.warning("Waiting for the migration lock: %s", _name(holder), extra={"event": "lock.waiting", **fields})
+
+    def over(self) -> LockTimeout:
+        """Return the error that ends the wait: who it is, what it looks like, and the statement that would end it."""
+        holder = self._holder()
+        message = f"The migration lock was not free within {self._timeout:g} s: {_name(holder)}."
+        if not holder or not holder["pid"]:
+            return LockTimeout(message)
+        statement = f"SELECT pg_terminate_backend({holder['pid']});"
+        return LockTimeout(f"{message} {_advice(holder)} {statement}", statement)
+
+    def _holder(self) -> Holder | None:
+        row = self._conn.execute(self._question).fetchone()
+        return dict(zip(_FIELDS, row, strict=True)) if row else None
+
+    def _subject(self, holder: Holder | None) -> tuple[int | None, str | None]:
+        """Return what the next line is about: what the last was, unless another has the lock or its state lasts."""
+        if holder is None:
+            return self._told or (None, None)
+        now = (holder["pid"], holder["state"])
+        if self._told and self._told[0] == now[0] and (holder["state_age_s"] or 0) < _LASTING_S:
+            return self._told
+        return now
+
+
+def _name(holder: Holder | None) -> str:
+    if holder is None:
+        return "held by a session that has just gone"
+    if not holder["pid"]:
+        return "held by a prepared transaction: see pg_prepared_xacts"
+    facts = [f"pid {holder['pid']}"]
+    if holder["user"]:
+        facts.append("user " + " ".join(holder["user"].split()))
+    if holder["client_addr"]:
+        facts.append(f"from {holder['client_addr']}")
+    if holder["state"] is None:
+        facts.append("another role's session, whose state only that role, a superuser or pg_monitor sees")
+    else:
+        facts.append(f"{holder['state']} for {holder['state_age_s'] or 0:.0f} s")
+        if holder["transaction_age_s"]:
+            facts.append(f"in a transaction for {holder['transaction_age_s']:.0f} s")
+        facts.append(f"connected for {holder['age_s'] or 0:.0f} s")
+    return f"held by {holder['application_name'] or 'a session without application_name'} ({', '.join(facts)})"
+
+
+def _advice(holder: Holder) -> str:
+    """Say what the holder looks like and what to make sure of; a statement follows."""
+    runner = (holder["application_name"] or "").startswith("pg-predeploy/")
+    state = holder["state"]
+    if state is None:
+        return "Ask a superuser whether a runner is at work there. If none is, the superuser may end the session:"
+    if state.startswith("idle in transaction"):
+        looks = "It looks like a transaction that was left open."
+    elif state != "idle":
+        looks = "It looks like a runner at work." if runner else "It looks like a session at work."
+        return f"{looks} Look at its log and let it finish; only if it is never to finish, end it:"
+    else:
+        looks = "It looks like a runner that is held up." if runner else "It looks like an idle leftover."
+    return f"{looks} If no runner's process is alive behind it, end it and run this again:"

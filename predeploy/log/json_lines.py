@@ -1,0 +1,36 @@
+"""One JSON object a line, scrubbed of secrets: what a record of the log is to programs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter
+
+if TYPE_CHECKING:
+    import logging
+
+    from predeploy.redaction.scrubber import Scrubber
+
+
+class JsonLines(JsonFormatter):
+    """Writes records as JSON, everything scrubbed by `scrubber`."""
+
+    def __init__(self, scrubber: Scrubber) -> None:
+        super().__init__(json_ensure_ascii=False, reserved_attrs=[*RESERVED_ATTRS, "excerpt"])
+        self._scrubber = scrubber
+
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        """Name what every line has, then the record's own fields."""
+        log_data.update(timestamp=_timestamp(record), level=record.levelname.lower(), message=record.message)
+        log_data["event"] = "log"
+        super().add_fields(log_data, record, message_dict)
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """Let no secret pass."""
+        return self._scrubber.scrub_fields(log_data)
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -1,0 +1,201 @@
+"""The pending files, run on the real database in one transaction that is rolled back."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from predeploy.apply.executor import AlreadyApplied, Execution
+from predeploy.apply.failure import Failure, tell_failure
+from predeploy.apply.migrations_table import ensure_table, read_rows
+from predeploy.connection.login_errors import explain_statement
+from predeploy.connection.pooler import backend_pid, own_backend
+from predeploy.connection.session import Frame, is_lost, own_frame, own_manners, roll_back, run, shared_frame
+from predeploy.errors import ConnectionLost, LockTimeout
+from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION, wait_until_free
+from predeploy.monitor.statement_counter import Course
+from predeploy.monitor.watcher import Watcher
+from predeploy.plan.catalog import read_relations
+from predeploy.plan.lock_modes import Mode, mode_of
+from predeploy.plan.static_plan import as_fields, describe_locks, worth_telling
+
+if TYPE_CHECKING:
+    from predeploy.apply.migrations_table import MigrationsTable
+    from predeploy.connection.connect import Connection, ConnectionSource
+    from predeploy.migrations.directory import Migration, MigrationFiles, MigrationResult
+    from predeploy.plan.catalog import Relation
+
+log = logging.getLogger(__name__)
+
+LOCK_TIMEOUT_S = 2.0  # others queue behind a lock that we wait for
+STATEMENT_TIMEOUT_S = 300.0
+_LOCKS = """
+    SELECT l.relation::int8, l.mode FROM pg_catalog.pg_locks l
+    WHERE l.locktype = 'relation' AND l.granted AND l.pid = pg_catalog.pg_backend_pid()
+    AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+"""
+# What COMMIT would check, and then everything deferred again that a transaction begins with. By name, as SET
+# CONSTRAINTS ALL would count for constraints that a later file makes, too.
+_CHECK_DEFERRED = """SET SESSION AUTHORIZATION DEFAULT;
+DO LANGUAGE plpgsql $predeploy$
+DECLARE every text; later text;
+BEGIN
+    SELECT pg_catalog.string_agg(c.name, ','), pg_catalog.string_agg(c.name, ',') FILTER (WHERE c.later)
+    INTO every, later
+    FROM (
+        SELECT pg_catalog.format('%I.%I', n.nspname, c.conname) AS name,
+               pg_catalog.bool_or(c.condeferred) AND pg_catalog.bool_and(c.condeferrable) AS later
+        FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
+        WHERE pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+        GROUP BY 1 HAVING pg_catalog.bool_or(c.condeferrable)
+    ) AS c;
+    IF every IS NOT NULL THEN
+        EXECUTE 'SET CONSTRAINTS ' || every || ' IMMEDIATE';
+    END IF;
+    IF later IS NOT NULL THEN
+        EXECUTE 'SET CONSTRAINTS ' || later || ' DEFERRED';
+    END IF;
+END $predeploy$;"""
+_IN_USE = "somebody has it locked: look who, and rehearse again; this tells nothing about the file"
+_LOST = "The connection was lost during the rehearsal: the server has rolled it back."
+
+
+def rehearse(
+    db: ConnectionSource,
+    files: MigrationFiles,
+    result: MigrationResult,
+    *,
+    lock_wait_timeout: float,
+    lock_timeout: float,
+    statement_timeout: float,
+) -> tuple[str, dict[str, int]]:
+    """Run what is pending and roll it back; log each file, put those that fail into `result`.
+
+    Return the last line's message and fields. The migration lock is held meanwhile. Timeouts are in seconds; 0 stands
+    for those of this room.
+    """
+    timeouts = {
+        "lock_timeout": lock_timeout or LOCK_TIMEOUT_S,
+        "statement_timeout": statement_timeout or STATEMENT_TIMEOUT_S,
+    }
+    with db.connection() as conn, own_manners(conn), Watcher(db, conn) as watcher:
+        try:
+            if not _pending(conn, files):
+                return "Nothing is pending", {"rehearsed": 0, "not_rehearsed": 0}
+            shared = own_backend(conn, db) is None
+            frame = shared_frame(**timeouts) if shared else own_frame(**timeouts, options=conn.info.options)
+            try:
+                run(conn, frame.setup)
+                _begin(conn, frame, lock_wait_timeout)
+                watcher.backend = backend_pid(conn)
+                rehearsal = _Rehearsal(conn, frame, watcher, files, result)
+                for migration in _pending(conn, files):
+                    rehearsal.run(migration)
+            finally:
+                roll_back(conn, frame)
+        except psycopg.Error as error:
+            if is_lost(conn):
+                raise ConnectionLost(_LOST) from None
+            raise explain_statement(error) from None
+    rehearsed, left_out = rehearsal.rehearsed, rehearsal.not_rehearsed
+    message = f"Rolled back: {rehearsed} would work, {len(result.errors)} would fail, {left_out} not rehearsed"
+    return message, {"rehearsed": rehearsed, "not_rehearsed": left_out}
+
+
+def _pending(conn: Connection, files: MigrationFiles) -> list[Migration]:
+    rows = read_rows(conn) or {}
+    return [migration for migration in files.migrations if migration.name not in rows]
+
+
+def _begin(conn: Connection, frame: Frame, timeout: float) -> None:
+    """Begin a transaction that has the migration lock: waited for outside of it, where nobody waits for us."""
+    deadline = time.monotonic() + timeout
+    while True:
+        wait_until_free(conn, timeout=max(deadline - time.monotonic(), 0))
+        run(conn, frame.begin)
+        (answer,) = run(conn, f"SELECT {TRY_IN_TRANSACTION}")
+        if answer.get_value(0, 0) == b"t":
+            log.info("Holding the migration lock", extra={"event": "lock.acquired"})
+            return
+        run(conn, "ROLLBACK")
+        if time.monotonic() >= deadline:
+            raise LockTimeout(f"The migration lock was not free within {timeout:g} s.")
+
+
+class _Rehearsal:
+    """Files in one open transaction, each in a savepoint that goes when it fails."""
+
+    def __init__(
+        self, conn: Connection, frame: Frame, watcher: Watcher, files: MigrationFiles, result: MigrationResult
+    ) -> None:
+        self._files = files
+        self.rehearsed = 0
+        self.not_rehearsed = 0
+        self._conn = conn
+        self._watcher = watcher
+        self._result = result
+        self._relations = read_relations(conn)
+        self._table: MigrationsTable = ensure_table(conn, alter=False)
+        self._savepoint = f"rehearsal_{secrets.token_hex(8)}"  # one that no file names
+        self._clean = frame.reset + frame.begin.partition(";")[2]
+        self._frame = Frame("", "", 0, "", shared=frame.shared, commit=_CHECK_DEFERRED)
+        self._held = self._locks()
+
+    def run(self, migration: Migration) -> None:
+        """Run one file and tell what became of it; it stays in the transaction for the files after it."""
+        execution = Execution(self._conn, self._table, migration, self._frame)
+        try:
+            execution.look()
+        except Failure as refusal:
+            self._tell_failure(migration, refusal)
+            return
+        if not migration.transactional:
+            self.not_rehearsed += 1
+            fields = {"event": "migration.not_rehearsed", "migration": migration.name}
+            log.warning("Not rehearsed, as it runs without a transaction: %s", migration.name, extra=fields)
+            return
+        self._watcher.watch(migration.name, execution.course)
+        release = f"RELEASE SAVEPOINT {self._savepoint};{self._clean}"
+        run(self._conn, f"SAVEPOINT {self._savepoint}")  # by itself: what cannot be read leaves it standing
+        try:
+            execution.run()
+        except (Failure, AlreadyApplied) as problem:
+            run(self._conn, f"ROLLBACK TO SAVEPOINT {self._savepoint};{release}")
+            failure = problem if isinstance(problem, Failure) else Failure("its row is in _migrations already")
+            if failure.sqlstate == "55P03":
+                failure.fields["hint"] = _IN_USE
+            self._tell_failure(migration, failure)
+        else:
+            run(self._conn, release)
+            self._tell(migration, execution.duration_ms)
+        self._watcher.watch(None, Course())
+
+    def _tell_failure(self, migration: Migration, failure: Failure) -> None:
+        tell_failure("Would fail", migration, failure, self._result, self._files.migrations)
+
+    def _tell(self, migration: Migration, duration_ms: float) -> None:
+        """Tell how long it took and what it has locked beside what files before it have."""
+        self.rehearsed += 1
+        held = self._locks()
+        locks: dict[Relation, Mode] = {}
+        for relation, mode in held - self._held:
+            locks[relation] = max(mode, locks.get(relation, mode))
+        self._held = held
+        locks = worth_telling(locks, self._relations)
+        fields = {"migration": migration.name, "duration_ms": duration_ms, "locks": as_fields(locks)}
+        told = describe_locks(locks) or "no lock on what was there that was not held before"
+        message = f"Would apply {migration.name} in {duration_ms:.0f} ms: {told}"
+        log.info("%s", message, extra={"event": "migration.rehearsed", **fields})
+
+    def _locks(self) -> set[tuple[Relation, Mode]]:
+        """Return every lock that we hold on what was there before, but for what claiming rows takes."""
+        found = set()
+        for oid, pg_mode in self._conn.execute(_LOCKS).fetchall():
+            relation, mode = self._relations.get(oid), mode_of(pg_mode)
+            if relation and mode and not (relation.name == "_migrations" and mode <= Mode.ROW_EXCLUSIVE):
+                found.add((relation, mode))
+        return found
