@@ -11,14 +11,14 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from predeploy.sql.literals import passwords_in, vocabulary
+from predeploy.sql.literals import passwords_in, read_literals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from psycopg.errors import Diagnostic
 
-    from predeploy.sql.literals import Vocabulary
+    from predeploy.sql.literals import SqlLiterals
 
 HOLE = "***"
 MOST_CHARS = 2000
@@ -64,17 +64,17 @@ def disclose(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
 
     That is one line or the lines of a RAISE, and at most some 2,000 characters.
     """
-    return _disclose(diag.message_primary, diag, vocabulary(sql, at), sql, naming=_is_naming(diag.sqlstate or ""))
+    return _disclose(diag.message_primary, diag, read_literals(sql, at), sql, naming=_is_naming(diag.sqlstate or ""))
 
 
 def disclose_hint(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
     """Return what may be told of its hint: what a server quotes there are names of what there is."""
-    return _disclose(diag.message_hint, diag, vocabulary(sql, at), sql, naming=True)
+    return _disclose(diag.message_hint, diag, read_literals(sql, at), sql, naming=True)
 
 
 def disclose_name(name: str | None, diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
     """Return what may be told of one of the names of objects that come beside its message."""
-    return _disclose(name, diag, vocabulary(sql, at), sql, naming=True)
+    return _disclose(name, diag, read_literals(sql, at), sql, naming=True)
 
 
 def disclose_words(text: str) -> str:
@@ -86,7 +86,7 @@ def _is_naming(sqlstate: str) -> bool:
     return sqlstate.startswith(_NAMING) and sqlstate not in _NEVER
 
 
-def _disclose(text: str | None, diag: Diagnostic, words: Vocabulary, sql: str, *, naming: bool) -> str | None:
+def _disclose(text: str | None, diag: Diagnostic, words: SqlLiterals, sql: str, *, naming: bool) -> str | None:
     if not text:
         return None
     shown = text[:_MOST_READ]
@@ -101,7 +101,7 @@ def _disclose(text: str | None, diag: Diagnostic, words: Vocabulary, sql: str, *
     return _cut(_CONTROLS.sub(" ", shown), len(text))
 
 
-def _names_only(text: str, objects: set[str], words: Vocabulary) -> str:
+def _names_only(text: str, objects: set[str], words: SqlLiterals) -> str:
     """Keep the quoted names; from the first quote that holds none to the last quote is a hole."""
     pos = 0
     while match := _QUOTED.search(text, pos):
@@ -112,7 +112,7 @@ def _names_only(text: str, objects: set[str], words: Vocabulary) -> str:
     return _with_hole(text, pos)
 
 
-def _without_quoted(text: str, sqlstate: str | None, words: Vocabulary) -> str:
+def _without_quoted(text: str, sqlstate: str | None, words: SqlLiterals) -> str:
     """Leave a hole from the first quote to the last: what is quoted may hold quotes of its own."""
     if sqlstate == "42703" and not _OPENING.search(text):  # column users.hunter2 does not exist
         return _COLUMN.sub(HOLE, text[:MOST_CHARS])
@@ -133,7 +133,7 @@ def _with_hole(text: str, pos: int) -> str:
     return f"{text[:start]}{HOLE}{text[end:] if end >= 0 else ''}"
 
 
-def _is_name(name: str, words: Vocabulary) -> bool:
+def _is_name(name: str, words: SqlLiterals) -> bool:
     """Tell whether the file uses it as a name, or has it nowhere in a string: then it is the catalog's."""
     small = name.lower()
     if not small or len(small) > _LONGEST_NAME or "\n" in small:
@@ -141,7 +141,7 @@ def _is_name(name: str, words: Vocabulary) -> bool:
     return small in words.names or all(_is_no_literal(part, words) for part in small.split("."))
 
 
-def _is_no_literal(small: str, words: Vocabulary) -> bool:
+def _is_no_literal(small: str, words: SqlLiterals) -> bool:
     if small in words.names:
         return True
     if len(small) < _SHORTEST_SECRET:
@@ -161,8 +161,8 @@ def _without_literals_of_others(text: str, sql: str) -> str:
 
 
 @lru_cache(maxsize=2)
-def _outside_raise(sql: str) -> Vocabulary:
-    return vocabulary(_RAISE.sub("", sql))
+def _outside_raise(sql: str) -> SqlLiterals:
+    return read_literals(_RAISE.sub("", sql))
 
 
 def _mask(text: str, secrets: Iterable[str]) -> str:

@@ -1,6 +1,9 @@
-"""SQL text -> what it holds in quotes, what are names in it, and what are passwords.
+"""SQL text -> its string literals, its names and its passwords, for redaction.
 
-Read only when something is to be told of a file: to know which words of a server's message are the file's secrets.
+Read only when a server message about a migration is logged: the message may quote secrets of the file.
+
+This is not the lexer of `splitter`: it decodes strings, descends into code in strings (functions, DO blocks, EXECUTE),
+and reads text that is not valid SQL to its end.
 """
 
 from __future__ import annotations
@@ -13,11 +16,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MOST_CHARS = 4 << 20  # read in a second
-_DEEPEST = 4  # strings in strings in strings
+_MAX_CHARS = 4 << 20  # take a second to read
+_MAX_DEPTH = 4  # of strings in strings
 
 _COMMENT = r"--[^\n\r]*|/\*(?:[^*/]|\*(?!/)|/(?!\*)|/\*(?:[^*]|\*(?!/))*\*/)*\*/"
-_PIECE = re.compile(
+_QUOTED_OR_COMMENT = re.compile(
     rf"(?P<comment>{_COMMENT})"
     r"|(?<![\w$])[eE]'(?P<escaped>[^'\\]*(?:(?:\\[\s\S]|'')[^'\\]*)*)(?:'|\Z)"
     r"|(?<![\w$])[uU]&'(?P<unicode>[^']*(?:''[^']*)*)(?:'|\Z)"
@@ -26,8 +29,8 @@ _PIECE = re.compile(
     r"|(?<![\w$])(?P<tag>\$(?:[^\W\d]\w*)?\$)(?P<body>[\s\S]*?)(?:(?P=tag)|\Z)"
 )
 _WORD = re.compile(r"[^\W\d][\w$]*")
-# A string that begins like this is code, of a function or for EXECUTE: its words are names, its strings are looked at.
 _GAP = re.compile(rf"\s+|{_COMMENT}")
+# A string that begins like this is code, of a function or for EXECUTE: its words are names, its strings literals.
 _CODE = re.compile(
     r"(?:<<|\#|(?:ALTER|ANALYZE|BEGIN|CALL|CLUSTER|COMMENT|COPY|CREATE|DECLARE|DELETE|DO|DROP|EXECUTE|EXPLAIN|GRANT|IF|"
     r"IMPORT|INSERT|LISTEN|LOCK|MERGE|NOTIFY|PERFORM|RAISE|REASSIGN|REFRESH|REINDEX|RESET|RETURN|REVOKE|SECURITY|SELECT|"
@@ -38,11 +41,11 @@ _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{1,
 _UNICODE = re.compile(r"\\(?:\+([0-9a-fA-F]{6})|([0-9a-fA-F]{4}))|''|\\\\")
 _CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 
-_SPACES = r"\s{0,50}"  # not more, so that time is linear
+_SPACES = r"\s{0,50}"  # limited, so that time is linear
 _KEYWORD = r"(?:passw(?:or)?d|passphrase)"
 _BEFORE_PASSWORD = re.compile(rf"{_KEYWORD}{_SPACES}(?:=>|:=|[=:(,])?{_SPACES}\Z", re.IGNORECASE)
 # PASSWORD 'x', password = "x", "password": "x", password=x, scheme://user:x@host
-PASSWORD_IN_TEXT = re.compile(
+_PASSWORD_IN_TEXT = re.compile(
     rf"""{_KEYWORD}["']?{_SPACES}(?:
         (?:=>|:=|[=:(,])?{_SPACES}(?:[eE]|[uU]&)?(?:'(?P<single>[^']*(?:''[^']*)*)|"(?P<double>[^"]*)|\$(\w*)\$(?P<dollar>.*?)(?:\$\3\$|\Z))
       | ={_SPACES}(?P<bare>[^\s'",;&)}}]+)
@@ -52,11 +55,11 @@ PASSWORD_IN_TEXT = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """What a text holds, as the server reads it: `literals` and `names`, both in small letters, and `passwords`.
+class SqlLiterals:
+    """What a text contains, decoded as the server does: `literals` and `names`, both in lower case, and `passwords`.
 
-    `names` are the words outside strings and comments, quoted ones included: keywords too, but not what only stands
-    in a string that is executed.
+    `names` are all words outside strings and comments, quoted or not, so keywords too. A word that occurs only in a
+    string that is executed is none.
     """
 
     literals: set[str] = field(default_factory=set)
@@ -65,24 +68,24 @@ class Vocabulary:
 
 
 @lru_cache(maxsize=2)  # a file may raise a million notices
-def vocabulary(sql: str, at: int = 0) -> Vocabulary:
-    """Read a text, which need not be valid SQL; of a very long one what begins `at` the statement concerned."""
-    found = Vocabulary()
-    start = at if len(sql) > _MOST_CHARS else 0
-    _read(sql[start : start + _MOST_CHARS], found, found.names, 0)
+def read_literals(sql: str, at: int = 0) -> SqlLiterals:
+    """Read a text, which need not be valid SQL; of a very long one only a part, which begins at offset `at`."""
+    found = SqlLiterals()
+    start = at if len(sql) > _MAX_CHARS else 0
+    _read(sql[start : start + _MAX_CHARS], found, found.names, 0)
     return found
 
 
-def _read(code: str, found: Vocabulary, names: set[str], depth: int) -> None:
+def _read(code: str, found: SqlLiterals, names: set[str], depth: int) -> None:
     end, joined = 0, ""
-    for piece in _PIECE.finditer(code):
-        gap, end = code[end : piece.start()], piece.end()
-        kind = piece.lastgroup or "comment"
+    for match in _QUOTED_OR_COMMENT.finditer(code):
+        gap, end = code[end : match.start()], match.end()
+        kind = match.lastgroup or "comment"
         names.update(map(str.lower, _WORD.findall(gap)))
         if kind == "comment":
             continue
-        text = _DECODERS[kind](piece[kind])
-        secret = _BEFORE_PASSWORD.search(code, max(piece.start() - 40, 0), piece.start())
+        text = _DECODERS[kind](match[kind])
+        secret = _BEFORE_PASSWORD.search(code, max(match.start() - 40, 0), match.start())
         if secret:
             found.passwords.add(text)
         if kind == "name":
@@ -90,16 +93,16 @@ def _read(code: str, found: Vocabulary, names: set[str], depth: int) -> None:
             if not secret:
                 names.add(text.lower())
             continue
-        # A string goes on after a line end: 'hun' and, in the next line, 'ter2'.
+        # A string continues after a line end: 'hun' and, on the next line, 'ter2'.
         joined = joined + text if joined and "\n" in gap and not gap.strip() else text
         for string in {text, joined}:
-            _take(string, found, names if kind == "body" else set(), depth)
+            _add_string(string, found, names if kind == "body" else set(), depth)
     names.update(map(str.lower, _WORD.findall(code[end:])))
 
 
-def _take(string: str, found: Vocabulary, names: set[str], depth: int) -> None:
+def _add_string(string: str, found: SqlLiterals, names: set[str], depth: int) -> None:
     found.passwords.update(passwords_in(string))
-    if depth < _DEEPEST and _is_code(string):
+    if depth < _MAX_DEPTH and _is_code(string):
         _read(string, found, names, depth + 1)
     elif string:
         found.literals.add(string.lower())
@@ -113,9 +116,9 @@ def _is_code(string: str) -> bool:
 
 
 def passwords_in(text: str) -> set[str]:
-    """Return what stands where a password does: behind the word, in whatever quotes, or in a URI."""
+    """Return the passwords in a text: what follows the word `password`, quoted or not, and the password of a URI."""
     found = set()
-    for match in PASSWORD_IN_TEXT.finditer(text):
+    for match in _PASSWORD_IN_TEXT.finditer(text):
         value = next(
             value for value in match.group("single", "double", "dollar", "bare", "uri", 0) if value is not None
         )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from predeploy.redaction.server_message import MOST_CHARS, disclose, disclose_hint
-from predeploy.sql.literals import vocabulary
+from predeploy.sql.literals import read_literals
 
 LITERAL = "SELECT 'hunter2'::regclass"
 
@@ -78,11 +78,11 @@ def test_a_name_that_may_be_a_string_in_the_wrong_quotes_is_not_told(sqlstate: s
 
 def test_a_file_is_read_once_for_all_its_notices() -> None:
     sql = "CREATE TABLE IF NOT EXISTS users (); RAISE NOTICE 'some words'; SELECT 'once'"
-    before = vocabulary.cache_info().misses
+    before = read_literals.cache_info().misses
     for _ in range(100):
         assert told('relation "users" already exists, skipping', "42P07", sql) is not None
         assert told("some words", "00000", sql, source_function="exec_stmt_raise") == "some words"
-    assert vocabulary.cache_info().misses - before == 2  # the other time without its RAISEs
+    assert read_literals.cache_info().misses - before == 2  # the other time without its RAISEs
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from predeploy.sql.literals import vocabulary
+from predeploy.sql.literals import read_literals
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ from predeploy.sql.literals import vocabulary
     ],
 )
 def test_what_stands_in_quotes_is_a_literal(sql: str, literal: str) -> None:
-    assert literal.lower() in vocabulary(sql).literals
-    assert "hunter2" not in vocabulary(sql).names
+    assert literal.lower() in read_literals(sql).literals
+    assert "hunter2" not in read_literals(sql).names
 
 
 @pytest.mark.parametrize(
@@ -48,11 +48,11 @@ def test_what_stands_in_quotes_is_a_literal(sql: str, literal: str) -> None:
     ],
 )
 def test_what_stands_outside_is_a_name(sql: str, name: str) -> None:
-    assert name in vocabulary(sql).names
+    assert name in read_literals(sql).names
 
 
 def test_a_name_that_only_stands_in_a_string_is_none() -> None:
-    found = vocabulary("DO $$ BEGIN EXECUTE 'TABLE users'; END $$; SELECT 'other' -- third\n /* fourth */")
+    found = read_literals("DO $$ BEGIN EXECUTE 'TABLE users'; END $$; SELECT 'other' -- third\n /* fourth */")
     assert found.names.isdisjoint({"users", "other", "third", "fourth"})
     assert "table users" not in found.literals
 
@@ -83,8 +83,8 @@ def test_a_name_that_only_stands_in_a_string_is_none() -> None:
     ],
 )
 def test_what_follows_password_is_one(sql: str) -> None:
-    assert "hunter2" in vocabulary(sql).passwords
-    assert "hunter2" not in vocabulary(sql).names
+    assert "hunter2" in read_literals(sql).passwords
+    assert "hunter2" not in read_literals(sql).names
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ def test_what_follows_password_is_one(sql: str) -> None:
     ],
 )
 def test_the_word_alone_makes_no_password(sql: str) -> None:
-    assert vocabulary(sql).passwords == set()
+    assert read_literals(sql).passwords == set()
 
 
 def test_of_a_very_long_text_the_statement_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("predeploy.sql.literals._MOST_CHARS", 1000)
+    monkeypatch.setattr("predeploy.sql.literals._MAX_CHARS", 1000)
     filler = "INSERT INTO t VALUES ('filler');\n" * 100
     sql = f"SELECT 'first';\n{filler}SELECT 'second';\n{filler}"
-    assert "first" in vocabulary(sql).literals
-    assert "second" not in vocabulary(sql).literals
-    assert "second" in vocabulary(sql, sql.index("SELECT 'second'")).literals
+    assert "first" in read_literals(sql).literals
+    assert "second" not in read_literals(sql).literals
+    assert "second" in read_literals(sql, sql.index("SELECT 'second'")).literals
