@@ -192,11 +192,11 @@ def _check(settings: Settings, report: Report) -> None:
 
 def _plan(settings: Settings, report: Report) -> None:
     from predeploy.connection.connect import Server
-    from predeploy.plan.static_plan import tell_plan
+    from predeploy.plan.static_plan import log_plan
 
     files = _start(settings)
     with Server(settings.dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
-        message, fields = tell_plan(conn, files, report.result)
+        message, fields = log_plan(conn, files, report.result)
     report.end(1 if report.result.errors else 0, message, **fields)
 
 

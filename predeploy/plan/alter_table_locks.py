@@ -1,50 +1,50 @@
-"""What each form of ALTER TABLE, and of its relatives for other relations, locks.
+"""What each action of ALTER TABLE, and of ALTER for other kinds of relations, locks.
 
 The modes are those of the documentation of ALTER TABLE and of AlterTableGetLockLevel in tablecmds.c: ACCESS EXCLUSIVE
-unless something else is listed here.
+unless listed otherwise here.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from predeploy.plan.lock_modes import Also, Mode, Touch
-from predeploy.plan.objects import read_table_of_column
+from predeploy.plan.lock_modes import ImpliedLock, LockMode
 
 if TYPE_CHECKING:
-    from predeploy.plan.lock_modes import Reading
-    from predeploy.plan.tokens import Phrase
+    from predeploy.plan.lock_modes import QualifiedName, Scope, StatementEffects
+    from predeploy.plan.tokens import TokenCursor
 
-_SUE, _SRE, _AEL = Mode.SHARE_UPDATE_EXCLUSIVE, Mode.SHARE_ROW_EXCLUSIVE, Mode.ACCESS_EXCLUSIVE
-# What an action begins with, its mode, and how far it reaches; the first that fits counts.
-_ACTIONS: list[tuple[tuple[str, ...], Mode, str]] = [
-    (("RENAME", "TO"), _AEL, ""),
+_SUE, _SRE, _AEL = LockMode.SHARE_UPDATE_EXCLUSIVE, LockMode.SHARE_ROW_EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE
+# The first words of an action, its mode and its scope; the first match counts.
+_ACTIONS: list[tuple[tuple[str, ...], LockMode, Scope]] = [
+    (("RENAME", "TO"), _AEL, "only"),
     (("RENAME", "CONSTRAINT"), _AEL, "children"),
     (("RENAME",), _AEL, "children"),
-    (("SET", "SCHEMA"), _AEL, ""),
-    (("SET", "("), _SUE, ""),
-    (("RESET", "("), _SUE, ""),
-    (("SET", "WITHOUT", "CLUSTER"), _SUE, ""),
-    (("SET",), _AEL, ""),
-    (("CLUSTER", "ON"), _SUE, ""),
-    (("OWNER", "TO"), _AEL, ""),
-    (("ENABLE", "ROW"), _AEL, ""),
-    (("DISABLE", "ROW"), _AEL, ""),
-    (("ENABLE", "RULE"), _AEL, ""),
-    (("ENABLE", "ALWAYS", "RULE"), _AEL, ""),
-    (("ENABLE", "REPLICA", "RULE"), _AEL, ""),
-    (("DISABLE", "RULE"), _AEL, ""),
+    (("SET", "SCHEMA"), _AEL, "only"),
+    (("SET", "("), _SUE, "only"),
+    (("RESET", "("), _SUE, "only"),
+    (("SET", "WITHOUT", "CLUSTER"), _SUE, "only"),
+    (("SET",), _AEL, "only"),
+    (("CLUSTER", "ON"), _SUE, "only"),
+    (("OWNER", "TO"), _AEL, "only"),
+    (("ENABLE", "ROW"), _AEL, "only"),
+    (("DISABLE", "ROW"), _AEL, "only"),
+    (("ENABLE", "RULE"), _AEL, "only"),
+    (("ENABLE", "ALWAYS", "RULE"), _AEL, "only"),
+    (("ENABLE", "REPLICA", "RULE"), _AEL, "only"),
+    (("DISABLE", "RULE"), _AEL, "only"),
     (("ENABLE", "ALWAYS", "TRIGGER"), _SRE, "partitions"),
     (("ENABLE", "REPLICA", "TRIGGER"), _SRE, "partitions"),
     (("ENABLE", "TRIGGER"), _SRE, "partitions"),
     (("DISABLE", "TRIGGER"), _SRE, "partitions"),
-    (("FORCE",), _AEL, ""),
-    (("NO", "FORCE"), _AEL, ""),
-    (("REPLICA", "IDENTITY"), _AEL, ""),
-    (("DROP", "COLUMN"), _AEL, "children"),
+    (("FORCE",), _AEL, "only"),
+    (("NO", "FORCE"), _AEL, "only"),
+    (("REPLICA", "IDENTITY"), _AEL, "only"),
     (("DROP", "CONSTRAINT"), _AEL, "children"),
+    (("DROP", "COLUMN"), _AEL, "children"),
+    (("DROP",), _AEL, "children"),
 ]
-_COLUMN_ACTIONS: list[tuple[tuple[str, ...], Mode]] = [
+_COLUMN_ACTIONS: list[tuple[tuple[str, ...], LockMode]] = [
     (("SET", "DATA", "TYPE"), _AEL),
     (("SET", "STATISTICS"), _SUE),
     (("SET", "("), _SUE),
@@ -56,132 +56,150 @@ _COLUMN_ACTIONS: list[tuple[tuple[str, ...], Mode]] = [
     (("TYPE",), _AEL),
 ]
 _CONSTRAINTS = ("CHECK", "UNIQUE", "PRIMARY", "EXCLUDE", "FOREIGN", "NOT")
-_TRIGGER_OF_FK = Also("references", _AEL)  # dropping a foreign key drops its triggers on the other table
 
 
-def read_alter_relation(kind: str, phrase: Phrase, into: Reading) -> None:
-    """Read what follows ALTER TABLE, VIEW, INDEX, ...; `kind` is that much."""
-    phrase.take("IF", "EXISTS")
-    only = phrase.take("ONLY")
-    if phrase.take("ALL", "IN", "TABLESPACE"):
-        into.kinds.append(kind)
-        into.unknown = True
+class _Action(NamedTuple):
+    label: str
+    mode: LockMode = _AEL
+    scope: Scope = "only"
+    implied: tuple[ImpliedLock, ...] = ()
+
+
+def read_alter_relation(kind: str, cursor: TokenCursor, effects: StatementEffects) -> None:
+    """Read what follows ALTER and the `kind` of relation."""
+    command = f"ALTER {kind}"
+    cursor.accept("IF", "EXISTS")
+    only = cursor.accept("ONLY")
+    if cursor.accept("ALL", "IN", "TABLESPACE"):
+        effects.actions.append(command)
+        effects.unknown = True
         return
-    name = phrase.name()
-    phrase.take("*")
-    if kind == "ALTER INDEX":
-        _read_index_action(phrase, into, name)
-        return
-    if kind == "ALTER SEQUENCE":
-        into.kinds.append(kind)
-        strong = phrase.word in {"OWNER", "RENAME"} or phrase.ahead("SET", "SCHEMA")
-        into.touches.append(Touch(name, _AEL if strong else _SRE))
-        if phrase.seek("OWNED") and phrase.take("BY"):
-            into.touches.append(Touch(read_table_of_column(phrase), Mode.ACCESS_SHARE))
-        return
-    for action in phrase.split():
-        label, mode, reach, also = _read_action(action, into)
-        into.kinds.append(f"{kind} ... {label}" if label else kind)
-        if kind in {"ALTER VIEW", "ALTER FOREIGN TABLE"}:
-            mode = max(mode, _AEL) if kind == "ALTER VIEW" else mode
-        into.touches.append(Touch(name, mode, "" if only else reach, also))
+    name = cursor.qualified_name()
+    cursor.accept("*")
+    if kind == "INDEX":
+        _read_index_action(cursor, effects, name)
+    elif kind == "SEQUENCE":
+        _read_sequence_action(cursor, effects, name)
+    else:
+        for part in cursor.split_at_commas():
+            action = _read_action(part, effects)
+            effects.actions.append(f"{command} ... {action.label}" if action.label else command)
+            mode = _AEL if kind == "VIEW" else action.mode
+            effects.lock(name, mode, "only" if only else action.scope, action.implied)
 
 
-def _read_index_action(phrase: Phrase, into: Reading, name: tuple[str, ...]) -> None:
-    weak = phrase.word in {"RENAME", "ALTER", "RESET"} or phrase.ahead("SET", "(")
-    into.kinds.append(f"ALTER INDEX ... {' '.join(phrase.words[phrase.pos : phrase.pos + 2])}".removesuffix(" ("))
-    into.touches.append(Touch(name, _SUE if weak else _AEL))
-    if phrase.take("ATTACH", "PARTITION"):
-        into.unknown = True
+def _read_index_action(cursor: TokenCursor, effects: StatementEffects, name: QualifiedName) -> None:
+    weak = cursor.word in {"RENAME", "ALTER", "RESET"} or cursor.at("SET", "(")
+    effects.actions.append(f"ALTER INDEX ... {_next_two_words(cursor)}".removesuffix(" ("))
+    effects.lock(name, _SUE if weak else _AEL)
+    effects.unknown = cursor.at("ATTACH", "PARTITION")
 
 
-def _read_action(action: Phrase, into: Reading) -> tuple[str, Mode, str, tuple[Also, ...]]:
-    """Return its label, its mode, its reach, and what goes with it; other tables that it names are added."""
-    if action.take("ADD"):
-        return _read_add(action, into)
-    if action.take("ALTER"):
-        return _read_alter_column(action)
-    if action.take("VALIDATE", "CONSTRAINT"):
-        also = tuple(Also("references", Mode.ROW_SHARE, part) for part in action.name())
-        return "VALIDATE CONSTRAINT", _SUE, "children", also
-    if action.take_any("ATTACH", "DETACH") and action.take("PARTITION"):
-        return _read_partition(action, into)
-    if action.word in {"INHERIT", "NO"} and action.words[1:2] != ["FORCE"]:
-        no = "NO " if action.take("NO") else ""
-        action.take("INHERIT")
-        into.touches.append(Touch(action.name(), Mode.ACCESS_SHARE if no else _SUE))
-        return f"{no}INHERIT", _AEL, "", ()
-    if action.word == "DROP" and action.words[1:2] not in (["CONSTRAINT"], ["COLUMN"]):
-        action.take("DROP")
-        return "DROP COLUMN", _AEL, "children", _dropped(action, into)
-    for words, mode, reach in _ACTIONS:
-        if action.take(*words):
-            label = "RENAME COLUMN" if words == ("RENAME",) else " ".join(words).removesuffix(" (")
-            label = " ".join(["SET", action.word]) if words == ("SET",) else label
-            return label, mode, reach, _dropped(action, into) if words[0] == "DROP" else ()
-    into.unknown = True
-    return action.word, _AEL, "children", ()
+def _read_sequence_action(cursor: TokenCursor, effects: StatementEffects, name: QualifiedName) -> None:
+    strong = cursor.word in {"OWNER", "RENAME"} or cursor.at("SET", "SCHEMA")
+    effects.actions.append("ALTER SEQUENCE")
+    effects.lock(name, _AEL if strong else _SRE)
+    read_owned_by(cursor, effects)
 
 
-def _dropped(action: Phrase, into: Reading) -> tuple[Also, ...]:
-    """Return what the foreign keys of a column or constraint that is dropped touch, on either side."""
-    action.take("IF", "EXISTS")
-    name = "".join(action.name()[-1:])
-    into.unknown |= action.words[-1:] == ["CASCADE"]
-    also = (Also("references", _AEL, name),)
-    return (*also, Also("referenced_by", _AEL)) if action.words[-1:] == ["CASCADE"] else also
+def _read_action(cursor: TokenCursor, effects: StatementEffects) -> _Action:
+    """Return one action of ALTER TABLE; add the locks on other tables that it names."""
+    if cursor.accept("ADD"):
+        return _read_add(cursor, effects)
+    if cursor.accept("ALTER"):
+        return _read_alter_column(cursor)
+    if cursor.accept("VALIDATE", "CONSTRAINT"):
+        implied = ImpliedLock("references", LockMode.ROW_SHARE, cursor.identifier())
+        return _Action("VALIDATE CONSTRAINT", _SUE, "children", (implied,))
+    if cursor.accept_any("ATTACH", "DETACH") and cursor.accept("PARTITION"):
+        return _read_partition(cursor, effects)
+    if cursor.accept("INHERIT"):
+        effects.lock(cursor.qualified_name(), _SUE)
+        return _Action("INHERIT")
+    if cursor.accept("NO", "INHERIT"):
+        effects.lock(cursor.qualified_name(), LockMode.ACCESS_SHARE)
+        return _Action("NO INHERIT")
+    return _read_listed_action(cursor, effects)
 
 
-def _read_add(action: Phrase, into: Reading) -> tuple[str, Mode, str, tuple[Also, ...]]:
-    constraint = action.take("CONSTRAINT")
-    if constraint:
-        action.name()
-    if constraint or action.word in _CONSTRAINTS:
-        word = action.word
-        if word == "FOREIGN":
-            read_references(action, into)
-            return "ADD FOREIGN KEY", _SRE, "partitions", ()
-        label = {"PRIMARY": "PRIMARY KEY", "NOT": "NOT NULL", "EXCLUDE": "EXCLUDE"}.get(word, word)
-        # Of an index's partitions servers before 18 lock only with SHARE: the stronger is told.
-        return f"ADD {label}", _AEL, "children" if word in {"CHECK", "NOT"} else "partitions", ()
-    action.take("COLUMN")
-    read_references(action, into)
-    return "ADD COLUMN", _AEL, "children", ()
+def _read_listed_action(cursor: TokenCursor, effects: StatementEffects) -> _Action:
+    for words, mode, scope in _ACTIONS:
+        if cursor.accept(*words):
+            label = " ".join(words).removesuffix(" (")
+            if words in {("RENAME",), ("DROP",)}:
+                label += " COLUMN"
+            elif words == ("SET",):
+                label += f" {cursor.word}"
+            return _Action(label, mode, scope, _implied_by_drop(cursor, effects) if words[0] == "DROP" else ())
+    effects.unknown = True
+    return _Action(cursor.word, scope="children")
 
 
-def read_references(phrase: Phrase, into: Reading) -> None:
-    """Add the tables that foreign keys in what is left refer to, at whatever depth."""
-    for number, word in enumerate(phrase.words):
-        if word == "REFERENCES" and number >= phrase.pos:
-            other = type(phrase)(phrase.tokens[number + 1 :])
-            other.take("ONLY")
-            into.touches.append(Touch(other.name(), _SRE, "partitions"))
+def _implied_by_drop(cursor: TokenCursor, effects: StatementEffects) -> tuple[ImpliedLock, ...]:
+    """Return the locks for the triggers of foreign keys that go with a column or constraint."""
+    cursor.accept("IF", "EXISTS")
+    implied = ImpliedLock("references", _AEL, cursor.identifier())
+    if cursor.words[-1] != "CASCADE":
+        return (implied,)
+    effects.unknown = True
+    return (implied, ImpliedLock("referenced_by", _AEL))
 
 
-def _read_alter_column(action: Phrase) -> tuple[str, Mode, str, tuple[Also, ...]]:
-    if action.take("CONSTRAINT"):
-        return "ALTER CONSTRAINT", _AEL, "partitions", ()
-    action.take("COLUMN")
-    column = "".join(action.name()[-1:])
+def _read_add(cursor: TokenCursor, effects: StatementEffects) -> _Action:
+    named = cursor.accept("CONSTRAINT")
+    if named:
+        cursor.identifier()
+    word = cursor.word
+    read_references(cursor, effects)
+    if not named and word not in _CONSTRAINTS:
+        return _Action("ADD COLUMN", scope="children")
+    if word == "FOREIGN":
+        return _Action("ADD FOREIGN KEY", _SRE, "partitions")
+    label = {"PRIMARY": "PRIMARY KEY", "NOT": "NOT NULL"}.get(word, word)
+    # For an index, servers before 18 lock the partitions with SHARE only; this is the stronger mode of the two.
+    return _Action(f"ADD {label}", scope="children" if word in {"CHECK", "NOT"} else "partitions")
+
+
+def _read_alter_column(cursor: TokenCursor) -> _Action:
+    if cursor.accept("CONSTRAINT"):
+        return _Action("ALTER CONSTRAINT", scope="partitions")
+    cursor.accept("COLUMN")
+    column = cursor.identifier()
     for words, mode in _COLUMN_ACTIONS:
-        if action.take(*words):
-            label = "TYPE" if "TYPE" in words else " ".join(words).removesuffix(" (")
-            return (
-                f"ALTER COLUMN ... {label}",
-                mode,
-                "children",
-                (Also("references", _AEL, column), Also("referenced_by", _AEL, column)) if label == "TYPE" else (),
-            )
-    return f"ALTER COLUMN ... {' '.join(action.words[action.pos : action.pos + 2])}", _AEL, "children", ()
+        if cursor.accept(*words):
+            if words[-1] == "TYPE":
+                implied = (ImpliedLock("references", _AEL, column), ImpliedLock("referenced_by", _AEL, column))
+                return _Action("ALTER COLUMN ... TYPE", mode, "children", implied)
+            return _Action(f"ALTER COLUMN ... {' '.join(words)}".removesuffix(" ("), mode, "children")
+    return _Action(f"ALTER COLUMN ... {_next_two_words(cursor)}", scope="children")
 
 
-def _read_partition(action: Phrase, into: Reading) -> tuple[str, Mode, str, tuple[Also, ...]]:
-    attach = action.words[0] == "ATTACH"
-    other = action.name()
-    concurrently = action.word in {"CONCURRENTLY", "FINALIZE"}
-    into.touches.append(Touch(other, _SUE if concurrently else _AEL, "children", (Also("default", _AEL),)))
-    if attach:
-        also: tuple[Also, ...] = (Also("default", _AEL), Also("references", _SRE))
-        return "ATTACH PARTITION", _SUE, "", also
-    label = "DETACH PARTITION CONCURRENTLY" if concurrently else "DETACH PARTITION"
-    return label, _SUE if concurrently else _AEL, "", () if concurrently else (Also("default", _AEL),)
+def _read_partition(cursor: TokenCursor, effects: StatementEffects) -> _Action:
+    partition = cursor.qualified_name()
+    concurrently = cursor.word in {"CONCURRENTLY", "FINALIZE"}
+    default = ImpliedLock("default", _AEL)
+    effects.lock(partition, _SUE if concurrently else _AEL, "children", (default,))
+    if cursor.words[0] == "ATTACH":
+        return _Action("ATTACH PARTITION", _SUE, implied=(default, ImpliedLock("references", _SRE)))
+    if concurrently:
+        return _Action("DETACH PARTITION CONCURRENTLY", _SUE)
+    return _Action("DETACH PARTITION", implied=(default,))
+
+
+def _next_two_words(cursor: TokenCursor) -> str:
+    return " ".join(cursor.words[cursor.pos : cursor.pos + 2])
+
+
+def read_references(cursor: TokenCursor, effects: StatementEffects) -> None:
+    """Add locks on the tables that foreign keys in the rest refer to, inside parentheses too."""
+    for number in range(cursor.pos, len(cursor.words)):
+        if cursor.words[number] == "REFERENCES":
+            other = cursor.rest(number + 1)
+            other.accept("ONLY")
+            effects.lock(other.qualified_name(), _SRE, "partitions")
+
+
+def read_owned_by(cursor: TokenCursor, effects: StatementEffects) -> None:
+    """Add the lock on the table whose column owns a sequence."""
+    if cursor.skip_past("OWNED") and cursor.accept("BY"):
+        effects.lock(cursor.table_of_column(), LockMode.ACCESS_SHARE)

@@ -1,4 +1,4 @@
-"""The relations of a database and how they hang together: what a name means, and what is locked with a relation."""
+"""The relations of a database and their relationships: what a name means, and what is locked with a relation."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from predeploy.connection.connect import Connection
-    from predeploy.plan.lock_modes import Name
+    from predeploy.plan.lock_modes import QualifiedName
 
-_OWN = 16384  # FirstNormalObjectId of the server: what is below came with initdb
-_SHOWN = "rpmvf"  # tables, partitioned or foreign, and views; what belongs to them is told where it is locked harder
+_FIRST_NORMAL_OID = 16384  # FirstNormalObjectId of the server: initdb created everything below it
 _RELATIONS = f"""
     SELECT c.oid::int8, n.nspname, c.relname, c.relkind::text,
            array_position(pg_catalog.current_schemas(true), n.nspname), coalesce(i.indrelid, d.refobjid)::int8
@@ -21,9 +20,10 @@ _RELATIONS = f"""
     LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
     LEFT JOIN pg_catalog.pg_depend d ON c.relkind = 'S' AND d.classid = 'pg_catalog.pg_class'::regclass
         AND d.objid = c.oid AND d.refclassid = d.classid AND d.deptype IN ('a', 'i')
-    WHERE c.oid >= {_OWN} AND c.relkind NOT IN ('t', 'c') AND c.relpersistence <> 't' AND n.nspname <> 'pg_toast'
-"""  # noqa: S608  our own constant
-_EDGES = f"""
+    WHERE c.oid >= {_FIRST_NORMAL_OID} AND c.relkind NOT IN ('t', 'c') AND c.relpersistence <> 't'
+        AND n.nspname <> 'pg_toast'
+"""  # noqa: S608  a constant
+_RELATIONSHIPS = f"""
     SELECT 'child', i.inhparent::int8, i.inhrelid::int8, '{{}}'::text[], '{{}}'::text[] FROM pg_catalog.pg_inherits i
     UNION ALL
     SELECT 'partition_of', i.inhrelid::int8, i.inhparent::int8, NULL, NULL
@@ -49,7 +49,7 @@ _EDGES = f"""
     FROM pg_catalog.pg_rewrite r
     JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid
         AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> r.ev_class
-    WHERE r.ev_class >= {_OWN} AND r.rulename = '_RETURN' AND d.refobjid >= {_OWN}
+    WHERE r.ev_class >= {_FIRST_NORMAL_OID} AND r.rulename = '_RETURN' AND d.refobjid >= {_FIRST_NORMAL_OID}
     UNION ALL
     SELECT DISTINCT 'trigger', t.tgrelid::int8, 0, NULL::text[], NULL::text[]
     FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal
@@ -59,22 +59,23 @@ _ROUTINES = "SELECT DISTINCT proname FROM pg_catalog.pg_proc WHERE pronamespace 
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A relation as it was when the catalog was read.
+    """A relation when the catalog was read.
 
-    `place` is its schema's in search_path, `table` what an index or a sequence belongs to.
+    `kind` is pg_class.relkind, `path_position` the position of its schema in search_path, `table` the table that an
+    index or a sequence belongs to.
     """
 
     oid: int
     schema: str
     name: str
     kind: str
-    place: int | None
+    path_position: int | None
     table: int | None
 
     @property
-    def is_shown(self) -> bool:
-        """Whether it is one that people query by name: no index, no sequence."""
-        return self.kind in _SHOWN
+    def is_table_or_view(self) -> bool:
+        """Whether it is a table, partitioned and foreign ones included, or a view, materialized ones included."""
+        return self.kind in "rpfvm"
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -82,67 +83,74 @@ class Relation:
 
 @dataclass(slots=True)
 class Catalog:
-    """What is there; without temporary relations, which no other session can wait for."""
+    """What exists; without temporary relations, which no other session can wait for."""
 
     relations: dict[int, Relation]
-    routines: set[str] = field(default_factory=set)
+    routines: set[str]
     _by_name: dict[str, list[Relation]] = field(default_factory=dict)
-    _edges: dict[tuple[str, int], list[tuple[int, frozenset[str]]]] = field(default_factory=dict)
+    _related: dict[tuple[str, int], list[tuple[int, frozenset[str]]]] = field(default_factory=dict)
 
-    def find(self, name: Name) -> Relation | None:
-        """Return the relation that a name means, by search_path where it tells no schema."""
-        found = [r for r in self._by_name.get(name[-1], ()) if r.schema == name[0] or len(name) == 1]
-        if len(name) == 1:
-            found = [relation for relation in found if relation.place is not None]
-        return min(found, key=lambda relation: relation.place or 0, default=None)
+    def __post_init__(self) -> None:
+        for relation in self.relations.values():
+            self._by_name.setdefault(relation.name, []).append(relation)
 
-    def neighbours(self, relation: Relation, edge: str, name: str = "") -> Iterator[Relation]:
-        """Yield what an edge leads to; with `name`, only by the foreign keys with that name or column."""
-        for oid, names in self._edges.get((edge, relation.oid), ()):
+    def find(self, name: QualifiedName) -> Relation | None:
+        """Return the relation that a name means, by search_path if it is unqualified."""
+        found = self._by_name.get(name[-1], [])
+        if len(name) > 1:
+            return next((relation for relation in found if relation.schema == name[0]), None)
+        return min(
+            (relation for relation in found if relation.path_position is not None),
+            key=lambda relation: relation.path_position or 0,
+            default=None,
+        )
+
+    def relate(self, relationship: str, oid: int, other: int, names: Iterable[str] = ()) -> None:
+        """Add a relationship; `names` are those of a foreign key and of its columns."""
+        self._related.setdefault((relationship, oid), []).append((other, frozenset(names)))
+
+    def related(self, relation: Relation, relationship: str, name: str = "") -> Iterator[Relation]:
+        """Yield the related relations; with `name`, only by the foreign keys with that name or column."""
+        for oid, names in self._related.get((relationship, relation.oid), ()):
             if (not name or name in names) and oid in self.relations:
                 yield self.relations[oid]
 
-    def descendants(self, relation: Relation, edge: str = "child") -> Iterator[Relation]:
-        """Yield the relation and all that an edge leads to from it, each once."""
+    def reachable(self, relation: Relation, relationship: str) -> Iterator[Relation]:
+        """Yield the relation itself and all that a chain of the relationship leads to, each once."""
         seen, waiting = set(), [relation]
         while waiting:
             current = waiting.pop()
             if current.oid not in seen:
                 seen.add(current.oid)
                 yield current
-                waiting.extend(self.neighbours(current, edge))
+                waiting.extend(self.related(current, relationship))
 
     def has_triggers(self, relation: Relation) -> bool:
-        """Tell whether it has triggers other than those of foreign keys."""
-        return ("trigger", relation.oid) in self._edges
-
-    def link(self, edge: str, start: int, end: int, names: Iterable[str] = ()) -> None:
-        """Add an edge."""
-        self._edges.setdefault((edge, start), []).append((end, frozenset(names)))
+        """Return whether it has triggers other than those of foreign keys."""
+        return ("trigger", relation.oid) in self._related
 
 
 def read_relations(conn: Connection) -> dict[int, Relation]:
-    """Return the relations that are there now, by oid."""
+    """Return the relations that exist now, by oid."""
     rows = conn.execute(_RELATIONS).fetchall()
     return {row[0]: Relation(*row) for row in rows}
 
 
 def read_catalog(conn: Connection) -> Catalog:
-    """Return what is there now, in three queries and without a lock on anything but the server's own catalogs."""
+    """Return what exists now, in three queries that lock nothing but the system catalogs."""
     catalog = Catalog(read_relations(conn), {name for (name,) in conn.execute(_ROUTINES).fetchall()})
     for relation in catalog.relations.values():
-        catalog._by_name.setdefault(relation.name, []).append(relation)  # noqa: SLF001
         if relation.table and relation.kind != "S":
-            catalog.link("table", relation.oid, relation.table)
-            catalog.link("indexes", relation.table, relation.oid)
-    for edge, start, end, names, names_there in conn.execute(_EDGES).fetchall():
-        if edge.startswith("foreign_key"):
-            catalog.link("references", start, end, names)
-            catalog.link("referenced_by", end, start, names_there)
-            if edge != "foreign_key0":
-                catalog.link("cascades_to", end, start)
+            catalog.relate("table", relation.oid, relation.table)
+            catalog.relate("indexes", relation.table, relation.oid)
+    for relationship, oid, other, names, names_there in conn.execute(_RELATIONSHIPS).fetchall():
+        if relationship.startswith("foreign_key"):
+            catalog.relate("references", oid, other, names)
+            catalog.relate("referenced_by", other, oid, names_there)
+            if relationship != "foreign_key0":
+                catalog.relate("cascades_to", other, oid)
             continue
-        catalog.link(edge, start, end)
-        if edge == "reads" and start in catalog.relations and catalog.relations[start].kind == "v":
-            catalog.link("views", start, end)
+        catalog.relate(relationship, oid, other)
+        if relationship == "reads" and oid in catalog.relations and catalog.relations[oid].kind == "v":
+            catalog.relate("views", oid, other)
     return catalog

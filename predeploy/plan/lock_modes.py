@@ -1,14 +1,16 @@
-"""What a statement does to relations, as far as its text tells: which it locks, how strongly, what goes with them."""
+"""What a statement does to relations, as far as its text shows: which it locks, how strongly, and what is implied."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Literal
 
-Name = tuple[str, ...]  # as the catalog spells it, after the schema's where that is given
+QualifiedName = tuple[str, ...]  # as the catalog spells it: (name,) or (schema, name); () for none
+Scope = Literal["only", "partitions", "children"]  # `children` are all relations that inherit, so partitions too
 
 
-class Mode(IntEnum):
+class LockMode(IntEnum):
     """The table-level locks, by the server's own numbers; the greater is taken for the stronger."""
 
     ACCESS_SHARE = 1
@@ -21,55 +23,59 @@ class Mode(IntEnum):
     ACCESS_EXCLUSIVE = 8
 
     @property
-    def words(self) -> str:
+    def sql_name(self) -> str:
         """The name as SQL and the documentation write it."""
         return self.name.replace("_", " ")
 
 
-def mode_of(pg_locks: str) -> Mode | None:
-    """Return the mode that pg_locks calls `AccessExclusiveLock`; None for those of predicate locks."""
-    return next((m for m in Mode if m.words.title().replace(" ", "") + "Lock" == pg_locks), None)
+def lock_mode_of(pg_locks_mode: str) -> LockMode | None:
+    """Return the mode that pg_locks calls `AccessExclusiveLock`; None for the modes of predicate locks."""
+    return next((m for m in LockMode if m.sql_name.title().replace(" ", "") + "Lock" == pg_locks_mode), None)
 
 
 @dataclass(frozen=True, slots=True)
-class Also:
-    """What is locked with a relation: its neighbours along an `edge` of the catalog.
+class ImpliedLock:
+    """A lock on whatever the catalog relates to a locked relation by `relationship`.
 
-    Edges: `references` and `referenced_by` (foreign keys; `name` limits them to a constraint or a column) and
-    `cascades_to` (the latter with an ON DELETE that writes), `partition_of`, `default` (the default partition beside
-    it or in it), `indexes`, `table` (of an index), `reads` (what a view or a materialized view is made
-    of), `views` (the same, of views only), `truncated_with`.
+    Foreign keys: `references` and `referenced_by` (`name` limits them to one constraint or column), and `cascades_to`,
+    which is `referenced_by` with an ON DELETE that writes. Partitions: `partition_of`, and `default`, the default
+    partition next to the relation or in it. Others: `indexes`, `table` (of an index), `reads` (the relations of a
+    view's or materialized view's query), `views` (the same for views only), `truncated_with`.
     """
 
-    edge: str
-    mode: Mode
+    relationship: str
+    mode: LockMode
     name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Touch:
-    """A relation that a statement names, and the lock it takes on it.
+class RelationLock:
+    """A lock on a relation that a statement names, on those below it in `scope`, and those that it implies."""
 
-    `reach`: "" for it alone, "partitions", or "children" for those that inherit from it, too.
-    """
-
-    name: Name
-    mode: Mode
-    reach: str = ""
-    also: tuple[Also, ...] = ()
+    name: QualifiedName
+    mode: LockMode
+    scope: Scope = "only"
+    implied: tuple[ImpliedLock, ...] = ()
 
 
 @dataclass(slots=True)
-class Reading:
-    """What one statement is and does; `unknown` when it may do what its text does not tell.
+class StatementEffects:
+    """What one statement does; `unknown` if it may do more than its text shows.
 
-    `calls` are the names of what looks like functions: what those do is not told either, unless they are built in.
-    `makes` is that of the one it makes. `new_path`: from here on unqualified names may mean something else.
+    `actions` name what it does: `CREATE INDEX`, or `ALTER TABLE ... ADD COLUMN` for each part of an ALTER. `calls` are
+    the names of what looks like a function: what a function does is unknown, unless it is built in. `creates_routine`
+    is the name of the one that it creates. After one that `changes_search_path`, unqualified names may mean others.
     """
 
-    kinds: list[str] = field(default_factory=list)
-    touches: list[Touch] = field(default_factory=list)
+    actions: list[str] = field(default_factory=list)
+    locks: list[RelationLock] = field(default_factory=list)
     calls: set[str] = field(default_factory=set)
-    makes: str = ""
+    creates_routine: str = ""
     unknown: bool = False
-    new_path: bool = False
+    changes_search_path: bool = False
+
+    def lock(
+        self, name: QualifiedName, mode: LockMode, scope: Scope = "only", implied: tuple[ImpliedLock, ...] = ()
+    ) -> None:
+        """Add a lock on a relation."""
+        self.locks.append(RelationLock(name, mode, scope, implied))

@@ -1,4 +1,4 @@
-"""The pending files, run on the real database in one transaction that is rolled back."""
+"""The pending migrations, run on the real database in one transaction that is rolled back."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION, wait_until_free
 from predeploy.monitor.statement_counter import Course
 from predeploy.monitor.watcher import Watcher
 from predeploy.plan.catalog import read_relations
-from predeploy.plan.lock_modes import Mode, mode_of
-from predeploy.plan.static_plan import as_fields, describe_locks, worth_telling
+from predeploy.plan.lock_modes import LockMode, lock_mode_of
+from predeploy.plan.static_plan import add_lock, describe_locks, lock_fields, relevant_locks
 
 if TYPE_CHECKING:
     from predeploy.apply.migrations_table import MigrationsTable
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOCK_TIMEOUT_S = 2.0  # others queue behind a lock that we wait for
+LOCK_TIMEOUT_S = 2.0  # while the rehearsal waits for a lock, other sessions queue behind it
 STATEMENT_TIMEOUT_S = 300.0
 _LOCKS = """
     SELECT l.relation::int8, l.mode FROM pg_catalog.pg_locks l
     WHERE l.locktype = 'relation' AND l.granted AND l.pid = pg_catalog.pg_backend_pid()
     AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 """
-# What COMMIT would check, and then everything deferred again that a transaction begins with. By name, as SET
-# CONSTRAINTS ALL would count for constraints that a later file makes, too.
+# Check what COMMIT would check, then defer again what is deferred at the start of a transaction. By name, because SET
+# CONSTRAINTS ALL would also apply to constraints that a later migration creates.
 _CHECK_DEFERRED = """SET SESSION AUTHORIZATION DEFAULT;
 DO LANGUAGE plpgsql $predeploy$
 DECLARE every text; later text;
@@ -73,10 +73,9 @@ def rehearse(
     lock_timeout: float,
     statement_timeout: float,
 ) -> tuple[str, dict[str, int]]:
-    """Run what is pending and roll it back; log each file, put those that fail into `result`.
+    """Run the pending migrations under the migration lock and roll them back; log each, add failures to `result`.
 
-    Return the last line's message and fields. The migration lock is held meanwhile. Timeouts are in seconds; 0 stands
-    for those of this room.
+    Return message and fields of the last line. Timeouts are in seconds; 0 stands for the defaults of this module.
     """
     timeouts = {
         "lock_timeout": lock_timeout or LOCK_TIMEOUT_S,
@@ -112,7 +111,7 @@ def _pending(conn: Connection, files: MigrationFiles) -> list[Migration]:
 
 
 def _begin(conn: Connection, frame: Frame, timeout: float) -> None:
-    """Begin a transaction that has the migration lock: waited for outside of it, where nobody waits for us."""
+    """Begin a transaction and take the migration lock in it; wait for the lock outside of any transaction."""
     deadline = time.monotonic() + timeout
     while True:
         wait_until_free(conn, timeout=max(deadline - time.monotonic(), 0))
@@ -127,7 +126,7 @@ def _begin(conn: Connection, frame: Frame, timeout: float) -> None:
 
 
 class _Rehearsal:
-    """Files in one open transaction, each in a savepoint that goes when it fails."""
+    """Migrations in one open transaction, each in a savepoint, to which it is rolled back if it fails."""
 
     def __init__(
         self, conn: Connection, frame: Frame, watcher: Watcher, files: MigrationFiles, result: MigrationResult
@@ -140,18 +139,18 @@ class _Rehearsal:
         self._result = result
         self._relations = read_relations(conn)
         self._table: MigrationsTable = ensure_table(conn, alter=False)
-        self._savepoint = f"rehearsal_{secrets.token_hex(8)}"  # one that no file names
+        self._savepoint = f"rehearsal_{secrets.token_hex(8)}"  # no migration can know it
         self._clean = frame.reset + frame.begin.partition(";")[2]
         self._frame = Frame("", "", 0, "", shared=frame.shared, commit=_CHECK_DEFERRED)
-        self._held = self._locks()
+        self._held = self._held_locks()
 
     def run(self, migration: Migration) -> None:
-        """Run one file and tell what became of it; it stays in the transaction for the files after it."""
+        """Run one migration and log the outcome; what it does stays in the transaction for those after it."""
         execution = Execution(self._conn, self._table, migration, self._frame)
         try:
             execution.look()
         except Failure as refusal:
-            self._tell_failure(migration, refusal)
+            self._log_failure(migration, refusal)
             return
         if not migration.transactional:
             self.not_rehearsed += 1
@@ -160,7 +159,7 @@ class _Rehearsal:
             return
         self._watcher.watch(migration.name, execution.course)
         release = f"RELEASE SAVEPOINT {self._savepoint};{self._clean}"
-        run(self._conn, f"SAVEPOINT {self._savepoint}")  # by itself: what cannot be read leaves it standing
+        run(self._conn, f"SAVEPOINT {self._savepoint}")  # sent alone: of a message with a syntax error, nothing runs
         try:
             execution.run()
         except (Failure, AlreadyApplied) as problem:
@@ -168,34 +167,34 @@ class _Rehearsal:
             failure = problem if isinstance(problem, Failure) else Failure("its row is in _migrations already")
             if failure.sqlstate == "55P03":
                 failure.fields["hint"] = _IN_USE
-            self._tell_failure(migration, failure)
+            self._log_failure(migration, failure)
         else:
             run(self._conn, release)
-            self._tell(migration, execution.duration_ms)
+            self._log_rehearsed(migration, execution.duration_ms)
         self._watcher.watch(None, Course())
 
-    def _tell_failure(self, migration: Migration, failure: Failure) -> None:
+    def _log_failure(self, migration: Migration, failure: Failure) -> None:
         tell_failure("Would fail", migration, failure, self._result, self._files.migrations)
 
-    def _tell(self, migration: Migration, duration_ms: float) -> None:
-        """Tell how long it took and what it has locked beside what files before it have."""
+    def _log_rehearsed(self, migration: Migration, duration_ms: float) -> None:
+        """Log its duration, and its locks except those that earlier migrations took."""
         self.rehearsed += 1
-        held = self._locks()
-        locks: dict[Relation, Mode] = {}
+        held = self._held_locks()
+        locks: dict[Relation, LockMode] = {}
         for relation, mode in held - self._held:
-            locks[relation] = max(mode, locks.get(relation, mode))
+            add_lock(locks, relation, mode)
         self._held = held
-        locks = worth_telling(locks, self._relations)
-        fields = {"migration": migration.name, "duration_ms": duration_ms, "locks": as_fields(locks)}
-        told = describe_locks(locks) or "no lock on what was there that was not held before"
-        message = f"Would apply {migration.name} in {duration_ms:.0f} ms: {told}"
+        locks = relevant_locks(locks, self._relations)
+        fields = {"migration": migration.name, "duration_ms": duration_ms, "locks": lock_fields(locks)}
+        described = describe_locks(locks) or "no lock on what was there that was not held before"
+        message = f"Would apply {migration.name} in {duration_ms:.0f} ms: {described}"
         log.info("%s", message, extra={"event": "migration.rehearsed", **fields})
 
-    def _locks(self) -> set[tuple[Relation, Mode]]:
-        """Return every lock that we hold on what was there before, but for what claiming rows takes."""
+    def _held_locks(self) -> set[tuple[Relation, LockMode]]:
+        """Return the locks of this session on relations that existed before, except those of a claim."""
         found = set()
         for oid, pg_mode in self._conn.execute(_LOCKS).fetchall():
-            relation, mode = self._relations.get(oid), mode_of(pg_mode)
-            if relation and mode and not (relation.name == "_migrations" and mode <= Mode.ROW_EXCLUSIVE):
+            relation, mode = self._relations.get(oid), lock_mode_of(pg_mode)
+            if relation and mode and not (relation.name == "_migrations" and mode <= LockMode.ROW_EXCLUSIVE):
                 found.add((relation, mode))
         return found

@@ -1,247 +1,249 @@
-"""What a statement locks, told from its text: the field's knowledge as a table of kinds and modes.
+"""What a statement locks, as far as its text shows: the documentation as a table of commands and modes.
 
 The modes are those of the documentation's chapter on explicit locking and of the pages of the commands. What only the
-server can tell (a DO block, a function, a trigger, CASCADE) is said to be unknown, never guessed.
+server knows (a DO block, a function, a trigger, CASCADE) is reported as unknown, never guessed.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from predeploy.plan import utility_locks as maintenance
-from predeploy.plan.alter_table_locks import read_alter_relation, read_references
-from predeploy.plan.lock_modes import Also, Mode, Reading, Touch
-from predeploy.plan.objects import ON_A_TABLE, RELATIONS, only_words_of_sql, read_object, read_table_of_column
-from predeploy.plan.query_locks import VERBS, read_query, shape_of
-from predeploy.plan.tokens import Phrase, folded, is_name
+from predeploy.plan import utility_locks
+from predeploy.plan.alter_table_locks import read_alter_relation, read_owned_by, read_references
+from predeploy.plan.lock_modes import ImpliedLock, LockMode, StatementEffects
+from predeploy.plan.query_locks import QUERY_STARTS, read_query, shape_of
+from predeploy.plan.tokens import RELATION_KINDS, SCOPE_OF_TABLE_OBJECTS, TokenCursor, fold_identifier, is_identifier
+from predeploy.sql.command_tag import only_sql_words
 from predeploy.sql.splitter import split, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from predeploy.plan.lock_modes import Scope
     from predeploy.sql.splitter import Statement
 
-_SUE, _SRE, _AEL = Mode.SHARE_UPDATE_EXCLUSIVE, Mode.SHARE_ROW_EXCLUSIVE, Mode.ACCESS_EXCLUSIVE
-_DROPPED_WITH = (Also("references", _AEL), Also("partition_of", _AEL), Also("default", _AEL))
+_SUE, _SRE, _AEL = LockMode.SHARE_UPDATE_EXCLUSIVE, LockMode.SHARE_ROW_EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE
+_IMPLIED_BY_DROP_TABLE = (
+    ImpliedLock("references", _AEL),
+    ImpliedLock("partition_of", _AEL),
+    ImpliedLock("default", _AEL),
+)
 _UNKNOWN = {"DO", "CALL", "EXECUTE", "IMPORT", "REASSIGN"}
 _UNKNOWN_OBJECTS = {"EXTENSION", "OWNED", "STATISTICS"}
-_OF_ROWS = {("INSERT",), ("UPDATE",), ("DELETE",)}
-_OTHER_PATH = {"SEARCH_PATH", "SCHEMA", "ROLE", "AUTHORIZATION"}
+_OFTEN_REPEATED = {("INSERT",), ("UPDATE",), ("DELETE",)}
+_CHANGE_SEARCH_PATH = {"SEARCH_PATH", "SCHEMA", "ROLE", "AUTHORIZATION"}
 
 
-def read_statement(sql: str, statement: Statement) -> Reading:
-    """Return what one statement of a file is and which relations it locks, as far as its text tells."""
-    if statement.words[:1] in _OF_ROWS and (shape := shape_of(sql[statement.start : statement.end])):
-        return _read_shape(shape)
+def read_statement(sql: str, statement: Statement) -> StatementEffects:
+    """Return what one statement of a text does and which relations it locks, as far as its text shows."""
+    if statement.words[:1] in _OFTEN_REPEATED and (shape := shape_of(sql, statement)):
+        effects = _read_shape(shape)
+        if "set_config" not in effects.calls:  # it may set search_path, which only its literals show
+            return effects
     return _read(sql, statement)
 
 
 @lru_cache(maxsize=256)
-def _read_shape(shape: str) -> Reading:
+def _read_shape(shape: str) -> StatementEffects:
     return _read(shape, split(shape)[0])
 
 
-def _read(sql: str, statement: Statement) -> Reading:
-    phrase, into = Phrase(list(tokens(sql, statement))), Reading()
-    verb = phrase.word
-    if verb in VERBS:
-        into.kinds.append(_kind_of_query(phrase))
-        read_query(phrase, into)
-        into.new_path = "set_config" in into.calls and any("search_path" in token.lower() for token in phrase.tokens)
+def _read(sql: str, statement: Statement) -> StatementEffects:
+    cursor, effects = TokenCursor(list(tokens(sql, statement))), StatementEffects()
+    verb = cursor.word
+    if verb in QUERY_STARTS:
+        effects.actions.append(_query_action(cursor))
+        read_query(cursor, effects)
+        effects.changes_search_path = "set_config" in effects.calls and any(
+            "search_path" in token.lower() for token in cursor.tokens
+        )
     elif reader := _READERS.get(verb):
-        phrase.pos += 1
-        reader(phrase, into)
+        cursor.pos += 1
+        reader(cursor, effects)
     else:
-        into.unknown = verb in _UNKNOWN
-    if "&" in phrase.words and any(phrase.words[at : at + 2] == ["U", "&"] for at in range(len(phrase.words))):
-        into.unknown = True  # U&"n\0061me" is not read as the name that it is
-    into.kinds = [only_words_of_sql(kind) for kind in into.kinds or [verb]]
-    return into
+        effects.unknown = verb in _UNKNOWN
+    if ("U", "&") in pairwise(cursor.words):
+        effects.unknown = True  # the escapes in U&"n\0061me" are not decoded
+    effects.actions = [only_sql_words(action) for action in effects.actions or [verb]]
+    return effects
 
 
-def _kind_of_query(phrase: Phrase) -> str:
-    """Look behind WITH for the verb, and call all that only reads SELECT."""
-    whole = Phrase(phrase.tokens)
-    if whole.take("WITH"):
-        whole.seek("INSERT", "UPDATE", "DELETE", "MERGE", "SELECT", "VALUES", "TABLE")
-        verb = whole.words[whole.pos - 1]
-    else:
-        verb = whole.word
+def _query_action(cursor: TokenCursor) -> str:
+    """Return the verb after WITH, and SELECT for everything that only reads."""
+    verb = cursor.word
+    if verb == "WITH":
+        ahead = cursor.rest()
+        ahead.skip_past("INSERT", "UPDATE", "DELETE", "MERGE", "SELECT", "VALUES", "TABLE")
+        verb = ahead.words[ahead.pos - 1]
     return verb if verb in {"INSERT", "UPDATE", "DELETE", "MERGE"} else "SELECT"
 
 
-def _create(phrase: Phrase, into: Reading) -> None:
-    kind = read_object(phrase)
-    into.kinds.append(f"CREATE {kind}")
-    if reader := _CREATES.get(kind):
-        reader(phrase, into)
+def _create(cursor: TokenCursor, effects: StatementEffects) -> None:
+    kind = cursor.object_kind()
+    effects.actions.append(f"CREATE {kind}")
+    if reader := _CREATE_READERS.get(kind):
+        reader(cursor, effects)
     elif kind in {"FUNCTION", "PROCEDURE", "AGGREGATE"}:
-        into.makes = "".join(phrase.name()[-1:])
+        effects.creates_routine = "".join(cursor.qualified_name()[-1:])
     else:
-        into.unknown = kind in _UNKNOWN_OBJECTS
+        effects.unknown = kind in _UNKNOWN_OBJECTS
 
 
-def _create_table(phrase: Phrase, into: Reading) -> None:
-    phrase.take("IF", "NOT", "EXISTS")
-    phrase.name()
-    read_references(phrase, into)
-    for number, word in enumerate(phrase.words):
-        if word == "LIKE" and phrase.words[number - 1] in {"(", ","}:
-            into.touches.append(Touch(Phrase(phrase.tokens[number + 1 :]).name(), Mode.ACCESS_SHARE))
-    if phrase.take("PARTITION", "OF"):
-        into.touches.append(Touch(phrase.name(), _AEL, "", (Also("default", _AEL), Also("references", _SRE))))
-    phrase.skip_parenthesis()
-    if phrase.take("INHERITS", "("):
-        into.touches.extend(Touch(name, _SUE) for name, _ in phrase.names())
-    if _read_query_after_as(phrase, into):
-        into.kinds[-1] += " AS"
+def _create_table(cursor: TokenCursor, effects: StatementEffects) -> None:
+    cursor.accept("IF", "NOT", "EXISTS")
+    cursor.qualified_name()
+    read_references(cursor, effects)
+    for number, (previous, word) in enumerate(pairwise(cursor.words)):
+        if word == "LIKE" and previous in {"(", ","}:
+            effects.lock(cursor.rest(number + 2).qualified_name(), LockMode.ACCESS_SHARE)
+    if cursor.accept("PARTITION", "OF"):
+        implied = (ImpliedLock("default", _AEL), ImpliedLock("references", _SRE))
+        effects.lock(cursor.qualified_name(), _AEL, implied=implied)
+    cursor.skip_parentheses()
+    if cursor.accept("INHERITS", "("):
+        for name, _ in cursor.relations():
+            effects.lock(name, _SUE)
+    if _read_query_after_as(cursor, effects):
+        effects.actions[-1] += " AS"
 
 
-def _create_index(phrase: Phrase, into: Reading) -> None:
-    concurrently = phrase.take("CONCURRENTLY")
-    into.kinds[-1] += " CONCURRENTLY" * concurrently
-    phrase.seek("ON")
-    only = phrase.take("ONLY")
-    into.touches.append(Touch(phrase.name(), _SUE if concurrently else Mode.SHARE, "" if only else "partitions"))
-    _read_calls(phrase, into)
+def _create_index(cursor: TokenCursor, effects: StatementEffects) -> None:
+    concurrently = cursor.accept("CONCURRENTLY")
+    effects.actions[-1] += " CONCURRENTLY" * concurrently
+    cursor.skip_past("ON")
+    only = cursor.accept("ONLY")
+    effects.lock(cursor.qualified_name(), _SUE if concurrently else LockMode.SHARE, "only" if only else "partitions")
+    _read_calls(cursor, effects)
 
 
-def _create_view(phrase: Phrase, into: Reading) -> None:
-    phrase.take("IF", "NOT", "EXISTS")
-    name = phrase.name()
-    if "REPLACE" in phrase.words[:3]:
-        into.touches.append(Touch(name, _AEL))
-    _read_query_after_as(phrase, into)
-    if "MATERIALIZED" not in phrase.words[:3]:
-        into.calls.clear()  # nothing is called yet
+def _create_view(cursor: TokenCursor, effects: StatementEffects) -> None:
+    cursor.accept("IF", "NOT", "EXISTS")
+    name = cursor.qualified_name()
+    if "REPLACE" in cursor.words[:3]:
+        effects.lock(name, _AEL)
+    _read_query_after_as(cursor, effects)
+    if "MATERIALIZED" not in cursor.words[:3]:
+        effects.calls.clear()  # the query does not run yet
 
 
-def _read_query_after_as(phrase: Phrase, into: Reading) -> bool:
-    if not phrase.seek("AS"):
+def _read_query_after_as(cursor: TokenCursor, effects: StatementEffects) -> bool:
+    if not cursor.skip_past("AS"):
         return False
-    into.unknown |= phrase.word == "EXECUTE"
-    read_query(phrase.rest(), into)
+    effects.unknown |= cursor.word == "EXECUTE"
+    read_query(cursor.rest(), effects)
     return True
 
 
-def _create_trigger(phrase: Phrase, into: Reading) -> None:
-    phrase.name()
-    phrase.seek("ON")
-    into.touches.append(Touch(phrase.name(), _SRE, "partitions"))
-    if phrase.take("FROM"):
-        into.touches.append(Touch(phrase.name(), Mode.ACCESS_SHARE))
+def _create_trigger(cursor: TokenCursor, effects: StatementEffects) -> None:
+    cursor.identifier()
+    cursor.skip_past("ON")
+    effects.lock(cursor.qualified_name(), _SRE, "partitions")
+    if cursor.accept("FROM"):
+        effects.lock(cursor.qualified_name(), LockMode.ACCESS_SHARE)
 
 
-def _create_rule(phrase: Phrase, into: Reading) -> None:
-    phrase.seek("TO")
-    into.touches.append(Touch(phrase.name(), _AEL))
+def _create_rule(cursor: TokenCursor, effects: StatementEffects) -> None:
+    cursor.skip_past("TO")
+    effects.lock(cursor.qualified_name(), _AEL)
 
 
-def _create_policy(phrase: Phrase, into: Reading) -> None:
-    phrase.name()
-    phrase.seek("ON")
-    into.touches.append(Touch(phrase.name(), _AEL))
+def _create_statistics(cursor: TokenCursor, effects: StatementEffects) -> None:
+    cursor.skip_past("FROM")
+    effects.lock(cursor.qualified_name(), _SUE)
 
 
-def _create_statistics(phrase: Phrase, into: Reading) -> None:
-    phrase.seek("FROM")
-    into.touches.append(Touch(phrase.name(), _SUE))
+def _create_schema(cursor: TokenCursor, effects: StatementEffects) -> None:
+    effects.unknown = "CREATE" in cursor.words[1:]  # the schema's objects in the same statement
 
 
-def _create_sequence(phrase: Phrase, into: Reading) -> None:
-    if phrase.seek("OWNED") and phrase.take("BY"):
-        into.touches.append(Touch(read_table_of_column(phrase), Mode.ACCESS_SHARE))
-
-
-def _create_schema(phrase: Phrase, into: Reading) -> None:
-    into.unknown = "CREATE" in phrase.words[1:]
-
-
-def _drop(phrase: Phrase, into: Reading) -> None:
-    kind = read_object(phrase)
-    concurrently = kind == "INDEX" and phrase.take("CONCURRENTLY")
-    into.kinds.append(f"DROP {kind}{' CONCURRENTLY' * concurrently}")
-    phrase.take("IF", "EXISTS")
-    cascade = phrase.words[-1:] == ["CASCADE"]
-    into.unknown = cascade or kind in _UNKNOWN_OBJECTS
+def _drop(cursor: TokenCursor, effects: StatementEffects) -> None:
+    kind = cursor.object_kind()
+    concurrently = kind == "INDEX" and cursor.accept("CONCURRENTLY")
+    effects.actions.append(f"DROP {kind}{' CONCURRENTLY' * concurrently}")
+    cursor.accept("IF", "EXISTS")
+    cascade = cursor.words[-1] == "CASCADE"
+    effects.unknown = cascade or kind in _UNKNOWN_OBJECTS
     mode = _SUE if concurrently else _AEL
-    also: tuple[Also, ...] = (Also("table", mode),) if kind == "INDEX" else ()
+    implied: tuple[ImpliedLock, ...] = (ImpliedLock("table", mode),) if kind == "INDEX" else ()
     if kind in {"TABLE", "FOREIGN TABLE"}:
-        also = (*_DROPPED_WITH, *(Also("referenced_by", _AEL),) * cascade)
-    if kind in ON_A_TABLE:
-        phrase.name()
-        phrase.seek("ON")
-        into.touches.append(Touch(phrase.name(), mode, ON_A_TABLE[kind]))
-    elif kind in RELATIONS:
-        into.touches.extend(
-            Touch(name, mode, "children" if cascade else "partitions", also) for name, _ in phrase.names()
-        )
+        implied = (*_IMPLIED_BY_DROP_TABLE, *(ImpliedLock("referenced_by", _AEL),) * cascade)
+    if kind in SCOPE_OF_TABLE_OBJECTS:
+        _lock_its_table(cursor, effects, SCOPE_OF_TABLE_OBJECTS[kind])
+    elif kind in RELATION_KINDS:
+        for name, _ in cursor.relations():
+            effects.lock(name, mode, "children" if cascade else "partitions", implied)
 
 
-def _alter(phrase: Phrase, into: Reading) -> None:
-    kind = read_object(phrase)
-    if kind in RELATIONS:
-        read_alter_relation(f"ALTER {kind}", phrase, into)
-        _read_calls(phrase, into)
+def _alter(cursor: TokenCursor, effects: StatementEffects) -> None:
+    kind = cursor.object_kind()
+    if kind in RELATION_KINDS:
+        read_alter_relation(kind, cursor, effects)
+        _read_calls(cursor, effects)
         return
-    into.kinds.append(f"ALTER {kind}")
-    if kind in ON_A_TABLE:
-        phrase.name()
-        phrase.seek("ON")
-        into.touches.append(Touch(phrase.name(), _AEL, ON_A_TABLE[kind]))
+    effects.actions.append(f"ALTER {kind}")
+    if kind in SCOPE_OF_TABLE_OBJECTS:
+        _lock_its_table(cursor, effects, SCOPE_OF_TABLE_OBJECTS[kind])
     elif kind == "PUBLICATION":
-        maintenance.read_publication(phrase, into)
-    elif kind in {"TYPE", "DOMAIN"}:  # of columns, which are looked through or rewritten
-        phrase.name()
-        into.unknown = phrase.word in {"ADD", "ALTER", "VALIDATE", "SET"} and not phrase.ahead("ADD", "VALUE")
+        utility_locks.read_publication(cursor, effects)
+    elif kind in {"TYPE", "DOMAIN"}:  # columns of the type are checked or rewritten
+        cursor.qualified_name()
+        effects.unknown = cursor.word in {"ADD", "ALTER", "VALIDATE", "SET"} and not cursor.at("ADD", "VALUE")
     else:
-        into.unknown = kind in _UNKNOWN_OBJECTS
+        effects.unknown = kind in _UNKNOWN_OBJECTS
 
 
-def _set(phrase: Phrase, into: Reading) -> None:
-    phrase.take_any("LOCAL", "SESSION")
-    into.new_path = phrase.word.strip('"') in _OTHER_PATH
+def _lock_its_table(cursor: TokenCursor, effects: StatementEffects, scope: Scope = "only") -> None:
+    """Lock the table of the trigger, rule or policy whose name comes next."""
+    cursor.identifier()
+    cursor.skip_past("ON")
+    effects.lock(cursor.qualified_name(), _AEL, scope)
 
 
-def _read_calls(phrase: Phrase, into: Reading) -> None:
-    """Add every name before a parenthesis: what is no function is not found among them."""
-    for number, token in enumerate(phrase.tokens[:-1]):
-        if phrase.words[number + 1] == "(" and is_name(token):
-            into.calls.add(folded(token))
+def _set(cursor: TokenCursor, effects: StatementEffects) -> None:
+    cursor.accept_any("LOCAL", "SESSION")
+    effects.changes_search_path = cursor.word.strip('"') in _CHANGE_SEARCH_PATH
 
 
-_CREATES: dict[str, Callable[[Phrase, Reading], None]] = {
+def _read_calls(cursor: TokenCursor, effects: StatementEffects) -> None:
+    """Add every name before a parenthesis; those that are no function do no harm."""
+    for token, following in pairwise(cursor.tokens):
+        if following == "(" and is_identifier(token):
+            effects.calls.add(fold_identifier(token))
+
+
+_CREATE_READERS: dict[str, Callable[[TokenCursor, StatementEffects], None]] = {
     "FOREIGN TABLE": _create_table,
     "INDEX": _create_index,
     "MATERIALIZED VIEW": _create_view,
-    "POLICY": _create_policy,
-    "PUBLICATION": maintenance.read_publication,
+    "POLICY": _lock_its_table,
+    "PUBLICATION": utility_locks.read_publication,
     "RULE": _create_rule,
     "SCHEMA": _create_schema,
-    "SEQUENCE": _create_sequence,
+    "SEQUENCE": read_owned_by,
     "STATISTICS": _create_statistics,
     "TABLE": _create_table,
     "TRIGGER": _create_trigger,
     "VIEW": _create_view,
 }
-_READERS: dict[str, Callable[[Phrase, Reading], None]] = {
+_READERS: dict[str, Callable[[TokenCursor, StatementEffects], None]] = {
     "ALTER": _alter,
-    "ANALYSE": maintenance.read_vacuum,
-    "ANALYZE": maintenance.read_vacuum,
-    "CLUSTER": maintenance.read_cluster,
-    "COMMENT": maintenance.read_comment,
-    "COPY": maintenance.read_copy,
+    "ANALYSE": utility_locks.read_vacuum,
+    "ANALYZE": utility_locks.read_vacuum,
+    "CLUSTER": utility_locks.read_cluster,
+    "COMMENT": utility_locks.read_comment,
+    "COPY": utility_locks.read_copy,
     "CREATE": _create,
-    "DECLARE": maintenance.read_declare,
+    "DECLARE": utility_locks.read_declare,
     "DROP": _drop,
-    "EXPLAIN": maintenance.read_explain,
-    "GRANT": maintenance.read_grant,
-    "LOCK": maintenance.read_lock,
-    "REFRESH": maintenance.read_refresh,
-    "REINDEX": maintenance.read_reindex,
-    "REVOKE": maintenance.read_grant,
+    "EXPLAIN": utility_locks.read_explain,
+    "GRANT": utility_locks.read_grant,
+    "LOCK": utility_locks.read_lock,
+    "REFRESH": utility_locks.read_refresh,
+    "REINDEX": utility_locks.read_reindex,
+    "REVOKE": utility_locks.read_grant,
     "SET": _set,
-    "TRUNCATE": maintenance.read_truncate,
-    "VACUUM": maintenance.read_vacuum,
+    "TRUNCATE": utility_locks.read_truncate,
+    "VACUUM": utility_locks.read_vacuum,
 }

@@ -1,19 +1,24 @@
-"""The tokens of one statement, read from left to right."""
+"""A cursor over the tokens of one statement, and the kinds of objects that matter to locks."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from predeploy.sql.command_tag import object_kind
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from predeploy.plan.lock_modes import Name
+    from predeploy.plan.lock_modes import QualifiedName, Scope
 
-_NAME_BYTES = 63
+RELATION_KINDS = {"TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW", "INDEX", "SEQUENCE"}
+# Kinds that belong to a table, and whether a change of one also locks the partitions of the table.
+SCOPE_OF_TABLE_OBJECTS: dict[str, Scope] = {"TRIGGER": "partitions", "RULE": "only", "POLICY": "only"}
+_MAX_IDENTIFIER_BYTES = 63
 
 
-class Phrase:
-    """A place in a list of tokens. Words compare in upper case; beyond the end every token is ""."""
+class TokenCursor:
+    """A position in a list of tokens. Words compare in upper case; past the end every token is ""."""
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens = tokens
@@ -25,96 +30,105 @@ class Phrase:
         """The next token in upper case."""
         return self.words[self.pos] if self.pos < len(self.words) else ""
 
-    def ahead(self, *words: str) -> bool:
-        """Tell whether these come next."""
+    def at(self, *words: str) -> bool:
+        """Return whether these words come next."""
         return tuple(self.words[self.pos : self.pos + len(words)]) == words
 
-    def take(self, *words: str) -> bool:
-        """Pass over these if they come next."""
-        found = self.ahead(*words)
+    def accept(self, *words: str) -> bool:
+        """Move past these words if they come next, and return whether they did."""
+        found = self.at(*words)
         self.pos += len(words) * found
         return found
 
-    def take_any(self, *words: str) -> str:
-        """Pass over all that come next of these, and return the last."""
-        last = ""
+    def accept_any(self, *words: str) -> bool:
+        """Move past all words that are among these, and return whether there was one."""
+        start = self.pos
         while self.word and self.word in words:
-            last = self.word
             self.pos += 1
-        return last
+        return self.pos > start
 
-    def seek(self, *words: str) -> bool:
-        """Go past the first of these outside parentheses; to the end, and False, where there is none."""
+    def skip_past(self, *words: str) -> bool:
+        """Move past the first of these words outside parentheses; to the end, and return False, if there is none."""
         depth = 0
-        while self.pos < len(self.words):
-            word = self.word
+        while word := self.word:
             self.pos += 1
             depth += (word == "(") - (word == ")")
             if word in words and not depth:
                 return True
         return False
 
-    def name(self) -> Name:
-        """Pass over a name and return it; () where none stands."""
-        parts: list[str] = []
-        while part := self.part():
-            parts.append(part)
-            if not self.take("."):
-                break
-        return tuple(parts[-2:])
-
-    def part(self) -> str:
-        """Pass over one word or quoted name and return it as the catalog has it; "" where none stands."""
-        if self.pos == len(self.tokens) or not is_name(token := self.tokens[self.pos]):
-            return ""
-        self.pos += 1
-        return folded(token)
-
-    def names(self) -> Iterator[tuple[Name, bool]]:
-        """Pass over a list of names, each maybe with * or a parenthesis, and tell which have an ONLY before them."""
-        while True:
-            self.take("TABLE")
-            only = self.take("ONLY")
-            if name := self.name():
-                yield name, only
-            self.take("*")
-            self.skip_parenthesis()
-            if not self.take(","):
-                return
-
-    def skip_parenthesis(self) -> None:
-        """Pass over what stands in parentheses, if that comes next."""
+    def skip_parentheses(self) -> None:
+        """Move past a pair of parentheses and what is in it, if one opens here."""
         depth = 0
         while self.word and (depth or self.word == "("):
             depth += (self.word == "(") - (self.word == ")")
             self.pos += 1
 
-    def split(self) -> Iterator[Phrase]:
-        """Yield what is left, cut at the commas outside parentheses."""
+    def identifier(self) -> str:
+        """Move past one identifier and return it as the catalog spells it; "" if there is none."""
+        if self.pos >= len(self.tokens) or not is_identifier(token := self.tokens[self.pos]):
+            return ""
+        self.pos += 1
+        return fold_identifier(token)
+
+    def qualified_name(self) -> QualifiedName:
+        """Move past the name of an object and return it; () if there is none."""
+        return tuple(self._identifiers()[-2:])
+
+    def table_of_column(self) -> QualifiedName:
+        """Move past the name of a column, which its table's name qualifies, and return the name of the table."""
+        return tuple(self._identifiers()[:-1][-2:])
+
+    def _identifiers(self) -> list[str]:
+        parts: list[str] = []
+        while part := self.identifier():
+            parts.append(part)
+            if not self.accept("."):
+                break
+        return parts
+
+    def relations(self) -> Iterator[tuple[QualifiedName, Scope]]:
+        """Move past a list of relations, maybe with ONLY before one and * or parentheses after it, and yield them."""
+        while True:
+            self.accept("TABLE")
+            only = self.accept("ONLY")
+            if name := self.qualified_name():
+                yield name, "only" if only else "children"
+            self.accept("*")
+            self.skip_parentheses()
+            if not self.accept(","):
+                return
+
+    def object_kind(self) -> str:
+        """Move past the kind of an object and the modifiers before it, and return the kind; "" if there is none."""
+        kind, self.pos = object_kind(self.words, self.pos)
+        return kind
+
+    def split_at_commas(self) -> Iterator[TokenCursor]:
+        """Yield a cursor for each part of the rest, which commas outside parentheses separate."""
         depth, start = 0, self.pos
         for number in range(self.pos, len(self.words)):
             word = self.words[number]
             depth += (word in {"(", "["}) - (word in {")", "]"})
             if word == "," and not depth:
-                yield Phrase(self.tokens[start:number])
+                yield TokenCursor(self.tokens[start:number])
                 start = number + 1
-        yield Phrase(self.tokens[start:])
+        yield TokenCursor(self.tokens[start:])
 
-    def rest(self) -> Phrase:
-        """Return what is left."""
-        return Phrase(self.tokens[self.pos :])
+    def rest(self, start: int | None = None) -> TokenCursor:
+        """Return a cursor over the tokens from here, or from `start`, to the end."""
+        return TokenCursor(self.tokens[self.pos if start is None else start :])
 
 
-def is_name(token: str) -> bool:
-    """Tell whether a token may be a name: a word, or quoted as one."""
+def is_identifier(token: str) -> bool:
+    """Return whether a token can be a name: a word, keywords included, or anything in double quotes."""
     return token[0] == '"' or token[0] == "_" or token[0].isalpha() or token[0] > "\x7f"
 
 
-def folded(token: str) -> str:
-    """Return a name as the catalog has it: in small letters unless quoted, cut to 63 bytes."""
-    name = token[1:-1].replace('""', '"') if token[0] == '"' else token.lower() if token.isascii() else _fold(token)
-    return name.encode()[:_NAME_BYTES].decode(errors="ignore")
-
-
-def _fold(token: str) -> str:
-    return "".join(letter.lower() if letter.isascii() else letter for letter in token)
+def fold_identifier(token: str) -> str:
+    """Return a name as the catalog spells it: in lower case unless quoted, cut to 63 bytes."""
+    if token[0] == '"':
+        name = token[1:-1].replace('""', '"')
+    else:  # the server folds ASCII only
+        name = token.lower() if token.isascii() else "".join(c.lower() if c.isascii() else c for c in token)
+    return name.encode()[:_MAX_IDENTIFIER_BYTES].decode(errors="ignore")

@@ -1,135 +1,134 @@
-"""What the commands that look after tables lock, and those that name tables otherwise."""
+"""What maintenance commands lock, and the other commands that are not queries, CREATE, ALTER or DROP."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from predeploy.plan.lock_modes import Also, Mode, Touch
-from predeploy.plan.objects import ON_A_TABLE, RELATIONS, read_object, read_table_of_column
+from predeploy.plan.lock_modes import ImpliedLock, LockMode
 from predeploy.plan.query_locks import read_query
+from predeploy.plan.tokens import RELATION_KINDS, SCOPE_OF_TABLE_OBJECTS
 
 if TYPE_CHECKING:
-    from predeploy.plan.lock_modes import Reading
-    from predeploy.plan.tokens import Phrase
+    from predeploy.plan.lock_modes import StatementEffects
+    from predeploy.plan.tokens import TokenCursor
 
-_SUE, _AEL = Mode.SHARE_UPDATE_EXCLUSIVE, Mode.ACCESS_EXCLUSIVE
-
-
-def read_truncate(phrase: Phrase, into: Reading) -> None:
-    """Read TRUNCATE: with CASCADE all tables that refer to it go along."""
-    phrase.take("TABLE")
-    also = (Also("truncated_with", _AEL),) if "CASCADE" in phrase.words else ()
-    into.touches.extend(Touch(name, _AEL, "" if only else "children", also) for name, only in phrase.names())
+_SUE, _AEL = LockMode.SHARE_UPDATE_EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE
 
 
-def read_lock(phrase: Phrase, into: Reading) -> None:
+def read_truncate(cursor: TokenCursor, effects: StatementEffects) -> None:
+    """Read TRUNCATE; CASCADE adds all tables that refer to the named ones."""
+    implied = (ImpliedLock("truncated_with", _AEL),) if "CASCADE" in cursor.words else ()
+    for name, scope in cursor.relations():
+        effects.lock(name, _AEL, scope, implied)
+
+
+def read_lock(cursor: TokenCursor, effects: StatementEffects) -> None:
     """Read LOCK TABLE."""
-    into.kinds.append("LOCK TABLE")
-    text = " ".join(phrase.words)
-    mode = next((mode for mode in reversed(Mode) if f"IN {mode.words} MODE" in text), _AEL)
-    phrase.take("TABLE")
-    into.touches.extend(Touch(name, mode, "" if only else "children") for name, only in phrase.names())
+    effects.actions.append("LOCK TABLE")
+    text = " ".join(cursor.words)
+    mode = next((mode for mode in reversed(LockMode) if f"IN {mode.sql_name} MODE" in text), _AEL)
+    for name, scope in cursor.relations():
+        effects.lock(name, mode, scope)
 
 
-def read_vacuum(phrase: Phrase, into: Reading) -> None:
-    """Read VACUUM or ANALYZE; without a name they are about the whole database."""
-    end = phrase.words.index(")") if phrase.word == "(" and ")" in phrase.words else phrase.pos
-    full = "FULL" in phrase.words[: end + 1]
-    verb = phrase.words[0]
-    into.kinds.append("VACUUM FULL" if full else verb)
-    phrase.skip_parenthesis()
-    phrase.take_any("FULL", "FREEZE", "VERBOSE", "ANALYZE")
-    touches = [Touch(name, _AEL if full else _SUE, "partitions") for name, _ in phrase.names()]
-    into.touches.extend(touches)
-    into.unknown = not touches  # of the whole database
+def read_vacuum(cursor: TokenCursor, effects: StatementEffects) -> None:
+    """Read VACUUM or ANALYZE; without a name they work on the whole database."""
+    end = cursor.words.index(")") if cursor.word == "(" and ")" in cursor.words else cursor.pos
+    full = "FULL" in cursor.words[: end + 1]
+    effects.actions.append("VACUUM FULL" if full else cursor.words[0])
+    cursor.skip_parentheses()
+    cursor.accept_any("FULL", "FREEZE", "VERBOSE", "ANALYZE")
+    for name, _ in cursor.relations():
+        effects.lock(name, _AEL if full else _SUE, "partitions")
+    effects.unknown = not effects.locks
 
 
-def read_reindex(phrase: Phrase, into: Reading) -> None:
-    """Read REINDEX: writers wait for the table, and readers for the index."""
-    phrase.skip_parenthesis()
-    kind = read_object(phrase)
-    concurrently = "CONCURRENTLY" in phrase.words
-    into.kinds.append(f"REINDEX {kind}{' CONCURRENTLY' if concurrently else ''}")
-    phrase.take("CONCURRENTLY")
-    on_table, on_index = (_SUE, _SUE) if concurrently else (Mode.SHARE, _AEL)
+def read_reindex(cursor: TokenCursor, effects: StatementEffects) -> None:
+    """Read REINDEX: it blocks writers of the table, and readers that use the index."""
+    cursor.skip_parentheses()
+    kind = cursor.object_kind()
+    concurrently = "CONCURRENTLY" in cursor.words  # it may also stand in the parentheses before the kind
+    cursor.accept("CONCURRENTLY")
+    effects.actions.append(f"REINDEX {kind}{' CONCURRENTLY' * concurrently}")
+    on_table, on_index = (_SUE, _SUE) if concurrently else (LockMode.SHARE, _AEL)
     if kind == "TABLE":
-        into.touches.append(Touch(phrase.name(), on_table, "partitions", (Also("indexes", on_index),)))
+        effects.lock(cursor.qualified_name(), on_table, "partitions", (ImpliedLock("indexes", on_index),))
     elif kind == "INDEX":
-        into.touches.append(Touch(phrase.name(), on_index, "partitions", (Also("table", on_table),)))
-    into.unknown = kind not in {"TABLE", "INDEX"}
+        effects.lock(cursor.qualified_name(), on_index, "partitions", (ImpliedLock("table", on_table),))
+    else:
+        effects.unknown = True
 
 
-def read_cluster(phrase: Phrase, into: Reading) -> None:
-    """Read CLUSTER."""
-    phrase.skip_parenthesis()
-    phrase.take("VERBOSE")
-    name = phrase.name()
-    into.touches.append(Touch(name, _AEL, "partitions"))
-    into.unknown = not name
+def read_cluster(cursor: TokenCursor, effects: StatementEffects) -> None:
+    """Read CLUSTER; without a name it works on the whole database."""
+    cursor.skip_parentheses()
+    cursor.accept("VERBOSE")
+    name = cursor.qualified_name()
+    effects.lock(name, _AEL, "partitions")
+    effects.unknown = not name
 
 
-def read_refresh(phrase: Phrase, into: Reading) -> None:
+def read_refresh(cursor: TokenCursor, effects: StatementEffects) -> None:
     """Read REFRESH MATERIALIZED VIEW."""
-    into.kinds.append("REFRESH MATERIALIZED VIEW")
-    phrase.take("MATERIALIZED", "VIEW")
-    concurrently = phrase.take("CONCURRENTLY")
-    into.touches.append(
-        Touch(phrase.name(), Mode.EXCLUSIVE if concurrently else _AEL, "", (Also("reads", Mode.ACCESS_SHARE),))
-    )
+    effects.actions.append("REFRESH MATERIALIZED VIEW")
+    cursor.accept("MATERIALIZED", "VIEW")
+    mode = LockMode.EXCLUSIVE if cursor.accept("CONCURRENTLY") else _AEL
+    effects.lock(cursor.qualified_name(), mode, implied=(ImpliedLock("reads", LockMode.ACCESS_SHARE),))
 
 
-def read_comment(phrase: Phrase, into: Reading) -> None:
+def read_comment(cursor: TokenCursor, effects: StatementEffects) -> None:
     """Read COMMENT ON."""
-    phrase.seek("ON")
-    kind = read_object(phrase)
-    into.kinds.append("COMMENT")
-    if kind in RELATIONS:
-        into.touches.append(Touch(phrase.name(), _SUE))
-    elif kind == "COLUMN":
-        into.touches.append(Touch(read_table_of_column(phrase), _SUE))
-    elif kind in {*ON_A_TABLE, "CONSTRAINT"}:
-        phrase.seek("ON")
-        into.touches.append(Touch(phrase.name(), Mode.ACCESS_SHARE))
+    effects.actions.append("COMMENT")
+    cursor.skip_past("ON")
+    if cursor.accept("COLUMN"):
+        effects.lock(cursor.table_of_column(), _SUE)
+    elif cursor.at("CONSTRAINT") or (kind := cursor.object_kind()) in SCOPE_OF_TABLE_OBJECTS:
+        cursor.skip_past("ON")
+        effects.lock(cursor.qualified_name(), LockMode.ACCESS_SHARE)
+    elif kind in RELATION_KINDS:
+        effects.lock(cursor.qualified_name(), _SUE)
 
 
-def read_copy(phrase: Phrase, into: Reading) -> None:
+def read_copy(cursor: TokenCursor, effects: StatementEffects) -> None:
     """Read COPY from or to a file of the server."""
-    if phrase.word == "(":
-        read_query(phrase.rest(), into)
+    if cursor.word == "(":
+        read_query(cursor.rest(), effects)
         return
-    phrase.take("BINARY")
-    name = phrase.name()
-    phrase.skip_parenthesis()
-    if phrase.word == "FROM":
-        into.touches.append(Touch(name, Mode.ROW_EXCLUSIVE, "partitions", (Also("references", Mode.ROW_SHARE),)))
+    cursor.accept("BINARY")
+    name = cursor.qualified_name()
+    cursor.skip_parentheses()
+    if cursor.word == "FROM":
+        effects.lock(name, LockMode.ROW_EXCLUSIVE, "partitions", (ImpliedLock("references", LockMode.ROW_SHARE),))
     else:
-        into.touches.append(Touch(name, Mode.ACCESS_SHARE))
+        effects.lock(name, LockMode.ACCESS_SHARE)
 
 
-def read_explain(phrase: Phrase, into: Reading) -> None:
-    """Read EXPLAIN, which locks what the statement would, and with ANALYZE does what it does."""
-    phrase.skip_parenthesis()
-    phrase.take_any("ANALYZE", "VERBOSE")
-    into.kinds.append("EXPLAIN")
-    if phrase.word in {"CREATE", "REFRESH", "EXECUTE", "DECLARE"}:
-        into.unknown = True
+def read_explain(cursor: TokenCursor, effects: StatementEffects) -> None:
+    """Read EXPLAIN, which locks what its statement would; EXPLAIN ANALYZE runs it."""
+    effects.actions.append("EXPLAIN")
+    cursor.skip_parentheses()
+    cursor.accept_any("ANALYZE", "VERBOSE")
+    if cursor.word in {"CREATE", "REFRESH", "EXECUTE", "DECLARE"}:
+        effects.unknown = True
     else:
-        read_query(phrase.rest(), into)
+        read_query(cursor.rest(), effects)
 
 
-def read_declare(phrase: Phrase, into: Reading) -> None:
-    """Read DECLARE ... CURSOR."""
-    if phrase.seek("FOR"):
-        read_query(phrase.rest(), into)
+def read_declare(cursor: TokenCursor, effects: StatementEffects) -> None:
+    """Read DECLARE ... CURSOR FOR a query."""
+    if cursor.skip_past("FOR"):
+        read_query(cursor.rest(), effects)
 
 
-def read_grant(phrase: Phrase, into: Reading) -> None:
-    """Read GRANT or REVOKE, which since Postgres 18 looks at a table under its weakest lock."""
-    if phrase.seek("ON"):
-        into.touches.extend(Touch(name, Mode.ACCESS_SHARE) for name, _ in phrase.names())
+def read_grant(cursor: TokenCursor, effects: StatementEffects) -> None:
+    """Read GRANT or REVOKE, which lock the tables since Postgres 18."""
+    if cursor.skip_past("ON"):
+        for name, _ in cursor.relations():
+            effects.lock(name, LockMode.ACCESS_SHARE)
 
 
-def read_publication(phrase: Phrase, into: Reading) -> None:
-    """Read what CREATE and ALTER PUBLICATION say of tables."""
-    if phrase.seek("TABLE"):
-        into.touches.extend(Touch(name, _SUE, "" if only else "children") for name, only in phrase.names())
+def read_publication(cursor: TokenCursor, effects: StatementEffects) -> None:
+    """Read the tables of CREATE or ALTER PUBLICATION."""
+    if cursor.skip_past("TABLE"):
+        for name, scope in cursor.relations():
+            effects.lock(name, _SUE, scope)

@@ -1,22 +1,24 @@
-"""What kind of statement it is, in Postgres's own words: `ALTER TABLE`. Never a word that is not one of SQL's."""
+"""What a statement is in SQL's own words, `ALTER TABLE`, for the log: any other word of a file may be a secret."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
-_ALONE = frozenset(
+_VERBS = frozenset(
     """
     ANALYZE CALL CHECKPOINT CLOSE CLUSTER COMMENT COPY DEALLOCATE DECLARE DELETE DISCARD DO EXECUTE EXPLAIN FETCH GRANT
     INSERT LISTEN LOAD LOCK MERGE MOVE NOTIFY PREPARE REINDEX RELEASE RESET REVOKE SAVEPOINT SELECT SET SHOW TABLE
     TRUNCATE UNLISTEN UPDATE VACUUM VALUES WITH
     """.split()  # noqa: SIM905
 )
-_WITH_AN_OBJECT = frozenset(("ALTER", "CREATE", "DROP", "IMPORT", "REASSIGN", "REFRESH", "SECURITY"))
+_VERBS_WITH_OBJECT = frozenset(("ALTER", "CREATE", "DROP", "IMPORT", "REASSIGN", "REFRESH", "SECURITY"))
 _MODIFIERS = frozenset(
-    "CONSTRAINT GLOBAL LOCAL OR PROCEDURAL RECURSIVE REPLACE TEMP TEMPORARY TRUSTED UNIQUE UNLOGGED".split()  # noqa: SIM905
+    """
+    CONSTRAINT DEFAULT GLOBAL LOCAL OR PROCEDURAL RECURSIVE REPLACE TEMP TEMPORARY TRUSTED UNIQUE UNLOGGED
+    """.split()  # noqa: SIM905
 )
 _OBJECTS = frozenset(
     """
@@ -26,18 +28,46 @@ _OBJECTS = frozenset(
     """.split()  # noqa: SIM905
 ) | {
     "ACCESS METHOD", "DEFAULT PRIVILEGES", "EVENT TRIGGER", "FOREIGN DATA", "FOREIGN SCHEMA", "FOREIGN TABLE",
-    "INDEX CONCURRENTLY", "LARGE OBJECT", "MATERIALIZED VIEW", "OPERATOR CLASS", "OPERATOR FAMILY", "TEXT SEARCH",
-    "USER MAPPING",
+    "LARGE OBJECT", "MATERIALIZED VIEW", "OPERATOR CLASS", "OPERATOR FAMILY", "TEXT SEARCH", "USER MAPPING",
 }  # fmt: skip
+# Further words of the actions of ALTER, the options of maintenance commands, and transaction control.
+_OTHER_WORDS = """
+    ... ABORT ADD ALWAYS ANALYSE AS ATTACH BEGIN CHECK COLUMN COMMIT COMPRESSION CONCURRENTLY DEPENDS DETACH DISABLE
+    ENABLE END EXCLUDE EXPRESSION FORCE FULL GENERATED IDENTITY INHERIT KEY LEVEL LOGGED NO NOT NULL OF ON OPTIONS OWNER
+    PARTITION PRIMARY RENAME REPLICA RESTART ROLLBACK ROW START STORAGE TO VALIDATE VALUE WITHOUT
+"""
+_WORDS = frozenset(" ".join((*_VERBS, *_VERBS_WITH_OBJECT, *_MODIFIERS, *_OBJECTS, _OTHER_WORDS)).split())
 
 
-def command_of(words: Iterable[str]) -> str | None:
-    """Return the command that a statement's leading words, in upper case, make; None where they make none."""
-    verb, *rest = (*words, "")
-    if verb in _ALONE:
+def command_of(words: Sequence[str]) -> str | None:
+    """Return the command that a statement's first words, in upper case, are; None if they are none."""
+    verb = words[0] if words else ""
+    if verb in _VERBS:
         return verb
-    if verb not in _WITH_AN_OBJECT:
+    if verb not in _VERBS_WITH_OBJECT:
         return None
-    rest = [word for word in rest if word not in _MODIFIERS]
-    kind = next((kind for count in (2, 1) if (kind := " ".join(rest[:count])) in _OBJECTS), "")
+    kind, end = object_kind(words, 1)
+    if kind == "INDEX" and "CONCURRENTLY" in words[end : end + 1]:
+        kind = "INDEX CONCURRENTLY"
     return f"{verb} {kind}".rstrip()
+
+
+def object_kind(words: Sequence[str], start: int = 0) -> tuple[str, int]:
+    """Return the kind of object that `words` name from `start` on, and the index after it; "" and `start` if none.
+
+    Modifiers before the kind are skipped: `INDEX` of `UNIQUE INDEX`.
+    """
+    for first in range(start, len(words)):
+        for end in (first + 2, first + 1):
+            if (kind := " ".join(words[first:end])) in _OBJECTS:
+                return kind, min(end, len(words))
+        if words[first] not in _MODIFIERS:
+            break
+    return "", start
+
+
+def only_sql_words(text: str) -> str:
+    """Return the part of `text` before the first word that is not one of SQL's; `OTHER` if nothing is left."""
+    words = text.split()
+    known = next((number for number, word in enumerate(words) if word not in _WORDS), len(words))
+    return " ".join(words[:known]).removesuffix(" ...") or "OTHER"

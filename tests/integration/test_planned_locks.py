@@ -1,4 +1,4 @@
-"""The planned lock is the one that the server takes: every statement is run, and pg_locks asked."""
+"""The planned locks are those that the server takes: every statement is run and compared with pg_locks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from predeploy.plan.catalog import read_catalog, read_relations
-from predeploy.plan.lock_modes import Mode, mode_of
+from predeploy.plan.lock_modes import LockMode, lock_mode_of
 from predeploy.plan.statement_locks import read_statement
-from predeploy.plan.static_plan import resolve, worth_telling
+from predeploy.plan.static_plan import relevant_locks, resolve_locks
 from predeploy.sql.splitter import split
 from tests.support.database import Database, fresh_database
 
@@ -63,7 +63,7 @@ ANALYZE;
 """
 
 STATEMENTS = [
-    # Definitions of new things
+    # CREATE
     "CREATE TABLE fresh (id int)",
     "CREATE TABLE fresh (id int REFERENCES accounts, other int, FOREIGN KEY (other) REFERENCES public.accounts (id))",
     "CREATE TABLE IF NOT EXISTS fresh (LIKE plain INCLUDING ALL)",
@@ -154,7 +154,7 @@ STATEMENTS = [
     "ALTER TABLE plain OWNER TO CURRENT_USER",
     "ALTER TABLE events ATTACH PARTITION events_3 FOR VALUES FROM (20) TO (30)",
     "ALTER TABLE events DETACH PARTITION events_1",
-    # other ALTERs
+    # Other ALTERs
     "ALTER INDEX plain_at RENAME TO fresh",
     "ALTER INDEX plain_at SET (fillfactor = 70)",
     "ALTER SEQUENCE counter RESTART WITH 5",
@@ -182,7 +182,7 @@ STATEMENTS = [
     "DROP POLICY mine ON plain",
     "DROP FUNCTION IF EXISTS fresh()",
     "DROP TYPE mood",
-    # Rows
+    # Queries
     "INSERT INTO plain (id, kind) VALUES (2, 'y')",
     'INSERT INTO "Orders" (account) VALUES (1)',
     "INSERT INTO plain (id) SELECT id FROM accounts ON CONFLICT (id) DO UPDATE SET kind = 'z'",
@@ -210,7 +210,7 @@ STATEMENTS = [
     "EXPLAIN (COSTS off) UPDATE plain SET kind = ''",
     "EXPLAIN ANALYZE DELETE FROM lines",
     "DECLARE c CURSOR FOR SELECT * FROM plain FOR UPDATE",
-    # Looking after tables
+    # Maintenance and others
     "LOCK TABLE plain",
     "LOCK parent IN SHARE ROW EXCLUSIVE MODE",
     "LOCK TABLE ONLY parent, accounts IN ROW SHARE MODE NOWAIT",
@@ -229,7 +229,7 @@ STATEMENTS = [
     "SET LOCAL work_mem = '8MB'",
     "NOTIFY somebody, 'something'",
 ]  # fmt: skip
-STRONGER_SINCE = {  # where versions differ the plan tells the stronger lock
+STRONGER_SINCE = {  # where versions differ, the stronger lock is planned
     "ALTER TABLE events ADD UNIQUE (id, day)": 18,
     "ALTER TABLE events ADD PRIMARY KEY (id, day)": 18,
     "ALTER TABLE events DETACH PARTITION events_1": 14,
@@ -267,7 +267,7 @@ HELD = """
 
 @pytest.fixture(scope="module")
 def prepared(server: PostgresServer) -> Iterator[Database]:
-    """Tables that every statement finds as they were: what a test does is rolled back."""
+    """Tables that no test changes: each rolls back what it does."""
     with fresh_database(server) as database:
         database.admin_execute(f"GRANT ALL ON DATABASE {database.name} TO {database.owner}")
         database.admin_execute(f"GRANT ALL ON SCHEMA public TO {database.owner}")
@@ -275,15 +275,15 @@ def prepared(server: PostgresServer) -> Iterator[Database]:
         yield database
 
 
-def planned(conn: psycopg.Connection, sql: str) -> tuple[dict[str, Mode], bool]:
+def planned(conn: psycopg.Connection, sql: str) -> tuple[dict[str, LockMode], bool]:
     catalog = read_catalog(conn)
     (statement,) = split(sql)
-    locks, unknown = resolve(read_statement(sql, statement), catalog)
-    return shown(worth_telling(locks, catalog.relations)), unknown
+    locks, unknown = resolve_locks(read_statement(sql, statement), catalog)
+    return shown(relevant_locks(locks, catalog.relations)), unknown
 
 
-def held(conn: psycopg.Connection, sql: str) -> dict[str, Mode]:
-    """Run it in a transaction that is rolled back, and return the strongest lock on each relation from before."""
+def held(conn: psycopg.Connection, sql: str) -> dict[str, LockMode]:
+    """Return the strongest lock of a statement on each relation that existed before; roll it back."""
     before = read_relations(conn)
     conn.execute("BEGIN")
     try:
@@ -291,20 +291,20 @@ def held(conn: psycopg.Connection, sql: str) -> dict[str, Mode]:
         rows = conn.execute(HELD).fetchall()
     finally:
         conn.execute("ROLLBACK")
-    locks: dict[Relation, Mode] = {}
+    locks: dict[Relation, LockMode] = {}
     for oid, name in rows:
-        mode = mode_of(name)
+        mode = lock_mode_of(name)
         if mode and oid in before:
             locks[before[oid]] = max(mode, locks.get(before[oid], mode))
-    return shown(worth_telling(locks, before))
+    return shown(relevant_locks(locks, before))
 
 
-def shown(locks: dict[Relation, Mode]) -> dict[str, Mode]:
+def shown(locks: dict[Relation, LockMode]) -> dict[str, LockMode]:
     return {str(relation): mode for relation, mode in sorted(locks.items(), key=lambda lock: str(lock[0]))}
 
 
 @pytest.mark.parametrize("sql", STATEMENTS)
-def test_the_planned_lock_is_the_one_that_is_held(prepared: Database, sql: str) -> None:
+def test_the_planned_lock_is_the_lock_that_is_held(prepared: Database, sql: str) -> None:
     with prepared.connect() as conn:
         plan, unknown = planned(conn, sql)
         seen = held(conn, sql)
@@ -312,26 +312,26 @@ def test_the_planned_lock_is_the_one_that_is_held(prepared: Database, sql: str) 
     if version >= STRONGER_SINCE.get(sql, 0):
         assert plan == seen
     else:
-        assert max(plan.values()) >= max(seen.values(), default=Mode.ACCESS_SHARE)
+        assert max(plan.values()) >= max(seen.values(), default=LockMode.ACCESS_SHARE)
     assert not unknown
 
 
 @pytest.mark.parametrize("sql", UNKNOWN)
-def test_what_the_text_does_not_tell_is_said_to_be_unknown(prepared: Database, sql: str) -> None:
+def test_effects_that_the_text_does_not_show_are_unknown(prepared: Database, sql: str) -> None:
     with prepared.connect() as conn:
         assert planned(conn, sql)[1]
 
 
-def test_rows_that_find_their_partition_by_their_values_lock_it_unplanned(prepared: Database) -> None:
+def test_the_lock_on_the_partition_that_gets_a_row_is_not_planned(prepared: Database) -> None:
     sql = "INSERT INTO events VALUES (9, 9, '')"
     with prepared.connect() as conn:
-        assert planned(conn, sql) == ({"public.events": Mode.ROW_EXCLUSIVE}, False)
-        assert held(conn, sql) == {"public.events": Mode.ROW_EXCLUSIVE, "public.events_1": Mode.ROW_EXCLUSIVE}
+        assert planned(conn, sql) == ({"public.events": LockMode.ROW_EXCLUSIVE}, False)
+        assert held(conn, sql) == {"public.events": LockMode.ROW_EXCLUSIVE, "public.events_1": LockMode.ROW_EXCLUSIVE}
 
 
-def test_an_index_or_sequence_is_told_where_those_who_use_it_have_to_wait(prepared: Database) -> None:
+def test_an_index_or_sequence_is_listed_if_its_users_have_to_wait(prepared: Database) -> None:
     with prepared.connect() as conn:
-        assert planned(conn, "REINDEX TABLE loose") == ({"public.loose": Mode.SHARE}, False)
+        assert planned(conn, "REINDEX TABLE loose") == ({"public.loose": LockMode.SHARE}, False)
         assert "public.plain_at" in planned(conn, "REINDEX TABLE plain")[0]
         assert "public.plain_at" not in planned(conn, "DROP INDEX plain_at")[0]
         assert "public.counter" in planned(conn, "ALTER SEQUENCE counter RESTART")[0]
@@ -340,20 +340,20 @@ def test_an_index_or_sequence_is_told_where_those_who_use_it_have_to_wait(prepar
 @pytest.mark.parametrize(
     ("sql", "mode"),
     [
-        ("CREATE INDEX CONCURRENTLY ON plain (kind)", Mode.SHARE_UPDATE_EXCLUSIVE),
-        ("CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS fresh ON plain (kind)", Mode.SHARE_UPDATE_EXCLUSIVE),
-        ("DROP INDEX CONCURRENTLY plain_at", Mode.SHARE_UPDATE_EXCLUSIVE),
-        ("REINDEX (VERBOSE) TABLE CONCURRENTLY plain", Mode.SHARE_UPDATE_EXCLUSIVE),
-        ("VACUUM plain", Mode.SHARE_UPDATE_EXCLUSIVE),
-        ("VACUUM (FULL, ANALYZE) plain", Mode.ACCESS_EXCLUSIVE),
-        ("VACUUM FULL plain", Mode.ACCESS_EXCLUSIVE),
-        ("VACUUM (SKIP_LOCKED) plain (id)", Mode.SHARE_UPDATE_EXCLUSIVE),
-        ("COPY plain FROM '/tmp/plain'", Mode.ROW_EXCLUSIVE),
-        ("COPY plain (id) TO '/tmp/plain'", Mode.ACCESS_SHARE),
+        ("CREATE INDEX CONCURRENTLY ON plain (kind)", LockMode.SHARE_UPDATE_EXCLUSIVE),
+        ("CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS fresh ON plain (kind)", LockMode.SHARE_UPDATE_EXCLUSIVE),
+        ("DROP INDEX CONCURRENTLY plain_at", LockMode.SHARE_UPDATE_EXCLUSIVE),
+        ("REINDEX (VERBOSE) TABLE CONCURRENTLY plain", LockMode.SHARE_UPDATE_EXCLUSIVE),
+        ("VACUUM plain", LockMode.SHARE_UPDATE_EXCLUSIVE),
+        ("VACUUM (FULL, ANALYZE) plain", LockMode.ACCESS_EXCLUSIVE),
+        ("VACUUM FULL plain", LockMode.ACCESS_EXCLUSIVE),
+        ("VACUUM (SKIP_LOCKED) plain (id)", LockMode.SHARE_UPDATE_EXCLUSIVE),
+        ("COPY plain FROM '/tmp/plain'", LockMode.ROW_EXCLUSIVE),
+        ("COPY plain (id) TO '/tmp/plain'", LockMode.ACCESS_SHARE),
     ],
 )
-def test_what_cannot_be_tried_in_a_transaction_locks_as_the_documentation_says(
-    prepared: Database, sql: str, mode: Mode
+def test_a_command_that_cannot_run_in_a_transaction_locks_as_documented(
+    prepared: Database, sql: str, mode: LockMode
 ) -> None:
     with prepared.connect() as conn:
         assert planned(conn, sql) == ({"public.plain": mode}, False)
@@ -373,15 +373,15 @@ def test_what_cannot_be_tried_in_a_transaction_locks_as_the_documentation_says(
         ("other/* a comment */.accounts", "other.accounts"),
     ],
 )
-def test_a_name_means_what_it_means_to_the_server(prepared: Database, name: str, found: str | None) -> None:
+def test_a_name_resolves_as_on_the_server(prepared: Database, name: str, found: str | None) -> None:
     with prepared.connect() as conn:
         assert list(planned(conn, f"LOCK TABLE {name}")[0]) == ([found] if found else [])
         if found:
             conn.execute(f"SELECT FROM {name}")
 
 
-def test_search_path_decides_which_of_two_is_meant(prepared: Database) -> None:
+def test_search_path_decides_between_two_schemas(prepared: Database) -> None:
     with prepared.connect() as conn:
         conn.execute("SET search_path = other, public")
-        assert planned(conn, "LOCK accounts")[0] == {"other.accounts": Mode.ACCESS_EXCLUSIVE}
+        assert planned(conn, "LOCK accounts")[0] == {"other.accounts": LockMode.ACCESS_EXCLUSIVE}
         assert planned(conn, "LOCK accounts")[0] == held(conn, "LOCK accounts")

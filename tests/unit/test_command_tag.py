@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predeploy.sql.command_tag import command_of
+from predeploy.sql.command_tag import command_of, only_sql_words
 from predeploy.sql.splitter import split
 
 
@@ -27,6 +27,7 @@ from predeploy.sql.splitter import split
         ("CREATE USER a PASSWORD 'hunter2'", "CREATE USER"),
         ("INSERT INTO t VALUES (1)", "INSERT"),
         ("WITH a AS (SELECT 1) SELECT * FROM a", "WITH"),
+        ("CREATE DEFAULT CONVERSION c FOR 'a' TO 'b' FROM f", "CREATE CONVERSION"),
         ("DO $$BEGIN END$$", "DO"),
         ("CREATE hunter2 (a int)", "CREATE"),
         ("ALTER ROLE hunter2 PASSWORD hunter2", "ALTER ROLE"),
@@ -35,11 +36,12 @@ from predeploy.sql.splitter import split
         ("'hunter2'", None),
     ],
 )
-def test_the_command_is_told_by_its_first_words(sql: str, command: str | None) -> None:
+def test_the_command_is_read_from_the_first_words(sql: str, command: str | None) -> None:
     (statement,) = split(sql)
     assert command_of(statement.words) == command
 
 
 @given(st.lists(st.sampled_from(["CREATE", "ALTER", "OR", "TABLE", "INDEX", "SECRET", "SELECT", "FOREIGN", "DATA"])))
-def test_no_word_of_the_file_is_told(words: list[str]) -> None:
+def test_only_words_of_sql_are_shown(words: list[str]) -> None:
     assert "SECRET" not in (command_of(words) or "")
+    assert "SECRET" not in only_sql_words(" ".join(words))

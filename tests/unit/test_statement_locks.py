@@ -1,25 +1,25 @@
-"""What is read off a statement's text alone; the locks themselves are held against a server elsewhere."""
+"""What the text of a statement shows; tests/integration/test_planned_locks.py compares the locks with a server's."""
 
 from __future__ import annotations
 
 import pytest
 
-from predeploy.plan.lock_modes import Mode, Reading, mode_of
+from predeploy.plan.lock_modes import LockMode, StatementEffects, lock_mode_of
 from predeploy.plan.statement_locks import read_statement
-from predeploy.sql.splitter import split
+from predeploy.sql.splitter import scan, split
 
 
-def read(sql: str) -> Reading:
+def read(sql: str) -> StatementEffects:
     (statement,) = split(sql)
     return read_statement(sql, statement)
 
 
 def names(sql: str) -> list[str]:
-    return [".".join(touch.name) for touch in read(sql).touches]
+    return [".".join(lock.name) for lock in read(sql).locks]
 
 
 @pytest.mark.parametrize(
-    ("sql", "kinds"),
+    ("sql", "actions"),
     [
         ("create table t (id int)", ["CREATE TABLE"]),
         ("CREATE UNLOGGED TABLE t AS SELECT 1", ["CREATE TABLE AS"]),
@@ -51,8 +51,8 @@ def names(sql: str) -> list[str]:
         ('"select" 1', ["OTHER"]),
     ],
 )  # fmt: skip
-def test_a_statement_is_named_by_its_kind(sql: str, kinds: list[str]) -> None:
-    assert read(sql).kinds == kinds
+def test_the_actions_of_a_statement_are_named(sql: str, actions: list[str]) -> None:
+    assert read(sql).actions == actions
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_a_statement_is_named_by_its_kind(sql: str, kinds: list[str]) -> None:
         "ALTER TABLE t NO", "ALTER TABLE t ADD CONSTRAINT", "ALTER TABLE ALL IN TABLESPACE x SET TABLESPACE y",
     ],
 )  # fmt: skip
-def test_what_is_no_sql_is_read_to_its_end(sql: str) -> None:
-    for statement in split(sql) if '"' not in sql else []:
-        assert read_statement(sql, statement).kinds
+def test_invalid_sql_raises_no_error(sql: str) -> None:
+    for statement in scan(sql).statements:
+        assert read_statement(sql, statement).actions
 
 
 @pytest.mark.parametrize(
-    ("sql", "read_of_it"),
+    ("sql", "relations"),
     [
         ("INSERT INTO a VALUES (1, 'x'), (2, 'y''(z'), (3, 'w')", ["a"]),
         ("INSERT INTO a VALUES (1), ((SELECT id FROM b)), (2)", ["a", "b"]),
@@ -81,11 +81,21 @@ def test_what_is_no_sql_is_read_to_its_end(sql: str) -> None:
         ("INSERT INTO a VALUES ('from b'), ($$ from c $$), (E'\\' from d'), (1) -- from e\n", ["a"]),
         ("UPDATE a SET x = 'from b (' FROM c", ["a", "c"]),
         ("UPDATE t1 SET x = 1 FROM t2 WHERE t2.id = 22", ["t1", "t2"]),
+        ("UPDATE €1 SET x = 1 FROM €2", ["€1", "€2"]),
+        (
+            "INSERT INTO a SELECT 1 FROM (VALUES (1), (2)) v, b WHERE EXISTS (VALUES (1), ((SELECT id FROM c)))",
+            ["a", "b", "c"],
+        ),
         ("DELETE FROM a WHERE x = 'values (1), (2), ' AND EXISTS (SELECT FROM b)", ["a", "b"]),
     ],
 )
-def test_rows_and_literals_hide_no_relation(sql: str, read_of_it: list[str]) -> None:
-    assert names(sql) == read_of_it
+def test_literals_and_rows_hide_no_relation(sql: str, relations: list[str]) -> None:
+    assert names(sql) == relations
+
+
+def test_literals_hide_no_change_of_search_path() -> None:
+    assert read("INSERT INTO a SELECT set_config('search_path', 'x', false)").changes_search_path
+    assert not read("INSERT INTO a SELECT set_config('work_mem', '8MB', false)").changes_search_path
 
 
 def test_rows_hide_no_function() -> None:
@@ -96,12 +106,12 @@ def test_rows_hide_no_function() -> None:
 @pytest.mark.parametrize(
     ("mode", "name"),
     [
-        (Mode.ACCESS_SHARE, "AccessShareLock"),
-        (Mode.SHARE_UPDATE_EXCLUSIVE, "ShareUpdateExclusiveLock"),
-        (Mode.SHARE, "ShareLock"),
-        (Mode.ACCESS_EXCLUSIVE, "AccessExclusiveLock"),
+        (LockMode.ACCESS_SHARE, "AccessShareLock"),
+        (LockMode.SHARE_UPDATE_EXCLUSIVE, "ShareUpdateExclusiveLock"),
+        (LockMode.SHARE, "ShareLock"),
+        (LockMode.ACCESS_EXCLUSIVE, "AccessExclusiveLock"),
         (None, "SIReadLock"),
     ],
 )
-def test_a_mode_is_known_by_the_name_in_pg_locks(mode: Mode | None, name: str) -> None:
-    assert mode_of(name) is mode
+def test_a_lock_mode_is_found_by_its_name_in_pg_locks(mode: LockMode | None, name: str) -> None:
+    assert lock_mode_of(name) is mode
