@@ -1,10 +1,8 @@
-"""`plan`: what would run, told without changing anything."""
+"""`plan`: log what would run, and change nothing."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-import pytest
 
 from tests.support.catalog import snapshot
 
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
     from tests.support.program import Run
 
 
-def test_each_pending_file_is_told_in_order_with_kinds_and_locks(
+def test_each_pending_migration_is_logged_in_order_with_actions_and_locks(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE users (id int PRIMARY KEY); CREATE TABLE orders (user_id int);")
@@ -67,7 +65,7 @@ def test_each_pending_file_is_told_in_order_with_kinds_and_locks(
     assert (finished.report["pending"], finished.report["message"]) == (3, "3 pending, 0 would fail")
 
 
-def test_nothing_is_changed_and_no_table_is_made(
+def test_a_plan_changes_nothing_and_creates_no_table(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE users (id serial PRIMARY KEY); INSERT INTO users DEFAULT VALUES")
@@ -78,7 +76,7 @@ def test_nothing_is_changed_and_no_table_is_made(
     assert database.query("SELECT to_regclass('_migrations')") == [(None,)]
 
 
-def test_nobody_is_waited_for(run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir) -> None:
+def test_a_plan_waits_for_no_lock(run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir) -> None:
     database.execute("CREATE TABLE users (id int)")
     migrations_dir.write("001.sql", "DROP TABLE users")
     with database.connect() as conn, database.connect() as other:
@@ -89,7 +87,7 @@ def test_nobody_is_waited_for(run: Callable[..., Run], database: Database, migra
     assert planned["locks"] == [{"relation": "public.users", "mode": "ACCESS EXCLUSIVE"}]
 
 
-def test_a_file_that_would_be_refused_is_told_so_and_the_rest_is_planned(
+def test_a_rejected_migration_is_reported_and_the_others_are_planned(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1;\nCOMMIT")
@@ -110,7 +108,7 @@ def test_a_file_that_would_be_refused_is_told_so_and_the_rest_is_planned(
     assert (finished.report["pending"], finished.report["failed"]) == (5, 4)
 
 
-def test_it_works_on_a_read_only_server_and_without_the_right_to_use_a_schema(
+def test_a_plan_works_on_a_read_only_server_and_without_the_right_to_use_a_schema(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.admin_execute("CREATE SCHEMA locked_up; CREATE TABLE locked_up.secret (id int)")
@@ -121,7 +119,7 @@ def test_it_works_on_a_read_only_server_and_without_the_right_to_use_a_schema(
     assert finished.named("migration.planned")[0]["locks"] == [{"relation": "locked_up.secret", "mode": "ACCESS SHARE"}]
 
 
-def test_unqualified_names_after_another_search_path_are_not_guessed(
+def test_unqualified_names_after_a_change_of_search_path_are_unknown(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SET search_path = other; DROP TABLE users;")
@@ -132,7 +130,7 @@ def test_unqualified_names_after_another_search_path_are_not_guessed(
     assert [line["unknown"] for line in lines] == [True, False, True, False]
 
 
-def test_a_function_that_an_earlier_file_makes_is_unknown_too(
+def test_a_function_that_an_earlier_migration_creates_is_unknown(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE FUNCTION clean_up() RETURNS void LANGUAGE sql AS 'SELECT'")
@@ -141,7 +139,7 @@ def test_a_function_that_an_earlier_file_makes_is_unknown_too(
     assert [line["unknown"] for line in lines] == [False, True]
 
 
-def test_the_plan_holds_none_of_the_files_text(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+def test_a_plan_shows_only_words_of_sql(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write(
         "001.sql",
         "ALTER ROLE app PASSWORD 'hunter2'; CREATE USER u PASSWORD 'hunter3'; INSERT INTO t VALUES ('hunter4');"
@@ -153,17 +151,12 @@ def test_the_plan_holds_none_of_the_files_text(run: Callable[..., Run], migratio
     assert "hunter" not in finished.stdout.lower()
 
 
-def test_with_nothing_pending_that_is_said(run: Callable[..., Run]) -> None:
+def test_a_plan_with_nothing_pending_succeeds(run: Callable[..., Run]) -> None:
     finished = run("plan")
     assert (finished.exit_code, finished.report["message"]) == (0, "0 pending, 0 would fail")
 
 
-@pytest.mark.parametrize("arguments", [["status", "--rehearse"], ["--rehearse"], ["plan", "--rehears"], ["plan", "x"]])
-def test_only_plan_can_be_rehearsed(run: Callable[..., Run], arguments: list[str]) -> None:
-    assert run(*arguments).exit_code == 2
-
-
-def test_on_a_terminal_it_is_a_table(
+def test_a_plan_is_a_table_on_a_terminal(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE users (id int PRIMARY KEY); CREATE TABLE orders (user_id int)")

@@ -1,4 +1,4 @@
-"""`plan --rehearse`: the pending files are run on the real database, and nothing of them is left."""
+"""`plan --rehearse`: run the pending migrations on the real database, and leave nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def failed(finished: Run) -> list[str]:
     return [line["migration"] for line in finished.named("migration.failed")]
 
 
-def test_files_are_run_on_what_is_there_and_nothing_is_left(
+def test_migrations_run_on_the_real_tables_and_leave_nothing(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE users (id int PRIMARY KEY, name text); INSERT INTO users VALUES (1, 'a')")
@@ -68,7 +68,7 @@ def test_files_are_run_on_what_is_there_and_nothing_is_left(
     assert run().report["applied"] == 3
 
 
-def test_a_file_that_cannot_be_read_fails_alone(
+def test_a_syntax_error_fails_only_its_migration(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a ()")
@@ -80,7 +80,7 @@ def test_a_file_that_cannot_be_read_fails_alone(
     assert database.query("SELECT to_regclass('a')") == [(None,)]
 
 
-def test_the_table_of_migrations_is_as_before_too(
+def test_the_migrations_table_is_left_unchanged(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE _migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())")
@@ -93,7 +93,7 @@ def test_the_table_of_migrations_is_as_before_too(
     assert snapshot(database) == before
 
 
-def test_a_file_that_fails_is_rolled_back_alone(
+def test_a_failing_migration_is_rolled_back_and_the_others_are_rehearsed(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a (id int)")
@@ -118,7 +118,7 @@ def test_a_file_that_fails_is_rolled_back_alone(
     assert snapshot(database) == before
 
 
-def test_each_file_begins_with_a_clean_session_and_its_timeouts(
+def test_each_migration_begins_with_a_clean_session_and_its_timeouts(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE SCHEMA other")
@@ -140,12 +140,12 @@ def test_each_file_begins_with_a_clean_session_and_its_timeouts(
     assert database.admin_query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
 
 
-def test_the_timeouts_of_the_settings_go_first(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+def test_timeouts_in_the_settings_override_the_defaults(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", TIMEOUTS.format("3s", "7s"))
     assert run("plan", "--rehearse", MIGRATE_LOCK_TIMEOUT="3s", MIGRATE_STATEMENT_TIMEOUT="7s").exit_code == 0
 
 
-def test_a_table_in_use_is_waited_for_no_longer_than_the_lock_timeout_and_those_behind_go_on(
+def test_a_locked_table_fails_its_migration_after_the_lock_timeout_and_unblocks_the_queue(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE users (id int)")
@@ -164,7 +164,7 @@ def test_a_table_in_use_is_waited_for_no_longer_than_the_lock_timeout_and_those_
     assert "somebody has it locked" in failure["hint"]
 
 
-def test_what_commit_would_check_is_checked_and_stands_in_no_later_files_way(
+def test_deferred_constraints_are_checked_after_each_migration_and_deferred_again(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE a (id int PRIMARY KEY)")
@@ -174,8 +174,8 @@ def test_what_commit_would_check_is_checked_and_stands_in_no_later_files_way(
     database.execute("CREATE TABLE e (a int CONSTRAINT same REFERENCES a DEFERRABLE INITIALLY DEFERRED)")
     database.execute("CREATE TABLE f (a int CONSTRAINT same REFERENCES a)")
     migrations_dir.write("001.sql", "INSERT INTO b VALUES (1); INSERT INTO a VALUES (1);")
-    migrations_dir.write("002.sql", "ALTER TABLE b ADD n int")  # would not go with a trigger still pending
-    migrations_dir.write("003.sql", "INSERT INTO b VALUES (2)")  # only COMMIT refuses it
+    migrations_dir.write("002.sql", "ALTER TABLE b ADD n int")  # fails while a trigger is still pending
+    migrations_dir.write("003.sql", "INSERT INTO b VALUES (2)")  # fails only at COMMIT
     migrations_dir.write("004.sql", "INSERT INTO b VALUES (4); INSERT INTO a VALUES (4);")
     migrations_dir.write("005.sql", "INSERT INTO c VALUES (5); INSERT INTO a VALUES (5);")  # not deferred by itself
     migrations_dir.write("006.sql", "CREATE TABLE d (a int REFERENCES a DEFERRABLE INITIALLY DEFERRED)")
@@ -188,7 +188,7 @@ def test_what_commit_would_check_is_checked_and_stands_in_no_later_files_way(
     assert failed(applied) == failed(finished)
 
 
-def test_a_files_own_savepoints_and_its_hands_on_our_table_are_as_in_a_run(
+def test_savepoints_and_changes_of_the_migrations_table_have_the_same_outcome_as_in_a_run(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SAVEPOINT a; CREATE TABLE a (id int); ROLLBACK TO a; RELEASE a; SAVEPOINT a;")
@@ -202,7 +202,7 @@ def test_a_files_own_savepoints_and_its_hands_on_our_table_are_as_in_a_run(
     assert failed(run()) == failed(finished)
 
 
-def test_a_file_of_several_messages_is_one_rehearsal(
+def test_a_migration_of_several_messages_is_rehearsed_as_one(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     row = "INSERT INTO big VALUES (repeat('x', 10));\n"
@@ -214,7 +214,9 @@ def test_a_file_of_several_messages_is_one_rehearsal(
     assert database.query("SELECT to_regclass('big')") == [(None,)]
 
 
-def test_nobody_is_notified(run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir) -> None:
+def test_a_rehearsal_sends_no_notification(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
     migrations_dir.write("001.sql", "NOTIFY somebody")
     with database.connect() as conn:
         conn.execute("LISTEN somebody")
@@ -223,7 +225,7 @@ def test_nobody_is_notified(run: Callable[..., Run], database: Database, migrati
         assert [notice.payload for notice in conn.notifies(timeout=20, stop_after=1)] == ["the end"]
 
 
-def test_a_migration_waits_for_the_rehearsal_and_is_told_who_has_the_lock(
+def test_a_run_waits_for_a_rehearsal_and_logs_it_as_the_lock_holder(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE gate (id int)")
@@ -239,7 +241,7 @@ def test_a_migration_waits_for_the_rehearsal_and_is_told_who_has_the_lock(
     assert migration.finish().report["applied"] == 1
 
 
-def test_a_rehearsal_waits_for_a_migration_and_says_for_whom(
+def test_a_rehearsal_waits_for_a_run_and_logs_the_lock_holder(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
@@ -251,7 +253,7 @@ def test_a_rehearsal_waits_for_a_migration_and_says_for_whom(
     assert rehearsed(finished) == []
 
 
-def test_a_runner_that_is_faster_at_the_lock_is_waited_for_again(
+def test_a_rehearsal_waits_again_if_another_runner_gets_the_lock_first(
     database: Database, migrations_dir: MigrationsDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a (id int)")
@@ -260,7 +262,7 @@ def test_a_runner_that_is_faster_at_the_lock_is_waited_for_again(
         waits = []
 
         def wait(conn: psycopg.Connection, *, timeout: float) -> None:
-            """Find the lock free, which it is no more when it is tried: the first time."""
+            """Return at once, although the lock is still held the first time."""
             assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
             waits.append(timeout)
             if len(waits) > 1:
@@ -292,7 +294,7 @@ def test_sigterm_rolls_back(start: Callable[..., Process], database: Database, m
     assert database.admin_query(sleeping) == [(0,)]
 
 
-def test_a_lost_connection_ends_it_with_6(
+def test_a_lost_connection_ends_the_rehearsal_with_exit_code_6(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a (id int)")
@@ -305,7 +307,7 @@ def test_a_lost_connection_ends_it_with_6(
 
 
 @pytest.mark.parametrize("mode", ["transaction", "session"])
-def test_it_works_through_a_pooler_and_leaves_its_session_as_it_was(
+def test_a_rehearsal_through_a_pooler_leaves_the_server_session_unchanged(
     mode: str,
     run: Callable[..., Run],
     start_pgbouncer: Callable[..., PgBouncer],
@@ -328,7 +330,7 @@ def test_it_works_through_a_pooler_and_leaves_its_session_as_it_was(
             assert settings == ("public", "0")
 
 
-def test_with_nothing_pending_nothing_is_run_or_locked(
+def test_a_rehearsal_with_nothing_pending_takes_no_lock(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     finished = run("plan", "--rehearse")

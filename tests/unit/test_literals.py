@@ -31,7 +31,7 @@ from predeploy.sql.literals import read_literals
         ("SELECT 'a horse, a horse'", "a horse, a horse"),
     ],
 )
-def test_what_stands_in_quotes_is_a_literal(sql: str, literal: str) -> None:
+def test_quoted_text_is_a_literal(sql: str, literal: str) -> None:
     assert literal.lower() in read_literals(sql).literals
     assert "hunter2" not in read_literals(sql).names
 
@@ -47,11 +47,11 @@ def test_what_stands_in_quotes_is_a_literal(sql: str, literal: str) -> None:
         ("SELECT größe", "größe"),
     ],
 )
-def test_what_stands_outside_is_a_name(sql: str, name: str) -> None:
+def test_a_word_outside_strings_is_a_name(sql: str, name: str) -> None:
     assert name in read_literals(sql).names
 
 
-def test_a_name_that_only_stands_in_a_string_is_none() -> None:
+def test_a_word_that_occurs_only_in_strings_and_comments_is_no_name() -> None:
     found = read_literals("DO $$ BEGIN EXECUTE 'TABLE users'; END $$; SELECT 'other' -- third\n /* fourth */")
     assert found.names.isdisjoint({"users", "other", "third", "fourth"})
     assert "table users" not in found.literals
@@ -82,7 +82,7 @@ def test_a_name_that_only_stands_in_a_string_is_none() -> None:
         "SELECT pgp_sym_encrypt('x', passphrase => 'hunter2')",
     ],
 )
-def test_what_follows_password_is_one(sql: str) -> None:
+def test_the_value_after_the_word_password_is_a_password(sql: str) -> None:
     assert "hunter2" in read_literals(sql).passwords
     assert "hunter2" not in read_literals(sql).names
 
@@ -97,11 +97,11 @@ def test_what_follows_password_is_one(sql: str) -> None:
         "COMMENT ON COLUMN users.password IS 'what they type'",
     ],
 )
-def test_the_word_alone_makes_no_password(sql: str) -> None:
+def test_the_word_password_without_a_value_makes_no_password(sql: str) -> None:
     assert read_literals(sql).passwords == set()
 
 
-def test_of_a_very_long_text_the_statement_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_very_long_text_is_read_from_the_statement_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("predeploy.sql.literals._MAX_CHARS", 1000)
     filler = "INSERT INTO t VALUES ('filler');\n" * 100
     sql = f"SELECT 'first';\n{filler}SELECT 'second';\n{filler}"
