@@ -104,6 +104,7 @@ STATEMENTS = [
     "ALTER TABLE plain DROP COLUMN IF EXISTS kind",
     'ALTER TABLE "Orders" DROP COLUMN account',
     'ALTER TABLE "Orders" DROP note',
+    "ALTER TABLE parent DROP label",
     "ALTER TABLE plain ALTER COLUMN kind TYPE varchar(10)",
     'ALTER TABLE "Orders" ALTER account SET DATA TYPE bigint',
     "ALTER TABLE accounts ALTER COLUMN id TYPE bigint",
