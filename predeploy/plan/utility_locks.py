@@ -47,7 +47,7 @@ def read_reindex(cursor: TokenCursor, effects: StatementEffects) -> None:
     """Read REINDEX: it blocks writers of the table, and readers that use the index."""
     cursor.skip_parentheses()
     kind = cursor.object_kind()
-    concurrently = "CONCURRENTLY" in cursor.words  # it may also stand in the parentheses before the kind
+    concurrently = "CONCURRENTLY" in cursor.words  # it can also be in the parentheses before the kind
     cursor.accept("CONCURRENTLY")
     effects.actions.append(f"REINDEX {kind}{' CONCURRENTLY' * concurrently}")
     on_table, on_index = (_SUE, _SUE) if concurrently else (LockMode.SHARE, _AEL)

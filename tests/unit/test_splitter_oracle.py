@@ -74,20 +74,20 @@ def compare(sql: str) -> str:
     """Assert that lexer and server agree about a text; return how far the server could read it."""
     if "\\" in sql and _CONTINUED_OVER_COMMENT.search(sql):
         return "libpg_query is no authority"
-    ours = scan(sql)
+    result = scan(sql)
     error = scanner_error(sql)
     if error and not error.startswith("unterminated"):
         return "rejected by the scanner"
     if error:
-        assert ours.unterminated, (sql, error)
-        assert ours.unterminated.what.split()[-1] in error.replace("literal", "string"), sql
+        assert result.unterminated, (sql, error)
+        assert result.unterminated.what.split()[-1] in error.replace("literal", "string"), sql
         return "unterminated"
-    assert not ours.unterminated, sql
+    assert not result.unterminated, sql
     with_comments = server_tokens(sql)
     found = [token for token in with_comments if not token.text.startswith(("--", "/*"))]
-    assert ours.comments == [token.start for token in with_comments if token.text.startswith("--")], sql
-    assert ours.backslash == next((token.start for token in found if token.text == "\\"), None), sql
-    spans = [(statement.start, statement.end) for statement in ours.statements]
+    assert result.comments == [token.start for token in with_comments if token.text.startswith("--")], sql
+    assert result.backslash == next((token.start for token in found if token.text == "\\"), None), sql
+    spans = [(statement.start, statement.end) for statement in result.statements]
     try:
         expected = server_statements(sql, found)
     except postgast.PgQueryError:
@@ -110,7 +110,7 @@ def scanner_error(sql: str) -> str | None:
 class Author:
     r"""Writes files like those of people and tools, from a stream of random numbers.
 
-    A space stands between tokens and becomes any white space or comment; a space inside a token is written \0.
+    A space separates tokens and becomes any white space or comment; a space inside a token is written \0.
     """
 
     def __init__(self, stream: random.Random) -> None:
