@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scripts.postgres_server import PostgresServer, PostgresServerError, choose_identity, find_binaries
+from tests.support.postgres_server import PostgresServer, PostgresServerError, choose_identity, find_binaries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
