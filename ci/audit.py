@@ -66,7 +66,7 @@ def pip_setting(name: str) -> str | None:
 
 def locked() -> list[tuple[str, str]]:
     """Return each name and version that a requirement file pins."""
-    texts = [path.read_text() for path in ROOT.glob("requirements*.txt")]
+    texts = [path.read_text() for path in ROOT.glob("requirements/*.txt")]
     return sorted({(found[1], found[2]) for text in texts for found in PINNED.finditer(text)})
 
 

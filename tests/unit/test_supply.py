@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LOCKS = sorted(ROOT.glob("requirements*.txt"))
+LOCKS = sorted(ROOT.glob("requirements/*.txt"))
 VULNERABILITY = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fixed_in": ["2.0"], "withdrawn": None}
 CANARY = {"pycrypto/2.6.1": {"info": {"version": "2.6.1"}, "vulnerabilities": [VULNERABILITY]}}
 
