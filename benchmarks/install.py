@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.fetch_postgres import npm as find_npm
+from ci.fetch_postgres import npm as find_npm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,7 +86,7 @@ def debian_program(package: str) -> Path:
     suite = DEBIAN[package]
 
     def fill(place: Path) -> None:
-        _run([str(ROOT / "scripts/debian-packages"), str(place), suite, package], ROOT)
+        _run([str(ROOT / "ci/debian-packages"), str(place), suite, package], ROOT)
 
     program = _kept(package, {package: suite}, fill) / "usr/bin" / package
     if subprocess.run([program, "--help"], capture_output=True, check=False).returncode not in {0, 1, 127}:

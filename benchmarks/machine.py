@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.install import DEBIAN, NPM, PYPI
-from scripts.postgres_server import find_binaries
+from tests.support.postgres_server import find_binaries
 
 
 def describe() -> dict[str, str]:

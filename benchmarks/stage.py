@@ -13,7 +13,7 @@ import psycopg
 
 from benchmarks.install import compiled
 from benchmarks.process import Cost, Failed, measure
-from scripts.postgres_server import PostgresServer, find_binaries
+from tests.support.postgres_server import PostgresServer, find_binaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

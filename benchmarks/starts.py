@@ -17,7 +17,7 @@ from benchmarks.pending import ROUND_TRIP_S
 from benchmarks.process import Failed, measure
 from benchmarks.runners import DBMATE, FLOOR, NAIVE, OURS, RUNNERS, Call
 from benchmarks.stage import databases
-from scripts.postgres_server import find_binaries
+from tests.support.postgres_server import find_binaries
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What `scripts/demo` shows, on the database that DATABASE_URL names."""
+"""What `scripts/demo` shows: two runs of the program, and the tables in between."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import psycopg
+
+from tests.support.postgres_server import PostgresServer, PostgresServerError
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,37 +22,52 @@ GROUP BY relname ORDER BY relname
 
 
 def main() -> int:
-    """Run the program twice with a look at the database in between; return the first bad exit status."""
-    show("First run: every migration in migrations/ is applied")
-    status = migrate()
+    """Show it on the database in DATABASE_URL, or on a new server."""
+    database_url = os.environ.get("DATABASE_URL")
+    if database_url:
+        return demonstrate(database_url)
+    with PostgresServer() as server:
+        return demonstrate(server.dsn())
+
+
+def demonstrate(database_url: str) -> int:
+    """Run the program, print the tables, run it again; return the first exit code that is not 0."""
+    print_heading("First run: applies every migration in migrations/")
+    status = migrate(database_url)
     if status == 0:
-        show("What the database holds now")
-        print_tables()
-        show("Second run: there is nothing left to do")
-        status = migrate()
-    show("Done" if status == 0 else f"The run failed with exit code {status}")
+        print_heading("The database now")
+        print_tables(database_url)
+        print_heading("Second run: nothing is pending")
+        status = migrate(database_url)
+    print_heading("Done" if status == 0 else f"The run failed with exit code {status}")
     return status
 
 
-def migrate() -> int:
-    """Run the program on the project's own migrations, logging JSON."""
-    environment = {**os.environ, "MIGRATIONS_DIR": str(ROOT / "migrations"), "MIGRATE_LOG_FORMAT": "json"}
+def migrate(database_url: str) -> int:
+    """Run the program on migrations/, with the JSON log."""
+    settings = {"MIGRATIONS_DIR": str(ROOT / "migrations"), "MIGRATE_LOG_FORMAT": "json"}
+    environment = {**os.environ, **settings, "DATABASE_URL": database_url}
     return subprocess.run([sys.executable, ROOT / "entrypoint.py"], env=environment, check=False).returncode
 
 
-def print_tables() -> None:
-    """Print the tables with their numbers of columns, and which migrations made them."""
-    with psycopg.connect(os.environ["DATABASE_URL"]) as conn:
+def print_tables(database_url: str) -> None:
+    """Print each table with its number of columns, and the rows of _migrations."""
+    with psycopg.connect(database_url) as conn:
         for table, columns in conn.execute(TABLES):
             print(f"  {table:<20}{columns:>3} columns")
         for name, applied_at in conn.execute("SELECT name, applied_at FROM _migrations ORDER BY name"):
             print(f"  {name} applied at {applied_at:%Y-%m-%d %H:%M:%S %Z}")
 
 
-def show(heading: str) -> None:
-    """Print a heading, at once: the program writes to the same terminal."""
-    print(f"\n== {heading}", flush=True)
+def print_heading(text: str) -> None:
+    """Print and flush: the program writes to the same output."""
+    print(f"\n== {text}", flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except PostgresServerError as error:
+        sys.exit(f"scripts/demo: {error} Or set DATABASE_URL to a database of your own.")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -11,8 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.postgres_server import PostgresServer
 from scripts.pseudo_terminal import PseudoTerminal, Screen
+from tests.support.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

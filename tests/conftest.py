@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from predeploy import create_db
-from scripts.postgres_server import PostgresServer
 from tests.support.database import Database, fresh_database
 from tests.support.migrations_dir import MigrationsDir
 from tests.support.pgbouncer import PgBouncer, PgBouncerMissing
+from tests.support.postgres_server import PostgresServer
 from tests.support.program import Program
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from psycopg import errors
 from psycopg.rows import dict_row
 
 from predeploy.lock.key import LOCK_KEY
-from scripts.postgres_server import PostgresServer
 from tests.faults.plan import EFFECTS
 from tests.faults.warm import WarmParent
 from tests.faults.wire import Wire
 from tests.support.database import Database, fresh_database
 from tests.support.pgbouncer import CONSOLE, PgBouncer, PgBouncerMissing, find_pgbouncer
+from tests.support.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
     from tests.faults.plan import File

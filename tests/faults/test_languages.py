@@ -10,8 +10,8 @@ import pytest
 
 from predeploy.connection.connect import wait_for_postgres
 from predeploy.errors import PostgresRefused, PostgresUnavailable
-from scripts.postgres_server import PostgresServer
 from tests.support.german import GermanServer
+from tests.support.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

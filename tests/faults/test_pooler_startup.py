@@ -15,10 +15,10 @@ from tests.support.database import fresh_database
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
     from tests.support.pgbouncer import PgBouncer
+    from tests.support.postgres_server import PostgresServer
     from tests.support.program import Process
 
 

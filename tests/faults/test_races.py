@@ -16,10 +16,10 @@ from tests.support.eventually import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
     from tests.support.pgbouncer import PgBouncer
+    from tests.support.postgres_server import PostgresServer
     from tests.support.program import Process, Run
 
 FILES = 10

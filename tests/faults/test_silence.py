@@ -17,10 +17,10 @@ from tests.support.proxy import Proxy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
     from tests.support.pgbouncer import PgBouncer
+    from tests.support.postgres_server import PostgresServer
     from tests.support.program import Process
 
 LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scripts.postgres_server import PostgresServer
 from tests.support.database import fresh_database
 from tests.support.eventually import eventually
 from tests.support.german import GermanServer
 from tests.support.namespaces import entrypoint_with_names
+from tests.support.postgres_server import PostgresServer
 from tests.support.program import Program
 from tests.support.proxy import free_port
 

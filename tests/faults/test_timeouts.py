@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
+    from tests.support.postgres_server import PostgresServer
     from tests.support.program import Process, Run
 
 LOGIN_TURNS = 8  # what is asked and answered before the first query: TLS, start-up, and twice for SCRAM

@@ -9,8 +9,8 @@ import pytest
 
 from predeploy.connection.connect import wait_for_postgres
 from predeploy.errors import PostgresRefused
-from scripts.postgres_server import PostgresServer
 from tests.support.certificates import Authority
+from tests.support.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,10 +14,10 @@ from tests.support.eventually import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from scripts.postgres_server import PostgresServer
     from tests.faults.stage import Stage
     from tests.faults.wire import Message
     from tests.support.database import Database
+    from tests.support.postgres_server import PostgresServer
 
 SELECTED = ["Q", "T", "D", "C", "Z"]
 

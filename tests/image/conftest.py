@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Without the images one test of this directory is left, skipped, to say so."""
     ours = [item for item in items if item.path.is_relative_to(HERE)]
     if ours and "IMAGE" not in os.environ:
-        reason = "no test of the image was run: they need a Docker engine and scripts/test-image"
+        reason = "no test of the image was run: they need a Docker engine and ci/test-image"
         ours[0].add_marker(pytest.mark.skip(reason=reason))
         config.hook.pytest_deselected(items=ours[1:])
         items[:] = [item for item in items if item not in ours[1:]]

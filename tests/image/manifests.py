@@ -34,7 +34,7 @@ def tool(name: str) -> str:
     path = shutil.which(name)
     if path is None:
         if os.environ.get("CI") == "true":
-            pytest.fail(f"{name} is missing: scripts/test-image should have installed it")
+            pytest.fail(f"{name} is missing: ci/test-image should have installed it")
         pytest.skip(f"{name} is not installed")
     return path
 

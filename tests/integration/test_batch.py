@@ -13,9 +13,9 @@ from tests.support.eventually import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
+    from tests.support.postgres_server import PostgresServer
     from tests.support.program import Process, Run
 
 SLEEPERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"

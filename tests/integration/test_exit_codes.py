@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from predeploy.lock.key import LOCK_KEY
-from scripts.postgres_server import PostgresServer
 from tests.support.database import Database, fresh_database
 from tests.support.eventually import eventually
+from tests.support.postgres_server import PostgresServer
 from tests.support.proxy import free_port
 
 if TYPE_CHECKING:

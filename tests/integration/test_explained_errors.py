@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
+    from tests.support.postgres_server import PostgresServer
     from tests.support.program import Event, Run
 
 UNKNOWN_TO_PLPGSQL = {"02000", "02001", "10608", "2203G", "25P04", "57P05", "58P03", "72000"}  # of 13, 15 or 18

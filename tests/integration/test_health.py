@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
     from predeploy.connection.connect import ConnectionSource
-    from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
+    from tests.support.postgres_server import PostgresServer
 
 ANSWER_S = 5.0
 MARGIN_S = 0.5  # between the deadline that is set and the answer

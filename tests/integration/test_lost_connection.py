@@ -15,9 +15,9 @@ from tests.support.proxy import COMMIT_COMPLETE, Proxy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
+    from tests.support.postgres_server import PostgresServer
     from tests.support.program import Process, Run
 
 SLEEPERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"

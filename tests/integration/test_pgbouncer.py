@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Prints where PgBouncer is and waits to be killed.
 CREATOR = """
 import sys, time
-from scripts.postgres_server import PostgresServer
+from tests.support.postgres_server import PostgresServer
 from tests.support.pgbouncer import PgBouncer
 with PostgresServer() as server, PgBouncer(server) as pgbouncer:
     print(pgbouncer.pid, pgbouncer.directory, flush=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from predeploy.plan.catalog import Relation
-    from scripts.postgres_server import PostgresServer
+    from tests.support.postgres_server import PostgresServer
 
 PREPARED = """
 CREATE TABLE accounts (id int PRIMARY KEY, name text, CONSTRAINT named CHECK (name <> ''));

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scripts.postgres_server import PostgresServer
 from tests.support.database import fresh_database
 from tests.support.eventually import eventually
+from tests.support.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,7 +13,7 @@ from tests.support.program import ROOT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scripts.postgres_server import PostgresServer
+    from tests.support.postgres_server import PostgresServer
 from tests.support.database import Database
 
 INITIAL = ROOT / "migrations" / "001_initial.sql"

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
+    from tests.support.postgres_server import PostgresServer
     from tests.support.program import Process, Program, Run
 
 BOTH = pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -16,9 +16,9 @@ from tests.support.program import ROOT
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
-    from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
+    from tests.support.postgres_server import PostgresServer
 
     Pool = ConnectionPool[Any]
 

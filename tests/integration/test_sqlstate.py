@@ -17,8 +17,8 @@ from tests.support.proxy import Proxy, free_port, silent_port
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
+    from tests.support.postgres_server import PostgresServer
 
 pytestmark = pytest.mark.direct("a pooler answers logins itself")
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
+    from tests.support.postgres_server import PostgresServer
     from tests.support.program import Run
 
 # SQL with a secret at each §, which fails or makes the server say something; the SQLSTATE that it is told with, and

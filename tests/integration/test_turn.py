@@ -19,10 +19,10 @@ from tests.support.eventually import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
     from tests.support.pgbouncer import PgBouncer
+    from tests.support.postgres_server import PostgresServer
     from tests.support.program import Process, Run
 
 SIGNAL_BOUND_S = 1.4

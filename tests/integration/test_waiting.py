@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from scripts.postgres_server import PostgresServer
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
+    from tests.support.postgres_server import PostgresServer
     from tests.support.program import Run
 
 # Start-up of the program, a loaded machine, and the shortest time that a login is given.

@@ -19,9 +19,9 @@ from predeploy.errors import PostgresUnavailable
 from predeploy.migrations.directory import read_migrations
 from predeploy.monitor import second_connection as lookout
 from predeploy.monitor import watcher
-from scripts.postgres_server import PostgresServer
 from tests.support.database import fresh_database
 from tests.support.eventually import eventually
+from tests.support.postgres_server import PostgresServer
 from tests.support.proxy import Proxy
 
 if TYPE_CHECKING:

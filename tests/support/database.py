@@ -11,7 +11,7 @@ from psycopg import sql
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scripts.postgres_server import PostgresServer
+    from tests.support.postgres_server import PostgresServer
 
 
 class Database:

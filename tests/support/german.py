@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scripts.postgres_server import PostgresServer, PostgresServerError, choose_identity, find_binaries
+from tests.support.postgres_server import PostgresServer, PostgresServerError, choose_identity, find_binaries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LOCALE = "de_DE.UTF-8"
 LOCALEDEF = shutil.which("localedef")
-# Where scripts/german-postgres unpacks one, for machines whose Postgres speaks English only.
+# Where ci/german-postgres unpacks one, for machines whose Postgres speaks English only.
 UNPACKED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pg-predeploy/german-postgres"
 
 
@@ -55,7 +55,7 @@ def _find() -> tuple[Path, Path]:
             locale = root / "usr/share/i18n/locales/de_DE"
             if all(path.exists() for path in (binaries / "postgres", translations, locale)) and LOCALEDEF:
                 return root, binaries
-    why = "no Postgres here speaks German; scripts/german-postgres gets one from Debian"
+    why = "no Postgres here speaks German; ci/german-postgres gets one from Debian"
     if os.environ.get("CI") == "true":
         raise PostgresServerError(why)
     pytest.skip(why)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import psycopg
 from psycopg.rows import dict_row
 
-from scripts.postgres_server import SUPERUSER
+from tests.support.postgres_server import SUPERUSER
 from tests.support.proxy import LOOPBACK, free_port
 
 if TYPE_CHECKING:
-    from scripts.postgres_server import PostgresServer
+    from tests.support.postgres_server import PostgresServer
 
 PoolMode = Literal["session", "transaction", "statement"]
 STARTUP_TIMEOUT_S = 20

@@ -1,4 +1,4 @@
-"""What the project is made of comes by its hash, and is looked up among the known holes."""
+"""Every dependency is pinned by its hash and audited for known vulnerabilities."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LOCKS = sorted(ROOT.glob("requirements*.txt"))
-HOLE = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fixed_in": ["2.0"], "withdrawn": None}
-CANARY = {"pycrypto/2.6.1": {"info": {"version": "2.6.1"}, "vulnerabilities": [HOLE]}}
+LOCKS = sorted(ROOT.glob("requirements/*.txt"))
+VULNERABILITY = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fixed_in": ["2.0"], "withdrawn": None}
+CANARY = {"pycrypto/2.6.1": {"info": {"version": "2.6.1"}, "vulnerabilities": [VULNERABILITY]}}
 
-# Where pip installs something: the files that run, and those that people copy from.
+# Files that may run pip, and files that people copy commands from.
 SOURCES = [ROOT / name for name in ("Dockerfile", "README.md", "CONTRIBUTING.md", ".ci/run")]
-SOURCES += [path for folder in ("scripts", ".github", "examples") for path in (ROOT / folder).rglob("*")]
+SOURCES += [path for folder in ("ci", "scripts", ".github", "examples") for path in (ROOT / folder).rglob("*")]
 SOURCES = [path for path in SOURCES if path.is_file() and path.suffix != ".pyc"]
 INSTALL = re.compile(r"pip3? (?:install|download|wheel)(?:[^\n]*\\\n)*[^\n`]*")
 
 
-def record(version: str, *holes: dict[str, Any]) -> dict[str, Any]:
-    return {"info": {"version": version}, "vulnerabilities": list(holes)}
+def record(version: str, *vulnerabilities: dict[str, Any]) -> dict[str, Any]:
+    return {"info": {"version": version}, "vulnerabilities": list(vulnerabilities)}
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def index(records: dict[str, Any]) -> Iterator[str]:
 
 
 def audit(address: str, *packages: str) -> tuple[int, str]:
-    command = [sys.executable, str(ROOT / "scripts/audit.py"), *packages]
+    command = [sys.executable, str(ROOT / "ci/audit.py"), *packages]
     environment = {**os.environ, "PIP_INDEX_URL": address, "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stderr == ""
@@ -74,44 +74,46 @@ def test_every_requirement_is_one_version_with_its_hashes(path: Path) -> None:
 def test_pip_installs_nothing_without_a_hash() -> None:
     found = [install for path in SOURCES for install in INSTALL.findall(path.read_text())]
     assert len(found) >= 4
-    ours = "pip install ."  # the program itself
-    assert [install for install in found if "--require-hashes" not in install and install.strip() != ours] == []
+    itself = "pip install ."
+    assert [install for install in found if "--require-hashes" not in install and install.strip() != itself] == []
 
 
 @pytest.mark.parametrize("path", ["some/1.0", "some"], ids=["by_version", "newest_only"])
-def test_a_known_hole_fails_the_audit(path: str) -> None:
-    with index({**CANARY, path: record("1.0", HOLE)}) as address:
-        status, said = audit(address, "some==1.0")
+def test_a_known_vulnerability_fails_the_audit(path: str) -> None:
+    with index({**CANARY, path: record("1.0", VULNERABILITY)}) as address:
+        status, output = audit(address, "some==1.0")
     assert status == 1
-    assert "some 1.0: PYSEC-1 (CVE-1), mended in 2.0" in said
+    assert "some 1.0: PYSEC-1 (CVE-1), fixed in 2.0" in output
 
 
-def test_a_hole_that_was_withdrawn_is_none() -> None:
-    with index({**CANARY, "some": record("1.0", {**HOLE, "withdrawn": "2026-01-01"})}) as address:
-        status, said = audit(address, "some==1.0")
-    assert (status, said) == (0, "audit: 1 of 1 locked versions audited, 0 with known holes\n")
+def test_a_withdrawn_advisory_does_not_count() -> None:
+    with index({**CANARY, "some": record("1.0", {**VULNERABILITY, "withdrawn": "2026-01-01"})}) as address:
+        status, output = audit(address, "some==1.0")
+    assert (status, output) == (0, "audit: 1 of 1 locked versions audited, 0 vulnerable\n")
 
 
-@pytest.mark.parametrize("records", [{}, {"some": record("2.0", HOLE)}, {"some": {"info": {"version": "1.0"}}}])
-def test_a_version_without_a_record_is_named(records: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "records", [{}, {"some": record("2.0", VULNERABILITY)}, {"some": {"info": {"version": "1.0"}}}]
+)
+def test_a_version_without_a_record_is_listed(records: dict[str, Any]) -> None:
     with index({**CANARY, **records}) as address:
-        status, said = audit(address, "some==1.0")
+        status, output = audit(address, "some==1.0")
     assert status == 0
-    assert "0 of 1 locked versions audited" in said
-    assert "NOT AUDITED, the index has no record of these versions: some 1.0" in said
+    assert "0 of 1 locked versions audited" in output
+    assert "NOT AUDITED: the index has no record of some 1.0" in output
 
 
 @pytest.mark.parametrize("records", [{}, {"pycrypto/2.6.1": record("2.6.1")}], ids=["no_answers", "no_advisories"])
-def test_an_index_without_advisories_is_told_aloud(records: dict[str, Any]) -> None:
-    with index({**records, "some": record("1.0", HOLE)}) as address:
-        status, said = audit(address, "some==1.0")
+def test_an_index_without_advisories_is_reported(records: dict[str, Any]) -> None:
+    with index({**records, "some": record("1.0", VULNERABILITY)}) as address:
+        status, output = audit(address, "some==1.0")
     assert status == 0
-    assert "NOT AUDITED: no advisory database answers" in said
+    assert "NOT AUDITED: the index is unreachable or publishes no advisories" in output
 
 
 def test_without_arguments_every_lock_is_audited() -> None:
     with index(CANARY) as address:
-        _, said = audit(address)
+        _, output = audit(address)
     for path in LOCKS:
         for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", path.read_text(), re.MULTILINE):
-            assert f"{name} {version}" in said
+            assert f"{name} {version}" in output

@@ -1,8 +1,7 @@
-"""Ask the package index which known holes the locked versions have; exit 1 when there is one.
+"""Look up every locked version in the package index; exit 1 if one has a known vulnerability.
 
-The index is pip's. Where it does not answer, or has no advisories, that is said aloud and is no error: what could not
-be had is not what is wrong. An index that keeps a record of a package's newest version only can speak for a locked
-one that is the newest; the others are named.
+The index is the one that pip uses. If it is unreachable or publishes no advisories, the audit says so and exits 0. Some
+indexes know the newest version of a package only: locked versions without a record are listed as not audited.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 TIMEOUT_S = 20
 
-# No index that knows advisories is silent about this one: abandoned in 2014, its holes were never mended.
+# Abandoned in 2014, vulnerable ever since: an index that lists nothing for it publishes no advisories.
 CANARY = ("pycrypto", "2.6.1")
 
 Vulnerability = dict[str, Any]
@@ -40,7 +39,7 @@ class Index:
         self._tls = ssl.create_default_context(cafile=pip_setting("cert"))
 
     def vulnerabilities(self, name: str, version: str) -> list[Vulnerability] | None:
-        """Return what is known of that version; None where the index cannot say."""
+        """Return the known ones of that version; None if the index has no record of it."""
         record = self._record(f"{name}/{version}") or self._record(name)
         if record is None or record["info"]["version"] != version or "vulnerabilities" not in record:
             return None
@@ -56,7 +55,7 @@ class Index:
 
 
 def pip_setting(name: str) -> str | None:
-    """Return a setting of pip's, from its environment variable or its files."""
+    """Return a setting of pip, from its environment variable or its configuration files."""
     given = os.environ.get(f"PIP_{name.upper().replace('-', '_')}")
     if given:
         return given
@@ -66,30 +65,30 @@ def pip_setting(name: str) -> str | None:
 
 
 def locked() -> list[tuple[str, str]]:
-    """Return each name and version that any requirement file pins."""
-    texts = [path.read_text() for path in ROOT.glob("requirements*.txt")]
+    """Return each name and version that a requirement file pins."""
+    texts = [path.read_text() for path in ROOT.glob("requirements/*.txt")]
     return sorted({(found[1], found[2]) for text in texts for found in PINNED.finditer(text)})
 
 
 def main(packages: list[tuple[str, str]]) -> int:
-    """Audit `packages` and say what came of it; return the exit status."""
+    """Audit `packages`, print the findings and return the exit status."""
     index = Index()
     if not index.vulnerabilities(*CANARY):
-        print("audit: NOT AUDITED: no advisory database answers; the hashes were checked all the same", flush=True)
+        print("audit: NOT AUDITED: the index is unreachable or publishes no advisories", flush=True)
         return 0
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(lambda package: index.vulnerabilities(*package), packages))
-    known = list(zip(packages, answers, strict=True))
-    for (name, version), holes in known:
-        for hole in holes or []:
-            fixed = ", ".join(hole["fixed_in"]) or "no version"
-            print(f"audit: {name} {version}: {hole['id']} ({', '.join(hole['aliases'])}), mended in {fixed}")
-    unknown = [f"{name} {version}" for (name, version), holes in known if holes is None]
-    bad = sum(1 for holes in answers if holes)
-    print(f"audit: {len(packages) - len(unknown)} of {len(packages)} locked versions audited, {bad} with known holes")
+    audited = list(zip(packages, answers, strict=True))
+    for (name, version), found in audited:
+        for known in found or []:
+            fixed = ", ".join(known["fixed_in"]) or "no version"
+            print(f"audit: {name} {version}: {known['id']} ({', '.join(known['aliases'])}), fixed in {fixed}")
+    unknown = [f"{name} {version}" for (name, version), found in audited if found is None]
+    vulnerable = sum(1 for found in answers if found)
+    print(f"audit: {len(packages) - len(unknown)} of {len(packages)} locked versions audited, {vulnerable} vulnerable")
     if unknown:
-        print(f"audit: NOT AUDITED, the index has no record of these versions: {', '.join(unknown)}")
-    return 1 if bad else 0
+        print(f"audit: NOT AUDITED: the index has no record of {', '.join(unknown)}")
+    return 1 if vulnerable else 0
 
 
 if __name__ == "__main__":

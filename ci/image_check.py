@@ -1,7 +1,7 @@
-"""Prove the minimal image from inside: everything imports, nothing comes from elsewhere; then write its SBOM.
+"""Check the minimal image from inside, then write its SBOM.
 
-Run by the image's own interpreter in a build stage that holds nothing else. It ends with an error, and so
-does the build, when a module cannot be imported or a library was loaded from outside the tree.
+The image's own interpreter runs it in a build stage that holds nothing else. It exits with an error, and fails the
+build, if a module cannot be imported or a library is loaded from outside HOME.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SBOM = HOME / "share/sbom/pg-predeploy.cdx.json"
 
 
 def module_names() -> list[str]:
-    """Name every module in the tree."""
+    """Return the names of all modules in HOME."""
     names = set()
     for path in MODULES.rglob("*"):
         place = path.relative_to(MODULES)
@@ -32,8 +32,8 @@ def module_names() -> list[str]:
     return sorted(names)
 
 
-def failures(names: list[str]) -> list[str]:
-    """Import each module; say which ones cannot be."""
+def import_errors(names: list[str]) -> list[str]:
+    """Import each module; return the errors."""
     failed = []
     for name in names:
         try:
@@ -43,21 +43,21 @@ def failures(names: list[str]) -> list[str]:
     return failed
 
 
-def strangers() -> list[str]:
-    """Find the files outside the tree that this process has mapped."""
+def foreign_files() -> list[str]:
+    """Return the files outside HOME that this process has mapped."""
     mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
     return sorted(path for path in mapped if path.startswith("/") and not path.startswith(f"{HOME}/"))
 
 
-def missing() -> list[str]:
-    """Look for what is not imported but loaded by its path; without it a run falls back to what takes longer."""
+def missing_libraries() -> list[str]:
+    """Check that ctypes finds libpq: without it every run takes the slower path."""
     from predeploy.connection import libpq
 
-    return [] if libpq.load() else ["libpq is not found beside psycopg_binary"]
+    return [] if libpq.load() else ["libpq is missing next to psycopg_binary"]
 
 
 def components() -> dict[str, str]:
-    """Ask the libraries which version they are; scanners know the rest from dpkg and wheel records."""
+    """Return the versions of the libraries that have neither a dpkg record nor wheel metadata."""
     import ssl
 
     from psycopg import pq
@@ -70,7 +70,7 @@ def components() -> dict[str, str]:
 
 
 def write_sbom() -> None:
-    """Write a CycloneDX document beside the tree, where syft, trivy and grype look for one."""
+    """Write a CycloneDX document where syft, trivy and grype look for one."""
     vendor = {"python": "python", "openssl": "openssl", "libpq": "postgresql"}
     document = {
         "bomFormat": "CycloneDX",
@@ -92,13 +92,14 @@ def write_sbom() -> None:
 
 
 def main() -> None:
-    """Check, then write; name what is wrong."""
+    """Check, then write the SBOM."""
     names = module_names()
-    wrong = failures(names) + missing() + [f"loaded from outside the tree: {path}" for path in strangers()]
+    wrong = import_errors(names) + missing_libraries()
+    wrong += [f"loaded from outside {HOME}: {path}" for path in foreign_files()]
     if wrong:
-        sys.exit("image_check: the minimal tree is broken\n" + "\n".join(wrong))
+        sys.exit("image_check: the minimal image is broken\n" + "\n".join(wrong))
     write_sbom()
-    sys.stdout.write(f"image_check: {len(names)} modules imported, every library from {HOME}\n")
+    sys.stdout.write(f"image_check: {len(names)} modules imported, every library loaded from {HOME}\n")
 
 
 if __name__ == "__main__":

