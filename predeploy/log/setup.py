@@ -6,7 +6,6 @@ import io
 import logging
 import os
 import sys
-import time
 from typing import TYPE_CHECKING, TextIO
 
 from predeploy.redaction.scrubber import Scrubber
@@ -68,27 +67,3 @@ class _JsonHandler(logging.StreamHandler[TextIO]):
 
             self.setFormatter(JsonLines(self._scrubber))
         return super().format(record)
-
-
-class Rhythm:
-    """Decides when a wait is worth a line: at once, when what it waits for changes, then every `every` seconds.
-
-    With `longest` that time doubles with each line about the same subject, up to so many seconds.
-    """
-
-    def __init__(self, every: float, longest: float | None = None) -> None:
-        self._first = self._every = every
-        self._longest = longest or every
-        self._last: tuple[float, object] | None = None
-
-    def due(self, subject: object) -> bool:
-        """Tell whether a line about `subject` should be written now."""
-        now = time.monotonic()
-        if not self._last or self._last[1] != subject:
-            self._every = self._first
-        elif now - self._last[0] < self._every:
-            return False
-        else:
-            self._every = min(2 * self._every, self._longest)
-        self._last = (now, subject)
-        return True
