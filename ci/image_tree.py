@@ -60,7 +60,7 @@ NOT_NEEDED = {
     "debugging": ["_pyrepl", "_remote_debugging", "bdb", "cmd", "code", "doctest", "pdb", "profiling"],
     "documentation and tests": ["pydoc", "pydoc_data", "test", "unittest"],
     "test modules of the interpreter": ["_testcapi", "_testinternalcapi", "_testlimitedcapi"],
-    "terminals": ["curses", "getpass", "readline", "rlcompleter", "tty", "webbrowser"],
+    "terminals": ["predeploy.log.rich_console", "curses", "getpass", "readline", "rlcompleter", "tty", "webbrowser"],
     "network clients and servers": ["ftplib", "http", "socketserver", "urllib.request", "xmlrpc"],
     "other processes": ["concurrent.futures.process", "multiprocessing"],
     "other platforms": [

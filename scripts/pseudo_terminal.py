@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_PIECE = re.compile(r"\x1b\[([0-9;]*)m|\x1b\[K|\r|\n|[^\x00-\x1f\x7f]")
+_PIECE = re.compile(r"\x1b\[([0-9;]*)m|\x1b\[2K|\x1b\[1A|\x1b\[\?25[hl]|\r|\n|[^\x00-\x1f\x7f]")
 
 
 class PseudoTerminal:
@@ -99,7 +99,7 @@ class Cell:
 
 
 class Screen:
-    """What stands on an endlessly long screen after `text`; knows colours, both line ends, "erase to the end".
+    """What stands on an endlessly long screen after `text`; knows colours, line ends, "erase the line", "one line up".
 
     Anything else that a terminal would act upon raises ValueError.
     """
@@ -107,7 +107,7 @@ class Screen:
     def __init__(self, text: str, columns: int) -> None:
         self.lines: list[list[Cell]] = [[]]
         self._columns = columns
-        self._at = 0
+        self._row = self._at = 0
         self._styles: tuple[str, ...] = ()
         position = 0
         while position < len(text):
@@ -123,20 +123,25 @@ class Screen:
         return ["".join(cell.sign for cell in line).rstrip() for line in self.lines]
 
     def _take(self, piece: str, codes: str | None) -> None:
-        line = self.lines[-1]
+        line = self.lines[self._row]
         if codes is not None:
             self._styles = () if codes in {"", "0"} else (*self._styles, *codes.split(";"))
         elif piece == "\r":
             self._at = 0
         elif piece == "\n":
-            self.lines.append([])
-            self._at = 0
-        elif piece == "\x1b[K":
-            del line[self._at :]
-        else:
+            self._next_line()
+        elif piece == "\x1b[2K":
+            line.clear()
+        elif piece == "\x1b[1A":
+            self._row -= 1
+        elif not piece.startswith("\x1b"):
             wide = unicodedata.east_asian_width(piece) in {"W", "F"}
             if self._at + 1 + wide > self._columns:
-                self.lines.append(line := [])
-                self._at = 0
+                line = self._next_line()
             line[self._at : self._at + 1 + wide] = [Cell(piece, self._styles), *[Cell("")] * wide]
             self._at += 1 + wide
+
+    def _next_line(self) -> list[Cell]:
+        self._row, self._at = self._row + 1, 0
+        self.lines += [[]] if self._row == len(self.lines) else []
+        return self.lines[self._row]

@@ -14,7 +14,7 @@ from predeploy.connection.dsn import host_and_port
 from predeploy.connection.login_errors import explain
 from predeploy.connection.parameters import parameters, tell_ready
 from predeploy.errors import PostgresUnavailable, StorageError
-from predeploy.log.setup import Rhythm
+from predeploy.log.throttle import LogThrottle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,7 +107,7 @@ def wait_for_postgres(
     host, port = host_and_port(dsn)
     started = time.monotonic() if since is None else since
     deadline = started + timeout
-    rhythm = Rhythm(LOG_EVERY_S)
+    throttle = LogThrottle(LOG_EVERY_S)
     attempts = 0
     before: PostgresUnavailable | None = None
 
@@ -132,7 +132,7 @@ def wait_for_postgres(
             if before and error.reason == "timeout" and given < TELLING_LOGIN_S:
                 raise before from None
             before = error
-            if rhythm.due(error.reason):
+            if throttle.should_log(error.reason):
                 wait_s = round(time.monotonic() - started, 1)
                 left_s = round(max(deadline - time.monotonic(), 0), 1)
                 waits = {"wait_s": wait_s, "left_s": left_s, "timeout_s": timeout}

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from predeploy.errors import LockTimeout
-from predeploy.log.setup import Rhythm
+from predeploy.log.throttle import LogThrottle
 
 if TYPE_CHECKING:
     from predeploy.connection.connect import Connection
@@ -57,7 +57,7 @@ class Wait:
         self._conn = conn
         self._question = _HOLDER.format(held=held)
         self._timeout = timeout
-        self._rhythm = Rhythm(LOG_EVERY_S, LOG_SELDOM_S)
+        self._throttle = LogThrottle(LOG_EVERY_S, LOG_SELDOM_S)
         self._told: tuple[int | None, str | None] | None = None
         self._look_at = 0.0
 
@@ -68,7 +68,7 @@ class Wait:
         self._look_at = time.monotonic() + _LOOK_EVERY_S
         holder = self._holder()
         self._told = self._subject(holder)
-        if self._rhythm.due(self._told):
+        if self._throttle.should_log(self._told):
             left_s = round(max(self._timeout - waited, 0), 1)
             fields = {"wait_s": round(waited, 1), "left_s": left_s, "timeout_s": self._timeout, "holder": holder}
             log.warning("Waiting for the migration lock: %s", _name(holder), extra={"event": "lock.waiting", **fields})

@@ -1,169 +1,95 @@
-"""The log for people: rows in columns, a live line for the file that runs, and a table at the end."""
+"""The log for people as plain lines: in a file, and on a terminal where rich is not installed."""
 
 from __future__ import annotations
 
 import logging
 import re
-import threading
-import time
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TextIO
-
-from predeploy.log.rows import Rows, duration
-from predeploy.log.terminal import Terminal
+from unicodedata import east_asian_width
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from predeploy.redaction.scrubber import Scrubber
 
-_REDRAW_S = 0.1
-_ERASE = "\r\x1b[K"
-_MOST_ROWS = 40  # of the table at the end of a run, before the files that went well are only counted
-_OUTCOMES = {
-    "migration.applied": "applied",
-    "migration.skipped": "skipped",
-    "migration.failed": "failed",
-    "migration.not_run": "not run",
-}
-_OPENING = {"run.started", "postgres.ready"}  # a command that only answers does without
-_HOW_LONG = re.compile(r".* has run for [^;:,]* s\b[;:,]? ?", re.DOTALL)
-
-
-@dataclass(slots=True)
-class _Running:
-    """The file that runs: since when (monotonic), and what was last told of it."""
-
-    name: str
-    since: float
-    place: str
-    told: str = ""
+_STANDARD = {*vars(logging.makeLogRecord({})), "message", "taskName", "excerpt"}
+_FOR_PROGRAMS = {"event", "code", "reason", "outcome", "severity", "sqlstate"}
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CHARS_BEFORE, _CHARS = 40, 56  # of the line that failed: so many before the column, so many in all
 
 
 class Console(logging.StreamHandler[TextIO]):
-    """Writes each record as a row, unless it is less than `level`.
+    """Writes a record as one line, and what explains a warning or an error indented below it; times are UTC.
 
-    On a terminal the last line says what runs, redrawn ten times a second by a thread that begins with the first file;
-    it is erased before each row, and after `run.finished` nothing is drawn. `brief`: an answer, without times. What
-    cannot be written is forgotten, as the log does everywhere.
+    A `brief` log has no times, levels and opening: its command only answers. What cannot be written is dropped.
     """
 
-    def __init__(
-        self, stream: TextIO, scrubber: Scrubber, environ: Mapping[str, str], *, level: int, brief: bool
-    ) -> None:
+    def __init__(self, stream: TextIO, scrubber: Scrubber, *, level: int, brief: bool) -> None:
         super().__init__(stream)
-        self._terminal = Terminal(stream, environ)
-        self._rows = Rows(self._terminal, scrubber, brief=brief)
-        self._least = level
-        self._brief = brief
-        self._running: _Running | None = None
-        self._is_drawn = False
-        self._ended = threading.Event()
-        self._redrawer: threading.Thread | None = None
-        self._outcomes: list[tuple[str, str, str]] = []
-        self._states: list[tuple[str, str, str]] = []
+        self._scrubber, self._min_level, self._brief = scrubber, level, brief
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record's row, in the live line's place."""
+        """Show the record and its fields, scrubbed."""
         try:
-            lines = self._lines(record)
-            if lines:
-                before = _ERASE if self._is_drawn else ""
-                self._is_drawn = False
-                self.stream.write(before + "\n".join(lines) + "\n")
-                self.flush()
+            fields = {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+            if at := fields.get("applied_at"):
+                fields["applied_at"] = f"{datetime.fromisoformat(at).astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+            self._show(record, self._scrubber.scrub_fields(fields))
         except Exception:
             self.handleError(record)
 
-    def _lines(self, record: logging.LogRecord) -> list[str]:
-        fields = self._rows.fields(record)
-        event = str(fields.get("event", "log"))
-        self._follow(event, fields, record)
-        if event == "migration.status":
-            self._states.append((str(fields["state"]), str(fields["migration"]), str(fields.get("applied_at", ""))))
+    def _show(self, record: logging.LogRecord, fields: dict[str, Any]) -> None:
+        if self._is_wanted(record, fields):
+            *head, message = self._columns(record, fields)
+            lines = [" ".join([*head, message]), *self._details(record, fields, message), *self._source_line(record)]
+            self.stream.write("\n".join(lines).replace("\n", "\n    ") + "\n")
+            self.flush()
+
+    def _is_wanted(self, record: logging.LogRecord, fields: dict[str, Any]) -> bool:
+        is_opening = self._brief and fields.get("event") in {"run.started", "postgres.ready"}
+        return fields.get("event") == "run.finished" or (record.levelno >= self._min_level and not is_opening)
+
+    def _columns(self, record: logging.LogRecord, fields: dict[str, Any]) -> list[str]:
+        """Return the message, and before it the time and the level unless the log is brief."""
+        message, name = escape(self._scrubber.scrub(record.getMessage())), escape(str(fields.get("migration", "")))
+        message = message if name in message else f"{name}: {message}"
+        if self._brief:
+            return [f"{message}  {fields.get('applied_at', '')}".rstrip()]
+        notes = [f"exit code {fields['exit_code']}"] if fields.get("exit_code") else []
+        notes += [duration(fields["duration_ms"])] if "duration_ms" in fields else []
+        moment = datetime.fromtimestamp(record.created, UTC)
+        time = f"{moment:%H:%M:%S}" if self.stream.isatty() else moment.isoformat(timespec="milliseconds")[:-6]
+        return [f"{time}Z", f"{record.levelname.lower():<7}", message + (f" ({', '.join(notes)})" if notes else "")]
+
+    def _details(self, record: logging.LogRecord, fields: dict[str, Any], message: str) -> list[str]:
+        """Return the texts that a warning or an error holds beyond its message."""
+        lines = []
+        for key, value in fields.items() if record.levelno >= logging.WARNING else ():
+            for item in value if isinstance(value, list) else [value]:
+                text = escape(item) if isinstance(item, str) and key not in _FOR_PROGRAMS else ""
+                lines += [f"{key.replace('_', ' ')}: {text}"] if text not in message else []
+        return lines
+
+    def _source_line(self, record: logging.LogRecord) -> list[str]:
+        """Return the line that failed, and a caret below its column: for the operator's own terminal only."""
+        if not (excerpt := getattr(record, "excerpt", None)) or not self.stream.isatty():
             return []
-        if event == "run.finished":
-            self._ended.set()
-            return [*self._table_of_states(), *self._table_of_outcomes(), *self._rows.row(record, fields)]
-        if record.levelno < self._least or (self._brief and event in _OPENING):
-            return []
-        return self._rows.row(record, fields)
-
-    def _follow(self, event: str, fields: dict[str, Any], record: logging.LogRecord) -> None:
-        """Know which file runs, and what became of the others."""
-        name = str(fields.get("migration", ""))
-        running = self._running
-        if event == "migration.started":
-            place = f"{fields['number']} of {fields['pending']}" if "number" in fields else ""
-            self._running = _Running(name, time.monotonic(), place)
-            self._start_redrawing()
-        elif event == "migration.progress" and running:
-            running.told = _HOW_LONG.sub("", record.getMessage(), count=1)
-        elif outcome := _OUTCOMES.get(event):
-            took = fields.get("duration_ms")
-            if running and running.name == name:
-                took = (time.monotonic() - running.since) * 1000 if took is None else took
-                self._running = None
-            self._outcomes.append((outcome, name, duration(took)))
-        elif event == "run.finished" and running:
-            self._outcomes.append(("cut short", running.name, duration((time.monotonic() - running.since) * 1000)))
-            self._running = None
-
-    def _start_redrawing(self) -> None:
-        if self._terminal.redraws and not self._redrawer:
-            self._redrawer = threading.Thread(target=self._redraw, name="pg-predeploy-console", daemon=True)
-            self._redrawer.start()
-
-    def _redraw(self) -> None:
-        frame = 0
-        with suppress(Exception):  # the terminal has gone: nobody looks
-            while not self._ended.wait(_REDRAW_S):
-                frame += 1
-                self.acquire()
-                try:
-                    self._draw(frame)
-                finally:
-                    self.release()
-
-    def _draw(self, frame: int) -> None:
-        running = self._running
-        if self._ended.is_set() or not running or self._terminal.is_narrow:
-            return
-        told = "; ".join(filter(None, (running.place, running.told)))
-        line = self._rows.live(frame, running.name, time.monotonic() - running.since, told)
-        self._is_drawn = True
-        self.stream.write(f"{_ERASE}{line}")
-        self.stream.flush()
-
-    def _table_of_outcomes(self) -> list[str]:
-        if not self._outcomes or self._least > logging.INFO:
-            return []
-        signs, shown = self._terminal.signs, self._outcomes
-        if len(shown) > _MOST_ROWS:
-            shown = [outcome for outcome in shown if outcome[0] != "applied"][:_MOST_ROWS]
-        marks = {"applied": (signs.ok, "green"), "skipped": (signs.info, "dim"), "not run": (signs.warning, "yellow")}
-        rows = [(*marks.get(what, (signs.failed, "red")), name, what, took) for what, name, took in shown]
-        lines = ["", *self._rows.table(("file", "outcome", "duration"), rows)]
-        if more := len(self._outcomes) - len(shown):
-            lines.append(f"  and {more} more")
-        return [*lines, ""]
-
-    def _table_of_states(self) -> list[str]:
-        signs = self._terminal.signs
-        marks = {
-            "applied": (signs.ok, "green"),
-            "pending": (signs.pending, "yellow"),
-            "changed": (signs.warning, "yellow"),
-            "missing": (signs.missing, "red"),
-        }
-        rows = [
-            (*marks.get(state, (signs.info, "")), name, state, _in_utc(applied_at))
-            for state, name, applied_at in self._states
-        ]
-        return self._rows.table(("file", "state", "applied, UTC"), rows) if rows else []
+        number, text, column = excerpt.read()
+        line = escape(self._scrubber.scrub_line(text))
+        at = min(len(escape(self._scrubber.scrub_line(text[: (column or 1) - 1]))), len(line))
+        start = max(at - _CHARS_BEFORE, 0)
+        before = f"{number} | {'...' if start else ''}{line[start:at]}"
+        after = line[at : start + _CHARS] + ("..." if len(line) > start + _CHARS else "")
+        caret = " " * sum(2 if east_asian_width(sign) in "WF" else 1 for sign in before) + "^"
+        return [before + after, caret] if column else [before + after]
 
 
-def _in_utc(moment: str) -> str:
-    return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M:%S}" if moment else ""
+def escape(text: str) -> str:
+    """Return the text with spaces for tabs, and with escapes for what could move the cursor or turn the text."""
+    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text.replace("\t", "    "))
+
+
+def duration(milliseconds: float) -> str:
+    """Return it in a unit that suits it."""
+    seconds = milliseconds / 1000
+    short = f"{milliseconds:.3g} ms" if milliseconds < 999.5 else f"{seconds:.1f} s"
+    return short if seconds < 60 else str(timedelta(seconds=round(seconds)))

@@ -6,13 +6,13 @@ import io
 import logging
 import os
 import sys
-import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 from predeploy.redaction.scrubber import Scrubber
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 LOGGER_NAME = "predeploy"
@@ -38,15 +38,27 @@ def open_log(
         own = as_text and stream.isatty()  # a terminal's is what it can show
         stream.reconfigure(encoding=stream.encoding if own else "utf-8", errors="backslashreplace")
     scrubber = Scrubber()
-    handler: logging.Handler
-    if as_text:
-        from predeploy.log.console import Console  # a run that logs JSON does not pay for it
 
-        handler = Console(stream, scrubber, environ or {}, level=LEVELS[level], brief=brief)
-    else:
-        handler = _JsonHandler(stream, scrubber)
+    def text_handler() -> logging.Handler:
+        from predeploy.log.console import Console
+
+        kind = Console
+        if stream.isatty() and (environ or {}).get("TERM", "dumb") not in {"", "dumb", "unknown"}:
+            with suppress(ImportError):
+                from predeploy.log.rich_console import RichConsole
+
+                kind = RichConsole
+        return kind(stream, scrubber, level=LEVELS[level], brief=brief)
+
+    def json_handler() -> logging.Handler:
+        from predeploy.log.json_lines import JsonLines
+
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(JsonLines(scrubber))
+        return handler
+
     log = logging.getLogger(LOGGER_NAME)
-    log.handlers[:] = [handler]
+    log.handlers[:] = [_LazyHandler(text_handler if as_text else json_handler)]
     log.setLevel(logging.DEBUG if as_text else LEVELS[level])  # the live line wants to know which file runs
     log.propagate = False
     logging.lastResort = None
@@ -55,40 +67,14 @@ def open_log(
     return scrubber
 
 
-class _JsonHandler(logging.StreamHandler[TextIO]):
-    """Writes JSON; what that takes is loaded for the first line, by when others may be at work."""
+class _LazyHandler(logging.Handler):
+    """Makes the real handler for the first record; what that loads costs nothing until there is something to write."""
 
-    def __init__(self, stream: TextIO, scrubber: Scrubber) -> None:
-        super().__init__(stream)
-        self._scrubber = scrubber
+    def __init__(self, make: Callable[[], logging.Handler]) -> None:
+        super().__init__()
+        self._make = make
+        self._handler: logging.Handler | None = None
 
-    def format(self, record: logging.LogRecord) -> str:
-        if not self.formatter:
-            from predeploy.log.json_lines import JsonLines
-
-            self.setFormatter(JsonLines(self._scrubber))
-        return super().format(record)
-
-
-class Rhythm:
-    """Decides when a wait is worth a line: at once, when what it waits for changes, then every `every` seconds.
-
-    With `longest` that time doubles with each line about the same subject, up to so many seconds.
-    """
-
-    def __init__(self, every: float, longest: float | None = None) -> None:
-        self._first = self._every = every
-        self._longest = longest or every
-        self._last: tuple[float, object] | None = None
-
-    def due(self, subject: object) -> bool:
-        """Tell whether a line about `subject` should be written now."""
-        now = time.monotonic()
-        if not self._last or self._last[1] != subject:
-            self._every = self._first
-        elif now - self._last[0] < self._every:
-            return False
-        else:
-            self._every = min(2 * self._every, self._longest)
-        self._last = (now, subject)
-        return True
+    def emit(self, record: logging.LogRecord) -> None:
+        self._handler = self._handler or self._make()
+        self._handler.handle(record)

@@ -42,7 +42,7 @@ NOT_LOADED = {
     *("decimal", "hashlib", "importlib.metadata", "email"),
     *("predeploy.connection.connect", "predeploy.connection.session", "predeploy.connection.login_errors"),
     *("predeploy.apply.migrator", "predeploy.apply.migrations_table"),
-    *("predeploy.log.console", "predeploy.migrations.directives", "predeploy.cli"),
+    *("rich", "predeploy.log.console", "predeploy.migrations.directives", "predeploy.cli"),
 }
 MOST_MODULES = 115  # beside what the interpreter has loaded itself; two dozen of them are python-json-logger's
 

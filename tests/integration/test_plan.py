@@ -156,21 +156,14 @@ def test_a_plan_with_nothing_pending_succeeds(run: Callable[..., Run]) -> None:
     assert (finished.exit_code, finished.report["message"]) == (0, "0 pending, 0 would fail")
 
 
-def test_a_plan_is_a_table_on_a_terminal(
+def test_in_text_it_is_a_line_for_each_file(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE users (id int PRIMARY KEY); CREATE TABLE orders (user_id int)")
     migrations_dir.write("001.sql", "ALTER TABLE orders ADD FOREIGN KEY (user_id) REFERENCES users; DROP TABLE users")
     migrations_dir.write("002.sql", "-- migrate:no-transaction\nVACUUM orders; SELECT 1; SELECT 2; DO $$BEGIN END$$")
     finished = run("plan", as_json=False, MIGRATE_LOG_FORMAT="text")
-    lines = finished.stdout.splitlines()
-    assert [line.split() for line in lines[:6]] == [
-        [lines[0].split()[0], "001.sql", *["ALTER", "TABLE", "...", "ADD", "FOREIGN", "KEY,", "DROP", "TABLE"]],
-        ["ACCESS", "EXCLUSIVE", "public.users"],
-        ["SHARE", "ROW", "EXCLUSIVE", "public.orders"],
-        [lines[3].split()[0], "002.sql", *["VACUUM,", "2", "x", "SELECT,", "DO", "(without", "a", "transaction)"]],
-        ["SHARE", "UPDATE", "EXCLUSIVE", "public.orders"],
-        [*["and", "what", "the", "text", "does", "not", "tell:", "rehearse", "to", "see"]],
-    ]
+    messages = [event["message"] for event in run("plan").named("migration.planned")]
+    assert finished.stdout.splitlines()[:2] == messages
     rehearsed = run("plan", "--rehearse", as_json=False, MIGRATE_LOG_FORMAT="text").stdout
-    assert "would work" in rehearsed
+    assert "Would fail: 001.sql:1: cannot drop table users" in rehearsed

@@ -534,7 +534,7 @@ def test_the_text_style_tells_no_more(staged: Database, tmp_path: Path) -> None:
     variables = {"MIGRATIONS_DIR": str(files), "MIGRATE_LOG_FORMAT": "text"}
     program = Program({"DATABASE_URL": staged.server.dsn(staged.name), **variables}, tmp_path / "processes")
     finished = program.run(as_json=False)
-    assert len(re.findall(r"✗ \d+\.sql +failed: ", finished.stdout)) == len(STATEMENTS)
+    assert len(re.findall(r"error   Failed: \d+\.sql:", finished.stdout)) == len(STATEMENTS)
     assert leaks(finished.stdout) == set()
 
 

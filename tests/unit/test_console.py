@@ -6,27 +6,36 @@ import io
 import logging
 import os
 import re
+import subprocess
+import sys
 import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from predeploy.log.rows import duration
+from predeploy.log.console import duration
 from predeploy.log.setup import open_log
-from predeploy.log.terminal import Terminal, columns_of, pad, plain
 from predeploy.migrations.source_line import Excerpt
+from scripts.pseudo_terminal import Screen
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+ROOT = Path(__file__).parents[2]
+COLUMNS = 80  # where a terminal does not say
 log = logging.getLogger("predeploy.some_room")
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """Undo what open_log does to the whole process."""
+def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what open_log does to the whole process; rich asks the environment about the terminal."""
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("NO_COLOR", "COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
     logger = logging.getLogger("predeploy")
     before = (logger.handlers[:], logger.level, logger.propagate, logging.lastResort, logging.raiseExceptions)
     yield
@@ -36,32 +45,37 @@ def _logging_as_it_was() -> Iterator[None]:
 
 
 @contextmanager
-def pseudo_terminal() -> Iterator[tuple[TextIO, list[bytes]]]:
-    """Open a terminal and read from it all the while; yield its stream and what has come."""
+def text_on_a_terminal(
+    term: str = "xterm", secrets: tuple[str, ...] = (), level: str = "info"
+) -> Iterator[Callable[[], str]]:
+    """Open a text log on a terminal; yield what returns all that has come."""
     control, end = os.openpty()
     pieces: list[bytes] = []
 
     def read() -> None:
-        while True:
-            try:
+        with suppress(OSError):  # the other end is closed
+            while True:
                 pieces.append(os.read(control, 65536))
-            except OSError:  # the other end is closed
-                return
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
         with os.fdopen(end, "w") as stream:
-            yield stream, pieces
+            open_log(style="text", stream=stream, environ={"TERM": term}, level=level).learn(secrets)
+            yield lambda: b"".join(pieces).decode().replace("\r\n", "\n")
     finally:
         reader.join(10)
         os.close(control)
 
 
-def text_of(level: str = "info", secrets: tuple[str, ...] = (), **record: Any) -> str:
+def screen(terminal: Callable[[], str]) -> list[str]:
+    return Screen(terminal(), COLUMNS).text
+
+
+def text_of(level: str = "info", secrets: tuple[str, ...] = (), *, brief: bool = False, **record: Any) -> str:
     """Return what a record looks like in a pipe."""
     stream = io.StringIO()
-    open_log(style="text", stream=stream, level=level).learn(secrets)
+    open_log(style="text", stream=stream, level=level, brief=brief).learn(secrets)
     emit(**record)
     return stream.getvalue()
 
@@ -72,16 +86,23 @@ def emit(message: str = "x", levelno: int = logging.INFO, **fields: Any) -> None
     log.handle(logging.makeLogRecord({**names, "msg": message, **fields}))
 
 
-def test_a_row_has_time_mark_and_message_and_no_field_that_only_programs_want() -> None:
+# Plain lines
+
+
+def test_a_line_has_time_level_and_message_and_no_field_that_only_programs_want() -> None:
     fields: dict[str, Any] = {"event": "postgres.ready", "host": "db", "port": 5432, "attempt": 3}
-    assert text_of(message="Hello", **fields) == "2027-01-15T08:00:00.250Z · Hello\n"
+    assert text_of(message="Hello", **fields) == "2027-01-15T08:00:00.250Z info    Hello\n"
 
 
-@pytest.mark.parametrize(
-    ("level", "mark"), [(logging.DEBUG, "·"), (logging.INFO, "·"), (logging.WARNING, "!"), (logging.ERROR, "✗")]
-)
-def test_the_mark_tells_the_level(level: int, mark: str) -> None:
-    assert text_of(level="debug", levelno=level).split()[1] == mark
+def test_a_brief_log_has_messages_only_and_no_opening() -> None:
+    assert text_of(brief=True, message="Hello") == "Hello\n"
+    assert text_of(brief=True, message="Hello", event="run.started") == ""
+    at = "2026-11-22T17:04:56.5+05:30"
+    assert (
+        text_of(brief=True, message="applied 1.sql", event="migration.status", applied_at=at)
+        == "applied 1.sql  2026-11-22 11:34:56Z\n"
+    )
+    assert text_of(brief=True, event="run.finished", exit_code=10, duration_ms=1.5) == "x\n"
 
 
 @pytest.mark.parametrize("level", ["info", "warning", "error"])
@@ -93,166 +114,201 @@ def test_less_than_the_level_is_not_shown_but_the_last_line_is(level: str) -> No
     log.warning("w")
     log.error("e")
     emit("The end", event="run.finished", exit_code=0, duration_ms=1.5)
-    shown = [line.split(" ", 2)[2] for line in stream.getvalue().splitlines()]
+    shown = [line.split(maxsplit=2)[2] for line in stream.getvalue().splitlines()]
     assert shown == {"info": ["i", "w", "e"], "warning": ["w", "e"], "error": ["e"]}[level] + ["The end (1.5 ms)"]
 
 
-def test_a_file_that_the_message_does_not_name_stands_before_it() -> None:
-    assert text_of(message="Postgres says: hello", migration="1.sql").endswith(
-        " · 1.sql                 Postgres says: hello\n"
-    )
-    assert text_of(message="Trying 1.sql again", migration="1.sql").endswith(" · Trying 1.sql again\n")
+def test_a_migration_that_the_message_does_not_name_stands_before_it() -> None:
+    assert text_of(message="Postgres says: hello", migration="1.sql").endswith(" 1.sql: Postgres says: hello\n")
+    assert text_of(message="Trying 1.sql again", migration="1.sql").endswith(" info    Trying 1.sql again\n")
 
 
-def test_what_is_unknown_of_a_failure_is_told_calmly() -> None:
+def test_texts_that_explain_a_failure_are_indented_below_it() -> None:
     fields: dict[str, Any] = {
-        "migration": "1.sql", "error": "no", "after_failure": True, "sqlstate": "42P01", "condition": "undefined_table",
-        "line": 3, "column": 7, "statement": 2, "statements": 5, "hint": "do this", "advice": ["first a", "then b"],
-        "constraint": "users_pkey", "nothing": None, "holder": {"pid": 1},
+        "event": "migration.failed", "migration": "1.sql", "error": "no", "sqlstate": "23505", "line": 3,
+        "hint": "do this", "advice": ["first a", "then b"], "constraint": "users_pkey", "nothing": None,
+        "code": "FOR_PROGRAMS", "holder": {"pid": 1}, "excerpt": Excerpt("hidden", 1, 1),
     }  # fmt: skip
-    shown = text_of(levelno=logging.ERROR, event="migration.failed", **fields).splitlines()
-    assert shown[0].endswith("✗ 1.sql                 failed: no")
-    assert [line.strip() for line in shown[1:]] == [
-        "1.sql:3:7, statement 2 of 5, SQLSTATE 42P01 undefined_table, after an earlier failure, constraint users_pkey",
-        "hint: do this",
-        "advice: first a",
-        "advice: then b",
+    shown = text_of(message="Failed: 1.sql:3: no (SQLSTATE 23505)", levelno=logging.ERROR, **fields).splitlines()
+    assert shown == [
+        "2027-01-15T08:00:00.250Z error   Failed: 1.sql:3: no (SQLSTATE 23505)",
+        "    hint: do this",
+        "    advice: first a",
+        "    advice: then b",
+        "    constraint: users_pkey",
     ]
+    assert len(text_of(levelno=logging.INFO, **fields).splitlines()) == 1
 
 
-def test_a_warning_shows_the_sentences_that_its_message_lacks() -> None:
-    fields: dict[str, Any] = {
-        "advice": "SELECT pg_terminate_backend(12)",
-        "reason": "some words",
-        "hint": "said already",
-        "n": 1,
-    }
-    shown = text_of(message="Waiting: said already", levelno=logging.WARNING, **fields).splitlines()
-    assert [line.strip() for line in shown[1:]] == ["advice: SELECT pg_terminate_backend(12)"]
+def test_the_last_line_tells_the_exit_code_and_the_duration() -> None:
+    shown = text_of(message="1 failed", event="run.finished", exit_code=1, duration_ms=61_000.0)
+    assert shown.endswith("1 failed (exit code 1, 0:01:01)\n")
 
 
-def test_a_traceback_is_shown_and_scrubbed() -> None:
-    stream = io.StringIO()
-    open_log(style="text", stream=stream).learn(["hunter2"])
-    with pytest.raises(ValueError, match="hunter2") as caught:
-        int("it was hunter2")
-    log.error("Failed", exc_info=caught.value)
-    assert "✗ Failed\nTraceback (most recent call last):\n" in stream.getvalue()
-    assert stream.getvalue().endswith("'it was ***'\n")
-
-
-@pytest.mark.parametrize("secret", ["hunter2", "two words", 'q"uo\\te', "Grüße🐘", "four\ntwo lines", "x" * 300])
-def test_no_part_of_what_is_shown_holds_a_secret(secret: str) -> None:
-    with pseudo_terminal() as (stream, pieces):
-        open_log(style="text", stream=stream, environ={"TERM": "xterm"}).learn([secret])
-        excerpt = Excerpt(f"a {secret} b {secret}", 1, 6)
-        texts = {"error": secret, "hint": f"a {secret}", "advice": [f"b {secret}"], "condition": secret}
-        emit(secret, logging.ERROR, event="migration.failed", migration=f"1{secret}", excerpt=excerpt, **texts)
-        emit(secret, event="migration.status", migration=secret, state="applied")
-        emit(secret, event="migration.started", migration=secret)
-        emit(secret, event="migration.progress", migration=secret)
-        eventually(lambda: b"\x1b[K" in b"".join(pieces))
-        emit(secret, event="run.finished", exit_code=143)
-    shown = b"".join(pieces).decode()
-    assert "***" in shown
-    for part in secret.split("\n"):
-        assert part not in shown
-
-
-def test_what_could_move_the_cursor_is_spelt_out() -> None:
+def test_what_could_move_the_cursor_is_escaped() -> None:
     shown = text_of(message="a\x1b[2J\rb\x9b1A\u202ec\td\ne", migration="\x07.sql")
-    assert shown.endswith("\\x07.sql              a\\x1b[2J\\x0db\\x9b1A\\u202ec    d\n" + " " * 49 + "e\n")
-
-
-def test_at_the_end_a_table_tells_every_file() -> None:
-    stream = io.StringIO()
-    open_log(style="text", stream=stream)
-    emit(event="migration.applied", migration="1.sql", duration_ms=12.3)
-    emit(event="migration.skipped", migration="2.sql")
-    emit(event="migration.failed", migration="3 longer.sql", levelno=logging.ERROR, error="no")
-    emit(event="migration.not_run", migration="4.sql", levelno=logging.WARNING)
-    emit("The end", event="run.finished", exit_code=1, levelno=logging.ERROR)
-    assert stream.getvalue().splitlines()[-7:-1] == [
-        "  file          outcome  duration",
-        "✓ 1.sql         applied     12 ms",
-        "· 2.sql         skipped",
-        "✗ 3 longer.sql  failed",
-        "! 4.sql         not run",
-        "",
-    ]
-
-
-def test_a_long_table_is_that_of_what_went_wrong() -> None:
-    stream = io.StringIO()
-    open_log(style="text", stream=stream)
-    for number in range(1000):
-        emit(event="migration.applied", migration=f"{number}.sql", duration_ms=1.0)
-    emit(event="migration.failed", migration="bad.sql", levelno=logging.ERROR, error="no")
-    emit("The end", event="run.finished", exit_code=1, levelno=logging.ERROR)
-    assert stream.getvalue().splitlines()[-5:-1] == [
-        "  file     outcome  duration",
-        "✗ bad.sql  failed",
-        "  and 1000 more",
-        "",
-    ]
-
-
-def test_nothing_is_drawn_after_the_last_line() -> None:
-    with pseudo_terminal() as (stream, pieces):
-        open_log(style="text", stream=stream, environ={"TERM": "xterm"})
-        emit(event="migration.started", migration="1.sql")
-        eventually(lambda: b"1.sql" in b"".join(pieces))
-        emit("The end", event="run.finished", exit_code=143)
-        redrawers = [thread for thread in threading.enumerate() if thread.name == "pg-predeploy-console"]
-        for thread in redrawers:
-            thread.join(10)
-            assert not thread.is_alive()
-    assert b"".join(pieces).decode().splitlines()[-1].count("The end") == 1
+    assert shown.endswith("info    \\x07.sql: a\\x1b[2J\\rb\\x9b1A\\u202ec    d\n    e\n")
+    assert text_of(levelno=logging.WARNING, advice=["a\x1b[2J"]).endswith("\n    advice: a\\x1b[2J\n")
 
 
 @pytest.mark.parametrize(
     ("milliseconds", "shown"),
     [
-        (None, ""), (0, "0.0 ms"), (9.94, "9.9 ms"), (10, "10 ms"), (999.4, "999 ms"), (1000, "1.00 s"),
-        (59_990, "59.99 s"), (60_000, "1 min 00 s"), (3_599_000, "59 min 59 s"), (7_260_000, "2 h 01 min"),
+        (0, "0 ms"), (9.94, "9.94 ms"), (999.4, "999 ms"), (1000, "1.0 s"), (59_900, "59.9 s"), (60_000, "0:01:00"),
+        (7_260_000, "2:01:00"),
     ],
     ids=str,
 )  # fmt: skip
-def test_a_duration_has_the_unit_that_suits(milliseconds: float | None, shown: str) -> None:
+def test_a_duration_has_the_unit_that_suits(milliseconds: float, shown: str) -> None:
     assert duration(milliseconds) == shown
 
 
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_in_a_pipe_rich_is_not_loaded(style: str) -> None:
+    source = (
+        "import logging, sys; from predeploy.log.setup import open_log;"
+        f"open_log(style='{style}', environ={{'TERM': 'xterm'}}); logging.getLogger('predeploy').info('x');"
+        "sys.exit('rich' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", source], cwd=ROOT, check=False, timeout=60).returncode == 0
+
+
+# Drawn by rich
+
+
+def test_markup_and_emoji_codes_are_text() -> None:
+    with text_on_a_terminal() as terminal:
+        emit("[bold]a[/bold] :bug: [/]", event="migration.failed", migration="[red]", hint="[b]", levelno=40)
+        emit("[/]", event="run.finished")
+    shown = screen(terminal)
+    assert shown[:2] == ["08:00:00Z error   [red]: [bold]a[/bold] :bug: [/]", " " * 18 + "hint: [b]"]
+    assert any(re.fullmatch(r"  \[red\] +failed", line) for line in shown)
+    assert shown[-2:] == ["08:00:00Z info    [/]", ""]
+
+
+def test_a_long_message_is_wrapped_below_its_beginning() -> None:
+    with text_on_a_terminal() as terminal:
+        emit("word " * 30 + "x" * 100)
+    head, *others, _ = screen(terminal)
+    assert head.startswith("08:00:00Z info    word word")
+    assert all(line.startswith(" " * 18) and len(line) <= COLUMNS for line in others)
+    assert "".join(screen(terminal)).count("x") == 100
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "two words", 'q"uo\\te', "Grüße🐘", "four\ntwo lines", "x" * 300])
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_no_part_of_what_is_shown_holds_a_secret(secret: str, term: str) -> None:
+    with text_on_a_terminal(term, (secret,)) as terminal:
+        excerpt = Excerpt(f"a {secret} b {secret}", 1, 6)
+        texts = {"error": secret, "hint": f"a {secret}", "advice": [f"b {secret}"], "condition": secret}
+        emit(secret, logging.ERROR, event="migration.failed", migration=f"1{secret}", excerpt=excerpt, **texts)
+        emit(secret, event="migration.status", migration=secret, state="applied")
+        emit(secret, event="migration.started", migration=secret)
+        emit(secret, event="migration.progress", migration=secret, phase=secret)
+        time.sleep(0.3)
+        emit(secret, event="run.finished", exit_code=143)
+    assert "***" in terminal()
+    for part in secret.split("\n"):
+        assert part not in terminal()
+
+
+WAITING = {"mode": "AccessExclusiveLock", "type": "relation", "relation": "orders"}
+BLOCKER = {"pid": 7, "application_name": "psql", "state": "active", "transaction_age_s": 63.2}
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"statement": 2, "statements": 5, "command": "DO", "line": 9}, "statement 2 of 5, DO, line 9"),
+        ({"statement_at_least": 2, "statements": 5}, "statement 2 or later of 5"),
+        ({"operation": "CREATE INDEX", "phase": "building", "percent": 43.5}, "CREATE INDEX: building, 43.5 %"),
+        ({"operation": "COPY", "tuples_done": 12}, "COPY, 12 rows"),
+        ({"waiting_for": WAITING}, "waiting for AccessExclusiveLock on orders"),
+        (
+            {"waiting_for": {**WAITING, "type": "advisory", "relation": None}},
+            "waiting for AccessExclusiveLock on advisory",
+        ),
+        ({"blocked_by": [BLOCKER]}, "blocked by psql (pid 7, active, open for 63 s)"),
+        ({"blocked_by": [dict.fromkeys(BLOCKER) | {"pid": 0}]}, "blocked by a prepared transaction"),
+        ({"operation": "VACUUM", "phase": "x" * 100}, f"VACUUM: {'x' * 46}"),  # what does not fit is cut off
+    ],
+    ids=str,
+)
+def test_the_live_line_shows_the_fields_of_the_progress(fields: dict[str, Any], shown: str) -> None:
+    with text_on_a_terminal(level="error") as terminal:
+        emit("Running", logging.DEBUG, event="migration.started", migration="1.sql", number=3, pending=12)
+        eventually(lambda: re.fullmatch(r" +[\d.]+ m?s 1\.sql  3 of 12", screen(terminal)[-1]))
+        emit("no text that is read", event="migration.progress", migration="1.sql", elapsed_s=100.0, **fields)
+        live = f"1.sql  3 of 12  {shown}".rstrip()
+        eventually(lambda: re.fullmatch(rf" +0:01:4\d {re.escape(live)}", screen(terminal)[-1]))
+        emit("The end", event="run.finished", exit_code=0)
+    assert "1.sql  3 of 12" not in "".join(screen(terminal))
+
+
+def test_a_row_takes_the_live_lines_place_and_nothing_is_drawn_after_the_last() -> None:
+    with text_on_a_terminal() as terminal:
+        emit("Running", logging.DEBUG, event="migration.started", migration="1.sql", number=1, pending=1)
+        for number in range(50):
+            emit(f"row {number}")
+            time.sleep(0.01)
+        emit("The end", event="run.finished", exit_code=143)
+        time.sleep(0.3)  # a live line would come
+    lines = [line for line in screen(terminal) if line]
+    assert lines[:50] == [f"08:00:00Z info    row {number}" for number in range(50)]
+    assert lines[-1] == "08:00:00Z info    The end (exit code 143)"
+    assert terminal().endswith("\n")
+    assert terminal().count("\x1b[?25l") == terminal().count("\x1b[?25h") == 1
+    assert any(re.fullmatch(r"  1\.sql +interrupted", line) for line in lines)
+
+
+def test_at_the_end_a_table_tells_every_outcome() -> None:
+    with text_on_a_terminal() as terminal:
+        emit(event="migration.applied", migration="1.sql", duration_ms=12.3)
+        emit(event="migration.skipped", migration="2.sql")
+        emit(event="migration.failed", migration="3 longer.sql", levelno=logging.ERROR, error="no")
+        emit(event="migration.not_run", migration="4.sql", levelno=logging.WARNING)
+        emit("The end", event="run.finished", exit_code=1, levelno=logging.ERROR)
+    table = [line.split() for line in screen(terminal)[-9:]]
+    assert [table[0], *table[2:6], table[-2][2:4]] == [
+        ["migration", "outcome", "duration"],
+        ["1.sql", "applied", "12.3", "ms"],
+        ["2.sql", "skipped"],
+        ["3", "longer.sql", "failed"],
+        ["4.sql", "not", "run"],
+        ["The", "end"],
+    ]
+
+
+def test_a_long_table_leaves_out_what_was_applied() -> None:
+    with text_on_a_terminal() as terminal:
+        for number in range(100):
+            emit(f"Applied {number}.sql", event="migration.applied", migration=f"{number}.sql", duration_ms=1.0)
+        emit(event="migration.failed", migration="bad.sql", levelno=logging.ERROR)
+        emit("The end", event="run.finished", exit_code=1, levelno=logging.ERROR)
+    assert sum(line.startswith("  ") and line.endswith("ms") for line in screen(terminal)) == 0
+    assert any(re.fullmatch(r"  bad\.sql +failed", line) for line in screen(terminal))
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
 @pytest.mark.parametrize("column", [1, 5, 500, 995, 1000], ids=str)
-@pytest.mark.parametrize("line", ["x" * 1000, "你" * 1000, "\t" * 1000], ids=["narrow", "wide", "tabs"])
-def test_of_a_long_line_the_part_around_the_caret_is_shown(line: str, column: int) -> None:
+@pytest.mark.parametrize("line", ["x" * 1000, "\t" * 1000, "你" * 20], ids=["narrow", "tabs", "wide"])
+def test_of_a_long_line_the_part_around_the_caret_is_shown(line: str, column: int, term: str) -> None:
+    column = min(column, len(line))
     marked = line[: column - 1] + "!" + line[column:]
-    with pseudo_terminal() as (stream, pieces):
-        open_log(style="text", stream=stream)
-        emit(event="migration.failed", migration="1.sql", error="no", excerpt=Excerpt(marked, 1, column), levelno=40)
-    shown = b"".join(pieces).decode().splitlines()
-    assert max(columns_of(text) for text in shown) <= 80
-    row, caret = shown[-2:]
-    assert columns_of(row[: row.index("!")]) == caret.index("^")
+    with text_on_a_terminal(term) as terminal:
+        emit(event="migration.failed", migration="1.sql", excerpt=Excerpt(marked, 1, column), levelno=40)
+    row, caret = screen(terminal)[-3:-1]
+    before = row[: row.index("!")]
+    assert len(before) + before.count("你") == caret.index("^")
 
 
-@pytest.mark.parametrize("text", ["plain words", "a" * 100, "你好 " * 20, "é" * 70, "🐘" * 40, "x " * 60, " ", ""])
-@pytest.mark.parametrize("columns", [8, 13, 40], ids=str)
-def test_wrapped_text_fits_and_is_complete(text: str, columns: int) -> None:
-    terminal = Terminal(io.StringIO(), {})
-    lines = terminal.wrap(text, columns)
-    assert max(map(columns_of, lines), default=0) <= columns
-    assert re.sub(" ", "", "".join(lines)) == re.sub(" ", "", text)
-
-
-@pytest.mark.parametrize("columns", range(1, 12), ids=str)
-@pytest.mark.parametrize("text", ["short", "a_longer_name.sql", "größe_你好_🐘.sql"])
-def test_a_name_that_is_cut_fits_and_keeps_both_ends(text: str, columns: int) -> None:
-    shown = Terminal(io.StringIO(), {}).fit(text, columns)
-    assert columns_of(shown) <= columns
-    if "…" in shown and columns > 6:
-        assert (shown[0], shown[-1]) == (text[0], text[-1])
-
-
-def test_padding_counts_columns() -> None:
-    assert pad("你好", 6) == "你好  "
-    assert columns_of(plain("e\u0301🐘")) == 3
+def test_a_terminal_that_goes_away_is_forgotten(capfd: pytest.CaptureFixture[str]) -> None:
+    control, end = os.openpty()
+    with suppress(OSError), os.fdopen(end, "w") as stream:
+        open_log(style="text", stream=stream, environ={"TERM": "xterm"})
+        emit("Running", logging.DEBUG, event="migration.started", migration="1.sql")
+        os.close(control)
+        time.sleep(0.3)  # a live line would be drawn
+        emit("row")
+        emit("The end", event="run.finished", exit_code=0)
+    assert capfd.readouterr() == ("", "")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from predeploy.log.setup import Rhythm, open_log
+from predeploy.log.setup import open_log
+from predeploy.log.throttle import LogThrottle
 from predeploy.redaction.scrubber import Scrubber
 
 if TYPE_CHECKING:
@@ -417,14 +418,14 @@ def test_a_password_that_is_a_common_word_leaves_the_constants_alone(password: s
     ]
 
 
-# Rhythm
+# Throttle
 
 
-def test_a_wait_is_told_at_once_then_when_it_changes_then_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_is_logged_at_once_when_it_changes_and_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("predeploy.log.setup.time.monotonic", lambda: now)
-    rhythm = Rhythm(10.0)
-    told = []
+    monkeypatch.setattr("predeploy.log.throttle.time.monotonic", lambda: now)
+    throttle = LogThrottle(10.0)
+    logged_at = []
     for at, subject in [
         (1000.0, "dns"),  # the first
         (1000.0, "dns"),
@@ -439,31 +440,24 @@ def test_a_wait_is_told_at_once_then_when_it_changes_then_now_and_then(monkeypat
         (1031.0, None),
     ]:
         now = at
-        if rhythm.due(subject):
-            told.append((at, subject))
-    assert told == [
-        (1000.0, "dns"),
-        (1010.0, "dns"),
-        (1015.0, "refused"),
-        (1025.0, "refused"),
-        (1026.0, "dns"),
-        (1030.0, None),
-    ]
+        if throttle.should_log(subject):
+            logged_at.append(at)
+    assert logged_at == [1000.0, 1010.0, 1015.0, 1025.0, 1026.0, 1030.0]
 
 
-def test_a_rhythm_starts_with_its_first_subject_even_if_that_is_nothing() -> None:
-    rhythm = Rhythm(10.0)
-    assert rhythm.due(None)
-    assert not rhythm.due(None)
+def test_the_first_subject_is_logged_even_if_it_is_none() -> None:
+    throttle = LogThrottle(10.0)
+    assert throttle.should_log(None)
+    assert not throttle.should_log(None)
 
 
-def test_a_rhythm_may_slow_down_until_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interval_may_double_until_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("predeploy.log.setup.time.monotonic", lambda: now)
-    rhythm = Rhythm(10.0, 60.0)
-    told = []
+    monkeypatch.setattr("predeploy.log.throttle.time.monotonic", lambda: now)
+    throttle = LogThrottle(10.0, 60.0)
+    logged_at = []
     for second in range(300):
         now = 1000.0 + second
-        if rhythm.due("one" if second < 215 else "another"):
-            told.append(second)
-    assert told == [0, 10, 30, 70, 130, 190, 215, 225, 245, 285]
+        if throttle.should_log("one" if second < 215 else "another"):
+            logged_at.append(second)
+    assert logged_at == [0, 10, 30, 70, 130, 190, 215, 225, 245, 285]

@@ -1,0 +1,29 @@
+"""When a wait that goes on deserves another line."""
+
+from __future__ import annotations
+
+import time
+
+
+class LogThrottle:
+    """Allows a line at once, when the subject changes, and then every `every` seconds.
+
+    With `longest` that interval doubles with each line about the same subject, up to `longest` seconds.
+    """
+
+    def __init__(self, every: float, longest: float | None = None) -> None:
+        self._first = self._every = every
+        self._longest = longest or every
+        self._last: tuple[float, object] | None = None
+
+    def should_log(self, subject: object) -> bool:
+        """Whether a line about `subject` is due; if so, count from now on."""
+        now = time.monotonic()
+        if not self._last or self._last[1] != subject:
+            self._every = self._first
+        elif now - self._last[0] < self._every:
+            return False
+        else:
+            self._every = min(2 * self._every, self._longest)
+        self._last = (now, subject)
+        return True
