@@ -1,1 +1,1 @@
-"""How fast the program is, beside its peers and beside the least that could do the same: `scripts/bench`."""
+"""Measures pg-predeploy next to other migration runners: `scripts/bench`."""

@@ -1,7 +1,4 @@
-"""The peers and the C programs, in `.peers/`: what npm, PyPI, Debian and gcc have to be asked for.
-
-Each part is had once and kept. One that cannot be had is an `Unavailable` that says why; the rest goes on without it.
-"""
+"""Installs the peers and compiles the C programs into `.peers/`, once for each version; builds the images."""
 
 from __future__ import annotations
 
@@ -11,152 +8,110 @@ import shutil
 import subprocess
 import sys
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ci.fetch_postgres import npm as find_npm
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+import psycopg
 
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / ".peers"
-SOURCES = Path(__file__).with_name("native")
-INSTALL_TIMEOUT_S = 300
 
-NPM = {
-    "dbmate": "2.36.0",
-    "graphile-migrate": "1.4.1",
-    "node-pg-migrate": "9.0.0",
-    "pg": "8.23.1",
-    "postgres-migrations": "5.3.0",
-}
-PYPI = {
-    "alembic": "1.20.1",
-    "psycopg2-binary": "2.9.13",
-    "setuptools": "80.9.0",
-    "SQLAlchemy": "2.1.9",
-    "yandex-pgmigrate": "1.0.13",
-    "yoyo-migrations": "9.0.0",
-}
-DEBIAN = {"sql-migrate": "bookworm"}
+NPM = {"dbmate": "2.36.0", "node-pg-migrate": "9.0.0", "pg": "8.23.1"}
+PYPI = {"alembic": "1.20.1", "psycopg2-binary": "2.9.13", "SQLAlchemy": "2.1.9"}
+SUITE = "bookworm"  # of Debian, for sql-migrate
+IMAGE = "pg-predeploy-bench"
+GCC = """
+if ! command -v gcc >/dev/null || ! [ -e /usr/include/stdio.h ]; then
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends gcc libc6-dev >/dev/null
+fi
+gcc -O2 -Wall -Wextra -Werror"""
+# As ci/test-image does: the official base image, or one of Debian's packages where no registry answers.
+BUILD = f"""
+if [ -z "${{PYTHON_IMAGE:-}}" ] && ! docker pull --quiet python:3.15-slim >/dev/null 2>&1; then
+    eval "$(ci/standin-images)"
+    export CA_BUNDLE="${{CA_BUNDLE:-${{PIP_CERT:-/dev/null}}}}"
+fi
+IMAGE={IMAGE} scripts/build"""
 
 
-class Unavailable(Exception):
-    """Something could not be had here; the text says what, and what to do."""
+class Failed(Exception):
+    """A program cannot be installed, or its work is not as it should be; the text says how."""
 
 
 def node_modules() -> Path:
-    """Return npm's directory of the peers that it ships."""
-
-    def fill(place: Path) -> None:
-        (place / "package.json").write_text('{"private": true}\n')
-        environ = {"NODE_USE_SYSTEM_CA": "1", **os.environ}
-        if "PIP_CERT" in os.environ:
-            environ.setdefault("NODE_EXTRA_CA_CERTS", os.environ["PIP_CERT"])
-        wanted = [f"{name}@{version}" for name, version in NPM.items()]
-        _run([_npm(), "install", "--no-audit", "--no-fund", "--loglevel=error", *wanted], place, environ)
-
-    return _kept("npm", NPM, fill) / "node_modules"
+    """Return the directory into which npm has installed its peers."""
+    packages = " ".join(f"{name}@{version}" for name, version in NPM.items())
+    npm = f"npm install --no-audit --no-fund --loglevel=error {packages}"
+    return _installed("npm", f"echo '{{\"private\": true}}' >package.json; {npm}") / "node_modules"
 
 
-def node() -> str:
-    """Return Node's path: npm brings it."""
-    _npm()
-    found = shutil.which("node")
-    if not found:
-        raise Unavailable("npm is here and node is not")
-    return found
-
-
-def python_programs() -> Path:
-    """Return the bin directory of a virtual environment with the peers from PyPI."""
-
-    def fill(place: Path) -> None:
-        _run([sys.executable, "-m", "venv", str(place)], ROOT)
-        wanted = [f"{name}=={version}" for name, version in PYPI.items()]
-        _run([f"{place}/bin/python", "-m", "pip", "install", "-qq", "--disable-pip-version-check", *wanted], ROOT)
-
-    return _kept("python", PYPI, fill) / "bin"
-
-
-def debian_program(package: str) -> Path:
-    """Return the program that a Debian package is named for, unpacked and not installed."""
-    suite = DEBIAN[package]
-
-    def fill(place: Path) -> None:
-        _run([str(ROOT / "ci/debian-packages"), str(place), suite, package], ROOT)
-
-    program = _kept(package, {package: suite}, fill) / "usr/bin" / package
-    if subprocess.run([program, "--help"], capture_output=True, check=False).returncode not in {0, 1, 127}:
-        raise Unavailable(f"Debian's {package} does not start on this system")
-    return program
-
-
-def compiled(name: str) -> Path:
-    """Return one of the C programs in `native/`: an executable, or a library where it is named `slow_fsync`."""
-    source = SOURCES / f"{name}.c"
-    options = {"slow_fsync": ["-shared", "-fPIC"], "nothing": ["-static"], "floor": _libpq()}.get(name, [])
-
-    def fill(place: Path) -> None:
-        _run([_gcc(), "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(place / name), str(source), *options], ROOT)
-
-    return _kept(name, {"source": source.read_text(), "options": " ".join(options)}, fill) / name
-
-
-def _npm() -> str:
-    try:
-        return find_npm()
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise Unavailable(f"npm: {error}") from error
-
-
-def _libpq() -> list[str]:
-    """Return the linker's words for the very libpq that the program under test uses."""
-    package = find_spec("psycopg_binary")
-    found = (
-        list(Path(package.origin).parents[1].glob("psycopg_binary.libs/libpq-*.so*"))
-        if package and package.origin
-        else []
-    )
+def dbmate() -> Path:
+    """Return dbmate itself, without the script that npm puts in front of it."""
+    found = list(node_modules().glob("@dbmate/*/bin/dbmate"))
     if len(found) != 1:
-        raise Unavailable("psycopg's wheel brings no libpq here to link with")
-    return [str(found[0]), f"-Wl,-rpath,{found[0].parent}", "-Wl,--unresolved-symbols=ignore-in-shared-libs"]
+        raise Failed("npm has no dbmate for this system")
+    return found[0]
+
+
+def alembic() -> Path:
+    """Return alembic, in a virtual environment of its own."""
+    packages = " ".join(f"{name}=={version}" for name, version in PYPI.items())
+    pip = f"bin/python -m pip install -qq --disable-pip-version-check {packages}"
+    return _installed("python", f"'{sys.executable}' -m venv .; {pip}") / "bin/alembic"
+
+
+def sql_migrate() -> Path:
+    """Return Debian's sql-migrate, unpacked and not installed."""
+    script = f"'{ROOT}/ci/debian-packages' \"$PWD\" {SUITE} sql-migrate"
+    return _installed("debian", script) / "usr/bin/sql-migrate"
 
 
 @cache
-def _gcc() -> str:
-    if not (shutil.which("gcc") and Path("/usr/include/stdio.h").exists()):
-        if os.geteuid() != 0 or not shutil.which("apt-get"):
-            raise Unavailable("gcc is not installed, with the C library's headers")
-        _run(["apt-get", "update", "-qq"], ROOT)
-        noninteractive = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        _run(["apt-get", "install", "-yqq", "--no-install-recommends", "gcc", "libc6-dev"], ROOT, noninteractive)
-    return "gcc"
+def compiled(name: str) -> Path:
+    """Return one of the programs in `native/`. The floor uses the libpq of psycopg's wheel, as pg-predeploy does."""
+    source = Path(__file__).with_name("native") / f"{name}.c"
+    options = "-static" if name == "nothing" else ""
+    if name == "floor":
+        found = list(Path(psycopg.__file__).parents[1].glob("psycopg_binary.libs/libpq-*.so*"))
+        if len(found) != 1:
+            raise Failed("psycopg's wheel has no libpq to link with")
+        options = f"'{found[0]}' -Wl,-rpath,'{found[0].parent}' -Wl,--unresolved-symbols=ignore-in-shared-libs"
+    return _installed(name, f"{GCC} -o {name} '{source}' {options}", source.read_text()) / name
 
 
-def _kept(name: str, pins: dict[str, str], fill: Callable[[Path], None]) -> Path:
-    """Return the directory that `fill` has filled, now or in an earlier run with the same pins."""
-    digest = hashlib.sha256(repr(sorted(pins.items())).encode()).hexdigest()[:12]
-    place = PEERS / f"{name}-{digest}"
+def built_image() -> str:
+    """Build pg-predeploy's image from the working tree; return its name."""
+    shell(BUILD)
+    return IMAGE
+
+
+def image_with(program: Path) -> str:
+    """Make an image that holds one static program and nothing else; return its name."""
+    image = f"{IMAGE}/{program.name}"
+    shell(f"tar -cC '{program.parent}' {program.name} | docker import - {image}")
+    return image
+
+
+def shell(script: str, directory: Path = ROOT) -> str:
+    """Run a shell script and return what it prints; raise `Failed` unless it exits with 0."""
+    # npm trusts what the system trusts, and what pip is told to trust.
+    environment = {"NODE_USE_SYSTEM_CA": "1", "NODE_EXTRA_CA_CERTS": os.environ.get("PIP_CERT", ""), **os.environ}
+    command = ["timeout", "--foreground", "600", "sh", "-euc", script]
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = " / ".join(done.stderr.strip().splitlines()[-3:])
+        raise Failed(f"{last[-400:]} (exit code {done.returncode})")
+    return done.stdout.strip()
+
+
+def _installed(name: str, script: str, source: str = "") -> Path:
+    """Return the directory in which a script has run, now or in an earlier run of the benchmark."""
+    place = PEERS / f"{name}-{hashlib.sha256((script + source).encode()).hexdigest()[:12]}"
     finished = place.with_suffix(".finished")
     if not finished.exists():
+        print(f"Installing {name} into {PEERS.name} ...", file=sys.stderr, flush=True)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        print(f"getting {name} ...", file=sys.stderr, flush=True)
-        fill(place)
+        shell(script, place)
         finished.touch()
     return place
-
-
-def _run(command: Sequence[str], cwd: Path, environ: dict[str, str] | None = None) -> None:
-    try:
-        done = subprocess.run(
-            command, cwd=cwd, env=environ, capture_output=True, text=True, check=False, timeout=INSTALL_TIMEOUT_S
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"{Path(command[0]).name}: {error}") from error
-    if done.returncode != 0:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise Unavailable(f"{Path(command[0]).name} ended with {done.returncode}: {''.join(last)}")

@@ -128,7 +128,9 @@ def test_the_library_is_what_it_names() -> None:
 def test_a_user_installs_three_libraries() -> None:
     names = {re.split(r"[<>=!~ ]", dependency)[0] for dependency in PROJECT["dependencies"]}
     assert names == {"psycopg[binary,pool]", "tenacity", "python-json-logger"}
-    assert re.findall(r"^rich", (ROOT / "requirements.txt").read_text(), re.MULTILINE) == []  # what the image installs
+    assert (
+        re.findall(r"^rich", (ROOT / "requirements/runtime.txt").read_text(), re.MULTILINE) == []
+    )  # what the image installs
 
 
 def test_a_run_that_needs_no_second_attempt_imports_no_more_than_it_needs(tmp_path: Path) -> None:
