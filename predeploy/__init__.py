@@ -1,4 +1,4 @@
-"""Wait for Postgres, run raw .sql migrations under a lock, tell what happened."""
+"""Wait for Postgres, run raw .sql migrations under a lock, report what happened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from predeploy.connection.health import DbHealth, check_db_health
     from predeploy.connection.pool import create_db
     from predeploy.errors import StorageError
-    from predeploy.migrations.directory import MigrationError, MigrationResult
+    from predeploy.migrations.migration import MigrationError, MigrationResult
 
 __all__ = [
     "DbHealth",
@@ -22,10 +22,10 @@ __all__ = [
     "create_db",
     "run_migrations",
 ]
-_HOMES = {
+_MODULES = {
     "DbHealth": "connection.health",
-    "MigrationError": "migrations.directory",
-    "MigrationResult": "migrations.directory",
+    "MigrationError": "migrations.migration",
+    "MigrationResult": "migrations.migration",
     "StorageError": "errors",
     "check_db_health": "connection.health",
     "create_db": "connection.pool",
@@ -34,9 +34,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for: the program's log has to be open before the driver is loaded."""
-    if name not in _HOMES:
+    """Import a public name when it is used: the program opens its log before it loads the driver."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

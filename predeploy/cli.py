@@ -1,20 +1,16 @@
-"""The command line, where it holds more than a command's name."""
+"""The command line."""
 
 from __future__ import annotations
 
-import argparse
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
 from predeploy import __version__
-from predeploy.errors import ConfigurationError
+from predeploy.errors import EXIT_CODES, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-OPTIONS: dict[str, tuple[str, ...]] = {  # each with the commands that have it; none stands for all
-    "json": (),
-    "rehearse": ("plan",),
-}
+COMMANDS = ("migrate", "status", "check", "plan", "plan --rehearse", "health")
 _HELP = """\
 commands:
   migrate   apply what is pending (the default)
@@ -40,53 +36,60 @@ environment (durations in seconds, or with a unit: 500ms, 30s, 5m):
   MIGRATE_RETRIES            5         attempts for a file that met a lock timeout, a deadlock, a serialization failure
   MIGRATE_WATCH_AFTER        5         how long a migration runs before its progress is told; 0: never
   MIGRATE_ON_ERROR           continue  or stop
-  MIGRATE_COMMIT             each      or run: only the last commit waits for the disk
   MIGRATE_REQUIRE_FILES      false     or true: an empty or missing directory is an error
   MIGRATE_LOG_LEVEL          info      or debug, warning, error
   MIGRATE_LOG_FORMAT         auto      or json, text; auto is text on a terminal
   MIGRATE_TERMINATION_LOG    /dev/termination-log, when it exists
 
 exit codes:
-  0 applied or already there    1 a file failed           2 configuration      3 Postgres not reachable
-  4 lock held by another        5 refused for good        6 connection lost    10 check: something is pending
-  70 a bug of ours              128+n ended by signal n
 """
 
 
-def parse(arguments: Sequence[str], commands: list[str]) -> tuple[str, frozenset[str]] | None:
-    """Return the command and the names of its options, or None after --help or --version; `plan --rehearse` is one.
+class CommandLine(NamedTuple):
+    """A command, and whether --json asks for JSON lines whatever the terminal and the settings say."""
 
-    Raise `ConfigurationError` for anything else; its text never repeats an argument, which may be a connection string
-    in the wrong place.
+    command: str
+    json: bool = False
+
+
+def parse(arguments: Sequence[str]) -> CommandLine | None:
+    """Read the command line; return None when --help or --version has answered it.
+
+    Raise `ConfigurationError` for anything unknown; its text never repeats an argument, which may be a connection
+    string in the wrong place.
     """
-    parser = _Parser(
+    command = arguments[0] if arguments else "migrate"
+    if len(arguments) <= 1 and command in COMMANDS:
+        return CommandLine(command)
+    from argparse import SUPPRESS, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter  # few runs need it
+
+    exit_codes = "".join(f"  {code:<6} {known.meaning}\n" for code, known in EXIT_CODES.items())
+    parser = ArgumentParser(
         prog="pg-predeploy",
         usage="pg-predeploy [command] [options]",
         description="Wait for Postgres and run .sql migrations under a lock.",
-        epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"{_HELP}{exit_codes}  128+n  ended by signal n\n",
+        formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
         add_help=False,
+        exit_on_error=False,
     )
-    # The epilog is the help of each.
-    parser.add_argument(
-        "command", nargs="?", default="migrate", choices=commands, metavar="command", help=argparse.SUPPRESS
-    )
-    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
-    parser.add_argument("--version", action="version", version=f"pg-predeploy {__version__}", help=argparse.SUPPRESS)
-    for name in OPTIONS:
-        parser.add_argument(f"--{name}", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("command", nargs="?", default="migrate", metavar="command", help=SUPPRESS)
+    parser.add_argument("-h", "--help", action="store_true", help=SUPPRESS)
+    for name in ("version", "json", "rehearse"):
+        parser.add_argument(f"--{name}", action="store_true", help=SUPPRESS)
+    refusal = ConfigurationError("Unknown command or option; pg-predeploy --help lists them.")
     try:
-        found = parser.parse_args(arguments)
-    except SystemExit:
-        return None
-    options = frozenset(name for name in OPTIONS if getattr(found, name))
-    if any(OPTIONS[name] and found.command not in OPTIONS[name] for name in options):
-        parser.error("")
-    command = f"{found.command} --rehearse" if "rehearse" in options else str(found.command)
-    return command, options - {"rehearse"}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, _message: str) -> NoReturn:
-        raise ConfigurationError("Unknown command or option; pg-predeploy --help lists them.")
+        given, unknown = parser.parse_known_args(arguments)
+    except ArgumentError:
+        raise refusal from None
+    command = f"{given.command} --rehearse" if given.rehearse else given.command
+    if not unknown and given.help:
+        parser.print_help()
+    elif not unknown and given.version:
+        print(f"pg-predeploy {__version__}")
+    elif unknown or command not in COMMANDS or " " in given.command:
+        raise refusal
+    else:
+        return CommandLine(command, given.json)
+    return None

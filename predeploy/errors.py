@@ -1,25 +1,47 @@
-"""What can stand in a run's way: one exception per way out that an operator treats differently.
+"""The exit codes, and the exceptions that end a run: one for each ending that an operator treats differently.
 
-A migration that fails is not here: it is an expected outcome and travels as data in `MigrationResult.errors`.
+A migration that fails is not one of them: it is an expected outcome and is returned in `MigrationResult.errors`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class StorageError(Exception):
-    """Something between us and the database made the run impossible.
+class ExitCode(NamedTuple):
+    """The word in the field `outcome` of the last line, and what --help says."""
 
-    `code` is a constant for programs, `exit_code` the process's exit status, `fields` what the last line says besides;
-    the text is for people and never holds a part of the connection string other than host and port.
+    outcome: str
+    meaning: str
+
+
+CRASHED = 70
+INTERRUPTED = "interrupted"  # the outcome of every other code, which is 128+n after signal n
+EXIT_CODES = {
+    0: ExitCode("succeeded", "applied or already there"),
+    1: ExitCode("failed", "a file failed"),
+    2: ExitCode("misconfigured", "configuration"),
+    3: ExitCode("unreachable", "Postgres not reachable"),
+    4: ExitCode("locked", "lock held by another"),
+    5: ExitCode("refused", "refused for good"),
+    6: ExitCode("connection_lost", "connection lost"),
+    10: ExitCode("pending", "check: something is pending"),
+    CRASHED: ExitCode("crashed", "a bug of ours"),
+}
+
+
+class StorageError(Exception):
+    """Something other than a migration ended the run.
+
+    `code` is a constant for programs, `exit_code` the process's exit status, `fields` are more fields of the last line.
+    The text is for people and never holds a part of the connection string other than host and port.
     """
 
     code = "STORAGE_ERROR"
-    exit_code = 70
+    exit_code = CRASHED
     fields: Mapping[str, Any] = {}
 
 
@@ -37,13 +59,13 @@ class DatabaseUrlMissing(ConfigurationError):
 
 
 class DatabaseUrlInvalid(ConfigurationError):
-    """The connection string cannot be read, or would be read as something else than was meant."""
+    """The connection string cannot be read, or libpq would misread it."""
 
     code = "STORAGE_DB_URL_INVALID"
 
 
 class PostgresUnavailable(StorageError):
-    """The server cannot be reached or does not accept us yet; a later try may succeed.
+    """The server cannot be reached, or accepts no connections yet; a later try may succeed.
 
     `reason` is a constant word for the log: `refused`, `dns`, `timeout`, `starting_up`, ...
     """
@@ -57,7 +79,7 @@ class PostgresUnavailable(StorageError):
 
 
 class LockTimeout(StorageError):
-    """Another runner held the advisory lock for the whole wait; `statement` is what would end its session."""
+    """Another runner held the migration lock for the whole wait; `statement` is the SQL that would end its session."""
 
     code = "STORAGE_LOCK_TIMEOUT"
     exit_code = 4
@@ -68,7 +90,7 @@ class LockTimeout(StorageError):
 
 
 class PostgresRefused(StorageError):
-    """The server refused us for good: credentials, database, TLS or privileges have to change first.
+    """The server refused permanently: credentials, database, TLS or privileges have to change first.
 
     `reason` is a constant word for the log: `authentication`, `unknown_database`, `tls`, `privilege`, ...
     """
@@ -82,7 +104,7 @@ class PostgresRefused(StorageError):
 
 
 class ConnectionLost(StorageError):
-    """The connection broke during the run; every committed migration has its row in `_migrations`."""
+    """The connection was lost and not re-established; every committed migration has its row in `_migrations`."""
 
     code = "STORAGE_DB_CONNECTION_LOST"
     exit_code = 6

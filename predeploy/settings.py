@@ -1,4 +1,4 @@
-"""The environment -> Settings: the one place that knows the names of our variables."""
+"""The environment -> Settings: the only place that knows the names of the variables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600}
-_LONGEST_S = 2_147_483  # Postgres counts its timeouts in milliseconds, in 31 bits
+_MAX_S = 2_147_483  # Postgres counts its timeouts in milliseconds, in 31 bits
 _TRUTH = {
     "true": True,
     "1": True,
@@ -24,7 +24,7 @@ _TRUTH = {
     "no": False,
     "off": False,
 }
-_DIRECT_URLS = (  # where platforms put the way around their pooler
+_DIRECT_URLS = (  # where platforms put the connection string that bypasses their pooler
     "DATABASE_UNPOOLED_URL",
     "DATABASE_URL_UNPOOLED",
     "DIRECT_DATABASE_URL",
@@ -38,7 +38,6 @@ _KNOWN = {
     "MIGRATE_RETRIES",
     "MIGRATE_WATCH_AFTER",
     "MIGRATE_ON_ERROR",
-    "MIGRATE_COMMIT",
     "MIGRATE_REQUIRE_FILES",
     "MIGRATE_LOG_LEVEL",
     "MIGRATE_LOG_FORMAT",
@@ -52,7 +51,7 @@ class Settings(NamedTuple):  # made in 0.1 ms, a frozen dataclass in 0.8
     `direct_url` is the name of a variable that is set and may hold the way around a pooler, else empty.
     """
 
-    dsn: str
+    database_url: str
     migrations_dir: str
     wait_timeout: float
     lock_wait_timeout: float
@@ -61,7 +60,6 @@ class Settings(NamedTuple):  # made in 0.1 ms, a frozen dataclass in 0.8
     retries: int
     watch_after: float
     on_error: str
-    commit: str
     require_files: bool
     log_level: str
     log_format: str
@@ -70,8 +68,8 @@ class Settings(NamedTuple):  # made in 0.1 ms, a frozen dataclass in 0.8
 
     def __repr__(self) -> str:
         """Leave the connection string out."""
-        told = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items() if name != "dsn")
-        return f"Settings({told})"
+        shown = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items() if name != "database_url")
+        return f"Settings({shown})"
 
 
 def load_settings(environ: Mapping[str, str], *, default_dir: str) -> Settings:
@@ -80,7 +78,7 @@ def load_settings(environ: Mapping[str, str], *, default_dir: str) -> Settings:
     A variable that is set but empty counts as not set, as compose and Kubernetes templates produce it.
     """
     return Settings(
-        dsn=_dsn(environ),
+        database_url=_database_url(environ),
         migrations_dir=environ.get("MIGRATIONS_DIR") or default_dir,
         wait_timeout=_duration(environ, "MIGRATE_WAIT_TIMEOUT", 60),
         lock_wait_timeout=_duration(environ, "MIGRATE_LOCK_WAIT_TIMEOUT", 300),
@@ -89,7 +87,6 @@ def load_settings(environ: Mapping[str, str], *, default_dir: str) -> Settings:
         retries=_count(environ, "MIGRATE_RETRIES", 5),
         watch_after=_duration(environ, "MIGRATE_WATCH_AFTER", 5),
         on_error=_choice(environ, "MIGRATE_ON_ERROR", "continue", "stop"),
-        commit=_choice(environ, "MIGRATE_COMMIT", "each", "run"),
         require_files=_truth(environ, "MIGRATE_REQUIRE_FILES"),
         log_level=_choice(environ, "MIGRATE_LOG_LEVEL", "info", "debug", "warning", "error"),
         log_format=_choice(environ, "MIGRATE_LOG_FORMAT", "auto", "json", "text"),
@@ -106,7 +103,7 @@ def termination_log(environ: Mapping[str, str]) -> str | None:
     return default if os.path.exists(default) else None
 
 
-def _dsn(environ: Mapping[str, str]) -> str:
+def _database_url(environ: Mapping[str, str]) -> str:
     dsn, file = environ.get("DATABASE_URL"), environ.get("DATABASE_URL_FILE")
     if dsn and file:
         raise ConfigurationError("DATABASE_URL and DATABASE_URL_FILE are both set: remove one.")
@@ -130,7 +127,7 @@ def _duration(environ: Mapping[str, str], name: str, default: float) -> float:
         return default
     match = _DURATION.fullmatch(text.strip())
     seconds = float(match[1]) * _SECONDS[match[2]] if match else -1.0
-    if not 0 <= seconds <= _LONGEST_S:
+    if not 0 <= seconds <= _MAX_S:
         raise ConfigurationError(f"{name} is no duration: write seconds (60), or with a unit: 500ms, 30s, 5m, 1h.")
     return seconds
 

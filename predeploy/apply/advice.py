@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from psycopg import errors
 
-from predeploy.migrations.large_file import open_text
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from predeploy.migrations.directory import Migration
+    from predeploy.migrations.migration import Migration
 
 ADVICE = {
     "21000": "Make sure that the subquery finds one row, or that no row is written twice by one INSERT.",
@@ -91,7 +88,7 @@ SPECIAL: dict[tuple[str | None, ...], str] = {
 # What a file that failed before may not have made.
 _MISSING = ("3F000", "42703", "42704", "42883", "42P01")
 _QUOTED = re.compile(r'["»«„“「]([^"»«„“”」]+)["»«“”」]|([\w.]+)\(')
-_MOST_NAMES = 3
+_MAX_NAMES = 3
 
 
 def condition_of(sqlstate: str | None) -> str | None:
@@ -128,13 +125,9 @@ def after_failure(sqlstate: str | None, message: str, failed: Sequence[Migration
     patterns = [re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE) for name in missing if name]
     makers = [migration for migration in failed if _mentions(migration, patterns)]
     names = [migration.name for migration in makers or failed]
-    told = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
-    return f"Correct {told} first, which failed before: this may be a consequence."
+    shown = ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
+    return f"Correct {shown} first, which failed before: this may be a consequence."
 
 
 def _mentions(migration: Migration, patterns: Sequence[re.Pattern[str]]) -> bool:
-    if migration.path is None:
-        return any(pattern.search(migration.sql) for pattern in patterns)
-    with suppress(OSError), open_text(migration.path) as lines:
-        return any(pattern.search(line) for line in lines for pattern in patterns)
-    return False
+    return any(pattern.search(line) for line in migration.lines() for pattern in patterns)

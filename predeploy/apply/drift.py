@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from predeploy.migrations.directory import Migration, MigrationFiles
+    from predeploy.migrations.migration import Migration, MigrationFiles
 
 log = logging.getLogger(__name__)
 

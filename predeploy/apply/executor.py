@@ -1,4 +1,23 @@
-"""One file on the server: the messages that carry it, and what came back."""
+"""One migration on the server: its message, its results, its error; with and without a transaction.
+
+A message for a transactional migration has these parts (`Kind`):
+
+    BEGIN      one statement; behind a transaction-mode pooler the session's settings too
+    CLAIM      INSERT INTO _migrations, which also takes the migration lock for the transaction
+    BODY       the migration's own text
+    ROW_CHECK  where the row may be gone at the end: a query that divides by the number of rows
+    COMMIT
+    RESET      the session as it was before
+
+Each statement has one result, so the part of the next result is known. The answers mean:
+
+- An error in CLAIM: a unique violation says that another runner has applied the migration; a NOT NULL violation says
+  that another runner holds the lock, as the claim's name is NULL without it.
+- An error in ROW_CHECK: the migration, a trigger or a rule has removed the row.
+- An error in COMMIT is the migration's: a deferred constraint. A COMMIT that rolls back answers ROLLBACK.
+- An error in RESET comes after the COMMIT. It is not the migration's: the session is reset again.
+- An error before any result, with a position: the server could not parse the message, and nothing has run.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +27,25 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from predeploy.apply.failure import Failure, failure_of
-from predeploy.connection.session import COMMIT, clean_up, is_lost, results, run
+from predeploy.apply.failure import failure_from
+from predeploy.apply.message import Kind, MessagePlan, Part, StatementFailed, part, send
+from predeploy.connection.session import is_lost, join, reset_again, run
 from predeploy.errors import PostgresRefused
 from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION
-from predeploy.migrations.reading import Reading
-from predeploy.monitor.statement_counter import Course
+from predeploy.migrations.migration import MigrationFailure
+from predeploy.migrations.validate import ChunkReader
+from predeploy.monitor.statement_counter import StatementCounter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from psycopg.pq.abc import PGresult
 
     from predeploy.apply.migrations_table import MigrationsTable
     from predeploy.connection.connect import Connection
-    from predeploy.connection.session import Frame
-    from predeploy.migrations.chunks import Piece
-    from predeploy.migrations.directory import Migration
+    from predeploy.connection.session import SessionProfile
+    from predeploy.migrations.chunks import Chunk
+    from predeploy.migrations.migration import Migration
 
 _INVALID_INDEXES = """
     SELECT n.nspname, c.relname
@@ -31,31 +54,29 @@ _INVALID_INDEXES = """
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE NOT i.indisvalid AND c.relkind = 'i'
 """
-# With its schema or its owner, or by a function, a file can drop a table that it does not name.
+# With its schema or its owner, or by a function, a migration can drop a table that it does not name.
 _REMOVER = re.compile(r"schema|owned|\b(?:select|do|call|execute)\b", re.IGNORECASE)
-_LOOKED_THROUGH_CHARS = 1 << 16  # in a longer file the query costs less than the look
+_MAX_SEARCHED_CHARS = 1 << 16  # the row check costs less than the search of a longer text
 _ROW_REMOVED = (
     "the file's row in _migrations is not there at its end, as the file, a trigger or a rule removes it, or the table: "
     "rolled back, as nobody would know what has been applied; leave the table to the runner"
 )
-_NOT_SHARED = "a no-transaction file cannot run through a pooler in transaction mode: its session is not its own"
-NOT_COMMITTED = "the server rolled the transaction back instead of committing it"
-LATER = "SET LOCAL synchronous_commit=off;"
+_NEEDS_A_SESSION = "a no-transaction file cannot run through a pooler in transaction mode: its session is not its own"
+_NOT_COMMITTED = "the server rolled the transaction back instead of committing it"
 
 
 class AlreadyApplied(Exception):
-    """Another runner committed this file between our look and our claim."""
+    """Another runner has committed this migration since the table was read."""
 
 
-class LockHeld(Exception):
-    """Another runner has the lock: ours was released by a file, or a pooler lets us hold it for a transaction only."""
+class LockUnavailable(Exception):
+    """Another runner has the lock: a migration has released ours, or a pooler lets a transaction hold it only."""
 
 
 class Execution:
     """Runs one migration on a connection in autocommit mode, under the lock.
 
-    `direct_url` names a variable that may hold the way around a pooler; `course` is how far it is. Unless `durable`,
-    its COMMIT does not wait for the disk: a later one that does makes it durable.
+    `direct_url` names a variable that may hold the connection string that bypasses a pooler.
     """
 
     def __init__(
@@ -63,182 +84,166 @@ class Execution:
         conn: Connection,
         table: MigrationsTable,
         migration: Migration,
-        frame: Frame,
+        profile: SessionProfile,
         direct_url: str = "",
-        *,
-        durable: bool = True,
     ) -> None:
         self.migration = migration
-        self.durable = durable
-        self.course = Course()
-        self.has_begun = False
+        self.counter = StatementCounter()
         self.committed = False
         self.duration_ms = 0.0
         self._conn = conn
         self._table = table
-        self._frame = frame
+        self._profile = profile
         self._direct_url = direct_url
-        self._piece: Piece | None = None
-        self._reading = Reading(migration)
-        self._has_proof = False
-        self._openers = frame.begin_statements + (not durable) + 1  # statements of `opening`, the last is the claim
+        self._reader = ChunkReader(migration)
+        self._first: Chunk | None = None
         self._started = 0.0
 
     def run(self) -> None:
-        """Run the file by itself, once.
+        """Run the migration once, in messages of its own.
 
-        Raise `Failure`, `AlreadyApplied` or `LockHeld`, with the session still to be recovered; a psycopg error when
-        the connection is lost.
+        Raise `MigrationFailure`, `AlreadyApplied` or `LockUnavailable`, with the session still to be recovered, or a
+        psycopg error when the connection is lost.
         """
-        self.look()
-        if self._frame.shared and not self.migration.transactional:
-            raise Failure(_NOT_SHARED, hint=_way_around(self._direct_url))
-        self.begin()
+        self.load()
+        if self._profile.pooled and not self.migration.transactional:
+            raise MigrationFailure(_NEEDS_A_SESSION, hint=_direct_url_hint(self._direct_url))
+        self.start()
         if self.migration.transactional:
-            self._in_transaction()
+            for chunk in self._chunks():
+                self._send(chunk)
+            if self._profile.commits and not self.committed:  # planted bug
+                raise MigrationFailure(_NOT_COMMITTED)
         else:
             self._require_lock()
-            self._one_by_one()
-        self.end()
+            self._run_statements()
+        self._end()
 
-    def look(self) -> Piece:
-        """Read the statements, of a file that is not kept those that are sent first; they stay until it has run.
+    def load(self) -> Chunk:
+        """Return the first chunk; raise `MigrationFailure` for a migration of which nothing must be sent."""
+        if not self._first:
+            self._reader = ChunkReader(self.migration)
+            self._first = next(self._reader)
+        return self._first
 
-        Raise `Failure` for a file of which nothing must be sent.
-        """
-        if not self._piece:
-            self._reading = Reading(self.migration)
-            self._piece = next(self._reading)
-        return self._piece
-
-    def begin(self) -> None:
-        """Count from here on what is heard, and how long it takes."""
+    def start(self) -> None:
+        """Measure from now on how long it takes, and count its statements from the first."""
         self._started = time.monotonic()
-        self.has_begun = self.committed = False
-        piece = self.look()
-        self.course.begin(piece)
-        self.course.send(0, len(piece.scan.statements), self._openers)
+        self.committed = False
+        self.counter.start_message(self.load())
 
-    def end(self) -> None:
-        """Note how long it has taken."""
+    def parts(self, chunk: Chunk, migration: int = 0) -> Iterator[Part]:
+        """Return the parts that send a chunk, up to its COMMIT; `migration` is its number in the message, from 0."""
+        if not chunk.first:
+            yield part(Kind.BEGIN, self._profile.begin, migration)
+            yield part(Kind.CLAIM, (self._claim(),), migration)  # planted bug
+        _, body = chunk.body()
+        yield Part(Kind.BODY, f"{body};" if chunk.last else body, len(chunk.scan.statements), migration)
+        may_lose_row = self._may_lose_row(chunk)
+        if chunk.last and may_lose_row:  # planted bug
+            yield part(Kind.ROW_CHECK, self._table.row_check(self._conn, self.migration.name), migration)
+        if chunk.last:
+            yield part(Kind.COMMIT, self._profile.commit, migration)
+
+    def on_result(self, answered: Part, result: PGresult) -> bool:
+        """Count a result; return whether it has committed. Raise `MigrationFailure` if it has rolled back instead."""
+        self.counter.count(of_body=answered.kind is Kind.BODY)
+        if answered.kind is not Kind.COMMIT or not self._profile.commits:
+            return False
+        if result.command_status != b"COMMIT":
+            raise MigrationFailure(_NOT_COMMITTED)
+        self.committed = True
+        self._end()
+        return True
+
+    def classify_error(
+        self, failed: StatementFailed, plan: MessagePlan, chunk: Chunk
+    ) -> MigrationFailure | AlreadyApplied | LockUnavailable:
+        """Return what the error of a statement in one of the parts means; see the head of this file."""
+        kind = failed.part.kind
+        if kind is Kind.CLAIM and (refused := _classify_claim_error(failed.error)):
+            return refused
+        if kind is Kind.ROW_CHECK:
+            return MigrationFailure(_ROW_REMOVED, sqlstate=failed.error.sqlstate)
+        offset = chunk.body()[0] - plan.offset_of(Kind.BODY, failed.part.migration)
+        number = chunk.first + failed.number if kind is Kind.BODY else None
+        return failure_from(failed.error, chunk, number, offset, transactional=self.migration.transactional)
+
+    def _chunks(self) -> Iterator[Chunk]:
+        """Yield the chunks; none is kept while the next one is read. Another attempt reads the file again."""
+        chunk, self._first = self.load(), None
+        yield chunk
+        del chunk
+        yield from self._reader
+
+    def _send(self, chunk: Chunk) -> None:
+        reset = [part(Kind.RESET, self._profile.reset)] if chunk.last else []
+        plan = MessagePlan([*self.parts(chunk), *reset])
+        self.counter.start_message(chunk)
+        try:
+            for answered, result in send(self._conn, plan, self._reader.read_ahead):
+                self.on_result(answered, result)
+        except StatementFailed as failed:
+            if not self.committed:
+                raise self.classify_error(failed, plan, chunk) from None
+            reset_again(self._conn, self._profile)
+
+    def _end(self) -> None:
         self.duration_ms = round((time.monotonic() - self._started) * 1000, 3)
 
-    def text(self) -> tuple[int, str]:
-        """Return the file from its first token to its last, which no comment hides, and where in it that begins."""
-        return self.look().text_of()
-
-    def opening(self) -> str:
-        """Return what comes before the file's own text: its transaction's BEGIN, and the claim."""
-        return f"{self._frame.begin}{'' if self.durable else LATER}{self._claim()};"
-
-    def closing(self) -> str:
-        """Return what comes after it, up to its COMMIT."""
-        self._has_proof = self._needs_proof(self.look())
-        proof = f"{self._table.proof(self._conn, self.migration.name)};" if self._has_proof else ""
-        return f";{proof}{self._frame.commit}"
-
-    def hear(self, result: PGresult) -> None:
-        """Take the next result, one of the statements of `opening`, of the file or of `closing`."""
-        self.has_begun = True
-        self.course.hear()
-        if result.command_status == b"COMMIT":
-            self.committed = True
-
-    def explain(self, error: psycopg.Error, offset: int) -> Failure | AlreadyApplied | LockHeld:
-        """Return what the error in place of the next result means; the message begins at `offset` of the piece."""
-        piece, heard = self.look(), self.course.heard
-        if heard < 0 and (refused := _refused_claim(error)):
-            return refused
-        if self._has_proof and piece.total is not None and heard in {piece.total, piece.total + 1}:
-            return Failure(_ROW_REMOVED, sqlstate=error.sqlstate)
-        return failure_of(error, piece, heard, offset, transactional=self.migration.transactional)
-
-    def _in_transaction(self) -> None:
-        """Send BEGIN, claim, file, COMMIT and the session's reset as one message, a big file as several."""
-        try:
-            self.look()
-            while self._piece:
-                self._send(self._piece)
-                self._piece = None
-                self.course.begin(None)
-                self._piece = next(self._reading, None)
-        finally:
-            if self.migration.path is not None:  # the next time from its beginning
-                self._piece, self._reading = None, Reading(self.migration)
-        if self._frame.commit == COMMIT and not self.committed:
-            raise Failure(NOT_COMMITTED)
-
-    def _send(self, piece: Piece) -> None:
-        self.course.begin(piece)
-        self._note(piece.text)
-        messages = list(piece.messages())
-        for number, (first, statements) in enumerate(messages):
-            is_last = piece.last and number == len(messages) - 1
-            head = "" if first else self.opening()
-            tail = f"{self.closing()}{self._frame.reset}" if is_last else ""
-            start, text = piece.text_of(statements) if piece.last else (0, piece.text)
-            self.course.send(first, len(statements), 0 if first else self._openers)
-            try:
-                # No copy of a text alone; what is not kept is read on.
-                for result in results(self._conn, head + text + tail, self._reading.read_ahead):
-                    self.hear(result)
-            except psycopg.Error as error:
-                if is_lost(self._conn):
-                    raise
-                if not self.committed:
-                    raise self.explain(error, start - len(head)) from None
-                clean_up(self._conn, self._frame)
-
-    def _needs_proof(self, piece: Piece) -> bool:
-        """Tell whether the row may be gone at the end: a file may drop its table, or have left a trigger on it."""
-        self._note(piece.text)
-        is_long = piece.first > 0 or len(piece.text) > _LOOKED_THROUGH_CHARS
-        return self._table.tampered or is_long or bool(_REMOVER.search(piece.text))
-
-    def _note(self, sql: str) -> None:
-        self._table.tampered = self._table.tampered or "_migrations" in sql
+    def _may_lose_row(self, chunk: Chunk) -> bool:
+        """Return whether the row may be gone at the end: the text can drop the table, or has left a trigger on it."""
+        self._table.note_text(chunk.text)
+        is_long = chunk.first > 0 or len(chunk.text) > _MAX_SEARCHED_CHARS
+        return self._table.may_lose_row or is_long or bool(_REMOVER.search(chunk.text))
 
     def _require_lock(self) -> None:
-        """Look whether the lock can still be had: a file before may have released it."""
+        """Make sure that the lock is still free for us: an earlier migration may have released it."""
         (result,) = run(self._conn, f"SELECT {TRY_IN_TRANSACTION}")
         if result.get_value(0, 0) != b"t":
-            raise LockHeld
+            raise LockUnavailable
 
-    def _one_by_one(self) -> None:
+    def _run_statements(self) -> None:
         """Send each statement alone, in autocommit, and the claim after the last."""
-        conn, reset, piece = self._conn, self._frame.reset, self.look()
         concurrently = "concurrently" in self.migration.sql.lower()
-        invalid_before = self._invalid_indexes() if concurrently else set()
-        for number, statement in enumerate(piece.scan.statements):
-            self.course.send(number, 1)
-            try:
-                run(conn, self.migration.sql[statement.start : statement.end])
-            except psycopg.Error as error:
-                if is_lost(conn):
-                    raise
-                failure = failure_of(error, piece, number, statement.start, transactional=False)
-                if number:
-                    failure.fields["hint"] = f"the {number} statement(s) before it have taken effect and stay"
-                if concurrently:
-                    run(conn, reset)  # what the file has set must not stand in the way of the question
-                    if invalid := self._invalid_indexes(invalid_before):
-                        failure.fields["hint"] = _how_to_drop(invalid)
-                raise failure from None
-        run(conn, reset)  # before we go on: the file may have left a read-only session
-        if concurrently and (invalid := self._invalid_indexes(invalid_before)):
-            raise Failure("a concurrent index build has left an INVALID index", hint=_how_to_drop(invalid))
+        invalid_before = self._invalid_indexes() if concurrently else None
+        for chunk in self._chunks():
+            for number in range(len(chunk.scan.statements)):
+                self._run_statement(chunk, number, invalid_before)
+        run(self._conn, join(self._profile.reset))  # the migration may have left a read-only session
+        if invalid_before is not None and (invalid := self._invalid_indexes(invalid_before)):
+            raise MigrationFailure("a concurrent index build has left an INVALID index", hint=_drop_hint(invalid))
         try:
-            run(conn, self._claim(fenced=False))  # its statements have taken effect, whoever has the lock by now
+            run(self._conn, self._claim(fenced=False))  # its statements have taken effect, whoever holds the lock now
         except psycopg.Error as error:
-            if is_lost(conn):
+            if is_lost(self._conn):
                 raise
-            raise _refused_claim(error) or failure_of(error, piece, -1, 0, transactional=False) from None
+            refused = _classify_claim_error(error)
+            raise refused or failure_from(error, chunk, None, 0, transactional=False) from None
+
+    def _run_statement(self, chunk: Chunk, number: int, invalid_before: set[tuple[str, str]] | None) -> None:
+        statement = chunk.scan.statements[number]
+        self.counter.start_message(chunk, number, number + 1)
+        try:
+            run(self._conn, chunk.text[statement.start : statement.end])
+        except psycopg.Error as error:
+            if is_lost(self._conn):
+                raise
+            done = chunk.first + number
+            failure = failure_from(error, chunk, done, statement.start, transactional=False)
+            if done:
+                failure.fields["hint"] = f"the {done} statement(s) before it have taken effect and stay"
+            if invalid_before is not None:
+                run(self._conn, join(self._profile.reset))  # settings must not stand in the way of the query
+                if invalid := self._invalid_indexes(invalid_before):
+                    failure.fields["hint"] = _drop_hint(invalid)
+            raise failure from None
 
     def _claim(self, *, fenced: bool = True) -> str:
         return self._table.claim(self._conn, self.migration.name, self.migration.checksum, fenced=fenced)
 
     def _invalid_indexes(self, before: set[tuple[str, str]] | None = None) -> set[tuple[str, str]]:
-        """Return the INVALID indexes; with `before`, those that are new since, or that the file names."""
+        """Return the INVALID indexes; with `before`, those that are new since, or that the migration names."""
         found = {(schema, name) for schema, name in self._conn.execute(_INVALID_INDEXES).fetchall()}
         if before is None:
             return found
@@ -246,11 +251,11 @@ class Execution:
         return {index for index in found if index not in before or _built_name(index[1]).lower() in text}
 
 
-def _refused_claim(error: psycopg.Error) -> AlreadyApplied | LockHeld | None:
+def _classify_claim_error(error: psycopg.Error) -> AlreadyApplied | LockUnavailable | None:
     if isinstance(error, psycopg.errors.UniqueViolation):
         return AlreadyApplied()
     if isinstance(error, psycopg.errors.NotNullViolation):
-        return LockHeld()
+        return LockUnavailable()
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         raise PostgresRefused(
             "The role may not write to _migrations: GRANT SELECT, INSERT on it.", "privilege"
@@ -258,16 +263,16 @@ def _refused_claim(error: psycopg.Error) -> AlreadyApplied | LockHeld | None:
     return None
 
 
-def _way_around(variable: str) -> str:
+def _direct_url_hint(variable: str) -> str:
     where = f": the one in {variable}?" if variable else ""
     return f"give the direct connection string of the server in DATABASE_URL{where}"
 
 
 def _built_name(index: str) -> str:
-    """Return the index's name without what REINDEX CONCURRENTLY appends to the copies it builds."""
+    """Return the index's name without the suffix of the copies that REINDEX CONCURRENTLY builds."""
     return re.sub(r"_cc(new|old)\d*$", "", index)
 
 
-def _how_to_drop(indexes: set[tuple[str, str]]) -> str:
+def _drop_hint(indexes: set[tuple[str, str]]) -> str:
     names = ", ".join(f'"{schema}"."{name}"' for schema, name in sorted(indexes))
     return f"an INVALID index is left behind: DROP INDEX CONCURRENTLY {names}; then run this file again"

@@ -1,148 +1,188 @@
-"""The pending files, applied in order, as many as possible in one message."""
+"""The pending migrations, applied in order: many small ones in a message, the others one by one."""
 
 from __future__ import annotations
 
+import logging
+import random
+import time
 from collections import deque
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from predeploy.apply.batch import MOST_CHARS, Batch, Disturbed, Unread
-from predeploy.apply.executor import AlreadyApplied, Execution, LockHeld
-from predeploy.apply.failure import Failure
-from predeploy.apply.retries import attempt
+from predeploy.apply.batch import MAX_MESSAGE_CHARS, BatchInterrupted, BatchNotParsed
+from predeploy.apply.executor import AlreadyApplied, LockUnavailable
+from predeploy.connection.session import recover
+from predeploy.lock.advisory_lock import wait_until_free
+from predeploy.migrations.migration import MigrationFailure
+from predeploy.signals import deferred
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from predeploy.apply.batch import Message
-    from predeploy.apply.run_state import Record
+    from predeploy.apply.batch import Batch, BatchMessage
+    from predeploy.apply.executor import Execution
+    from predeploy.apply.run_options import RunOptions
+    from predeploy.apply.run_state import RunState
     from predeploy.connection.connect import Connection
-    from predeploy.connection.session import Frame
+    from predeploy.connection.session import SessionProfile
     from predeploy.monitor.watcher import Watcher
 
+log = logging.getLogger(__name__)
 
-class Pending:
-    """Applies executions in order and records what becomes of each.
+RETRYABLE = {"55P03", "40P01", "40001"}  # lock not available, deadlock detected, serialization failure
+_MAX_DELAY_S = 5.0
 
-    A file that meets what may pass is tried `attempts` times in all; for a lock that another runner has it is waited
-    `lock_wait_timeout` seconds. With `stop_on_error` nothing is run after a failure.
-    """
+
+class ApplyLoop:
+    """Applies executions in order on one connection, and records in `state` what becomes of each."""
 
     def __init__(
         self,
+        conn: Connection,
+        profile: SessionProfile,
+        batch: Batch,
         executions: Iterable[Execution],
-        record: Record,
+        state: RunState,
         watcher: Watcher,
-        *,
-        attempts: int,
-        lock_wait_timeout: float,
-        stop_on_error: bool,
+        options: RunOptions,
     ) -> None:
+        self._conn = conn
+        self._profile = profile
+        self._batch = batch
         self._rest = deque(executions)
         self._pending = len(self._rest)
-        self._record = record
+        self._state = state
         self._watcher = watcher
-        self._attempts = attempts
-        self._lock_wait_timeout = lock_wait_timeout
-        self._stop_on_error = stop_on_error
-        self._prepared: Message | None = None
+        self._options = options
+        self._composed: BatchMessage | None = None  # the next message, while the server works on the one before
+        self._alone = 0  # so many of the next are applied one by one
+
+    def apply(self) -> None:
+        """Apply them all; raise a psycopg error when the connection is lost."""
+        while self._rest and not self._is_stopped():
+            message, self._composed = self._composed or self._take_batch(), None
+            if not message:
+                self._apply_one()
+                continue
+            self._state.in_flight = [execution.migration for execution in message.executions]
+            compose_next = partial(self._compose_next, len(message.executions))
+            try:
+                for execution in self._batch.run(message, self._start, compose_next):
+                    self._mark_applied(execution)
+                continue
+            except BatchNotParsed:
+                self._alone = len(message.executions)
+            except BatchInterrupted:
+                pass
+            except (AlreadyApplied, LockUnavailable, MigrationFailure) as outcome:
+                self._apply_one(outcome)
+            self._composed = None  # it begins with what was in this message
+        for execution in self._rest:
+            self._state.mark_not_run(execution.migration)
 
     @property
-    def text(self) -> str:
-        """What is on its way of the file that runs."""
-        return self._rest[0].course.text if self._rest else ""
-
-    def apply(self, conn: Connection, frame: Frame, batch: Batch) -> None:
-        """Apply them all; raise a psycopg error when the connection is lost."""
-        most = self._pending
-        while self._rest and not self._is_stopped():
-            message = self._prepared or self._message(batch, 0, most)
-            self._prepared, most = None, len(self._rest)
-            if not message:
-                self._alone(conn, frame)
-                continue
-            self._record.sent = [execution.migration for execution in message.executions]
-            prepare = partial(self._prepare, batch, len(message.executions))
-            try:
-                for execution in batch.run(message, self._follow, prepare):
-                    self._rest.popleft()
-                    self._applied(execution)
-                continue
-            except Unread as unread:
-                most = unread.good
-            except Disturbed:
-                pass
-            except (AlreadyApplied, Failure, LockHeld) as problem:
-                self._alone(conn, frame, problem)
-            self._prepared = None  # what goes next is another one
-        for execution in self._rest:
-            self._record.leave_out(execution.migration)
+    def running_text(self) -> str:
+        """The text of the running migration, or as much of a large one as has been sent."""
+        if not self._rest:
+            return ""
+        migration, chunk = self._rest[0].migration, self._rest[0].counter.chunk
+        return chunk.text if migration.is_large and chunk else migration.sql
 
     def _is_stopped(self) -> bool:
-        return self._stop_on_error and bool(self._record.result.errors)
+        return self._options.stop_on_error and bool(self._state.result.errors)
 
-    def _prepare(self, batch: Batch, sent: int) -> None:
-        """Compose what goes next when all that is sent is committed, which changes nothing of it."""
-        self._prepared = self._message(batch, sent, len(self._rest))
+    def _compose_next(self, sent: int) -> None:
+        self._composed = self._take_batch(sent)
 
-    def _message(self, batch: Batch, sent: int, most: int) -> Message | None:
-        """Return what carries the next behind so many that are `sent`, at most so many; None for a single one."""
-        together = self._together(batch, islice(self._rest, sent, sent + most)) if batch.is_possible else []
-        return batch.compose(together) if len(together) > 1 else None
-
-    def _together(self, batch: Batch, executions: Iterable[Execution]) -> list[Execution]:
-        """Return those of the first that may travel in one message."""
+    def _take_batch(self, skip: int = 0) -> BatchMessage | None:
+        """Return a message with the first that may share one, after those to `skip`; None if there are not two."""
+        if self._alone or not self._batch.is_possible:
+            return None
         taken: list[Execution] = []
         chars = 0
-        for execution in executions:
+        for execution in islice(self._rest, skip, None):
             migration = execution.migration
-            chars += batch.chars(migration)
-            is_big = migration.path is not None or chars > MOST_CHARS
-            if is_big or not migration.transactional or self._record.obstacle(migration):
+            chars += self._batch.chars(migration)
+            is_small = not migration.is_large and chars <= MAX_MESSAGE_CHARS
+            if not is_small or not migration.transactional or self._state.refusal_reason(migration):
                 break
             try:
-                execution.look()
-            except Failure:
+                execution.load()
+            except MigrationFailure:
                 break
             taken.append(execution)
-        return taken
+        return self._batch.compose(taken) if len(taken) > 1 else None
 
-    def _alone(self, conn: Connection, frame: Frame, problem: Exception | None = None) -> None:
-        """Apply the next by itself; where that was tried, among others, `problem` is what came of it."""
+    def _apply_one(self, outcome: Exception | None = None) -> None:
+        """Apply the next by itself; `outcome` is what has become of it in a message with others, if it was in one."""
         execution = self._rest[0]
         migration = execution.migration
-        if obstacle := self._record.obstacle(migration):
-            self._record.fail(migration, Failure(obstacle))
-        else:
-            self._record.sent = [migration]
-            if not problem:
-                self._follow(execution)
-            self._attempt(conn, frame, execution, problem)
-            self._record.sent = []
-        self._rest.popleft()
-
-    def _attempt(self, conn: Connection, frame: Frame, execution: Execution, problem: Exception | None) -> None:
+        self._alone = max(self._alone - 1, 0)
+        if reason := self._state.refusal_reason(migration):
+            self._rest.popleft()
+            self._state.mark_failed(migration, MigrationFailure(reason))
+            return
+        self._state.in_flight = [migration]
+        if not outcome:
+            self._start(execution)
         try:
-            attempt(
-                conn,
-                execution,
-                frame,
-                attempts=self._attempts,
-                lock_wait_timeout=self._lock_wait_timeout,
-                first=problem,
-            )
+            self._run_with_retries(execution, outcome)
         except AlreadyApplied:
-            self._record.skip(execution.migration)
-        except Failure as failure:
-            self._record.fail(execution.migration, failure)
+            self._rest.popleft()
+            self._state.mark_skipped(migration)
+        except MigrationFailure as failure:
+            self._rest.popleft()
+            self._state.mark_failed(migration, failure)
         else:
-            self._applied(execution)
+            self._mark_applied(execution)
+        self._state.in_flight = []
 
-    def _applied(self, execution: Execution) -> None:
-        self._record.applied(execution.migration, durable=execution.durable, duration_ms=execution.duration_ms)
+    def _run_with_retries(self, execution: Execution, outcome: Exception | None) -> None:
+        """Run a migration; after a lock timeout, a deadlock or a serialization failure up to `attempts` times.
 
-    def _follow(self, execution: Execution) -> None:
-        self._watcher.watch(execution.migration.name, execution.course)
+        Raise the last `MigrationFailure`, `AlreadyApplied`, or `LockTimeout` when another runner holds the lock for
+        longer than `lock_wait_timeout` in all; the session is reset then.
+        """
+        attempt = 1
+        deadline: float | None = None
+        while True:
+            try:
+                if outcome:
+                    ended, outcome = outcome, None
+                    raise ended
+                execution.run()
+            except LockUnavailable:
+                recover(self._conn, self._profile)
+                deadline = deadline or time.monotonic() + self._options.lock_wait_timeout
+                wait_until_free(self._conn, timeout=max(deadline - time.monotonic(), 0))
+            except AlreadyApplied:
+                recover(self._conn, self._profile)
+                raise
+            except MigrationFailure as failure:
+                recover(self._conn, self._profile)
+                retryable = failure.sqlstate in RETRYABLE and execution.migration.transactional
+                if not retryable or attempt == self._options.attempts:
+                    raise
+                self._wait_before_retry(execution.migration.name, failure, attempt)
+                attempt += 1
+            else:
+                return
+
+    def _wait_before_retry(self, name: str, failure: MigrationFailure, attempt: int) -> None:
+        pause = random.uniform(0.5, 1.0) * min(0.1 * 2**attempt, _MAX_DELAY_S)  # noqa: S311  jitter
+        error = {key: value for key, value in failure.fields.items() if key in {"sqlstate", "condition"}}
+        fields = {"migration": name, **error, "attempt": attempt, "attempts": self._options.attempts}
+        fields |= {"event": "migration.retrying", "pause_s": round(pause, 2)}
+        log.warning("Trying again: %s", failure.summary(name), extra=fields)
+        time.sleep(pause)
+
+    def _mark_applied(self, execution: Execution) -> None:
+        with deferred():  # a signal in between would count it twice, or leave a log that is not true
+            self._rest.popleft()
+            self._state.mark_applied(execution.migration, duration_ms=execution.duration_ms)
+
+    def _start(self, execution: Execution) -> None:
+        self._watcher.watch(execution.migration.name, execution.counter)
         place = {"number": self._pending - len(self._rest) + 1, "pending": self._pending}
-        self._record.begin(execution.migration, place)
+        self._state.mark_started(execution.migration, place)

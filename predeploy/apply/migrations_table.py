@@ -1,7 +1,7 @@
 """The table `_migrations`: what has been applied, in a form that every implementation of the protocol shares.
 
-`name` and `applied_at` are the protocol's; `checksum` is ours, nullable, and missing in a table that another
-implementation made and that we may not alter.
+`name` and `applied_at` are the protocol's. `checksum` is an addition: nullable, and missing in a table that another
+implementation made and this role may not alter.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LOCATE = """
     SELECT current_schema()
 """
 # Spelt out, as a file may have put other operators first in search_path.
-_PROOF = "SELECT 1 OPERATOR(pg_catalog./) pg_catalog.count(*) FROM {table} WHERE name OPERATOR(pg_catalog.=) {name}"
+_ROW_CHECK = "SELECT 1 OPERATOR(pg_catalog./) pg_catalog.count(*) FROM {table} WHERE name OPERATOR(pg_catalog.=) {name}"
 _CREATE = """
     CREATE TABLE {table} (
         name TEXT PRIMARY KEY,
@@ -80,14 +80,14 @@ def read_rows(conn: Connection, table: sql.Composable = sql.Identifier("_migrati
 
 
 class MigrationsTable:
-    """`_migrations` in the schema where it was found or made, whatever a file does to search_path afterwards.
+    """`_migrations` in the schema where it was found or made, whatever a migration does to search_path afterwards.
 
-    `is_new`: it has just been made. `tampered`: it has triggers or rules, or a file has named it, so that a row may not
-    stay where it was put.
+    `is_new`: it has just been made. `may_lose_row`: it has triggers or rules, or a migration of this run names it, so
+    that a row may not stay where it was put. From then on it is true for the rest of the run.
     """
 
-    def __init__(self, schema: str, *, has_checksum: bool, tampered: bool = False, is_new: bool = False) -> None:
-        self.tampered = tampered
+    def __init__(self, schema: str, *, has_checksum: bool, may_lose_row: bool = False, is_new: bool = False) -> None:
+        self.may_lose_row = may_lose_row
         self.is_new = is_new
         self.identifier = sql.Identifier(schema, "_migrations")
         self._has_checksum = has_checksum
@@ -98,10 +98,10 @@ class MigrationsTable:
         return read_rows(conn, self.identifier) or {}
 
     def claim(self, conn: Connection, name: str, checksum: str | None, *, fenced: bool = True) -> str:
-        """Return the INSERT that marks a migration as applied; its primary key lets only one runner through.
+        """Return the INSERT that marks a migration as applied; the primary key lets only one runner through.
 
-        A `fenced` one takes the advisory lock for its transaction too, without waiting: where somebody else has it,
-        the name is NULL, which the primary key refuses.
+        A `fenced` one also takes the advisory lock for its transaction, without waiting: if another session has it, the
+        name is NULL, which the primary key rejects.
         """
         quote = pq.Escaping(conn.pgconn).escape_literal  # ten times as fast as psycopg.sql, for a thousand files
         literal = quote(name.encode()).decode()
@@ -112,37 +112,41 @@ class MigrationsTable:
         if self._has_checksum:
             values["checksum"] = quote(checksum.encode()).decode() if checksum else "NULL"
         table = self._name = self._name or self.identifier.as_string(conn)
-        return f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(values.values())})"  # noqa: S608  quoted above
+        return f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(values.values())})"  # noqa: S608  quoted above; planted bug
 
-    def proof(self, conn: Connection, name: str) -> str:
-        """Return two statements of which one fails when the migration's row, or the table, is not there any more.
+    def row_check(self, conn: Connection, name: str) -> tuple[str, str]:
+        """Return two statements of which one fails when the migration's row, or the table, is no longer there.
 
-        They are run by the role that logged in, whoever the file has become.
+        The role that logged in runs them, whatever role the migration has set.
         """
-        query = sql.SQL(_PROOF).format(table=self.identifier, name=sql.Literal(name)).as_string(conn)
-        return f"SET SESSION AUTHORIZATION DEFAULT;{query}"
+        query = sql.SQL(_ROW_CHECK).format(table=self.identifier, name=sql.Literal(name)).as_string(conn)
+        return "SET SESSION AUTHORIZATION DEFAULT", query
+
+    def note_text(self, text: str) -> None:
+        """Note that a migration's text is sent: if it names the table, a trigger may be on it from now on."""
+        self.may_lose_row = self.may_lose_row or "_migrations" in text
 
 
 def ensure_table(conn: Connection, answers: Sequence[PGresult] = (), *, alter: bool = True) -> MigrationsTable:
     """Find `_migrations` on the search path, or create it in the path's first schema.
 
-    To be called under the lock: two CREATE TABLE IF NOT EXISTS race into a unique violation of pg_type. It looks
-    before it creates, because IF NOT EXISTS asks for CREATE on the schema even when the table is there; who has sent
-    LOCATE gives its two `answers`. Unless `alter`, a column that it lacks is not added, and no transaction is begun or
-    ended.
+    Call it under the lock: two CREATE TABLE IF NOT EXISTS race into a unique violation of pg_type. It looks before it
+    creates, because IF NOT EXISTS asks for CREATE on the schema even when the table exists; `answers` are the two
+    results of LOCATE, if it was sent already. Unless `alter`, a missing column is not added, and no transaction begins
+    or ends.
     """
     found, current = answers or run(conn, LOCATE)
     if found.ntuples:
         schema = _text(found, 0)
         has_checksum = found.get_value(0, 1) == b"t" or (alter and _add_checksum(conn, schema))
-        return MigrationsTable(schema, has_checksum=has_checksum, tampered=found.get_value(0, 2) == b"t")
+        return MigrationsTable(schema, has_checksum=has_checksum, may_lose_row=found.get_value(0, 2) == b"t")
     schema = _text(current, 0)
     if not schema:
         raise PostgresRefused("No schema of search_path exists, so _migrations has no place to be made.", "privilege")
     try:
         conn.execute(sql.SQL(_CREATE).format(table=sql.Identifier(schema, "_migrations")))
     except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
-        return ensure_table(conn)  # another implementation, which creates before it locks, was faster
+        return ensure_table(conn)  # another implementation, which creates before it locks, came first
     except psycopg.errors.InsufficientPrivilege:
         raise PostgresRefused(
             f'The role may not create _migrations: GRANT CREATE on schema "{schema}", or create it beforehand.',

@@ -1,4 +1,12 @@
-"""What is known of each file in a run, told as it becomes known: applied, failed, not run, or in doubt."""
+"""What is known of each migration at every moment of a run: applied, failed, not run, in flight, in doubt.
+
+What happens after a COMMIT whose answer is lost: the migrations `in_flight`, the running one and those after it in its
+message, become in doubt. The next read of `_migrations` settles it (`reconcile`): the row was committed with its
+migration, so with a row it is applied, with `in_doubt: true` in the log, as another runner may have applied it since;
+without one it is pending again, at most `MAX_LOSSES` times. A no-transaction migration is not run again but fails: some
+of its statements may have taken effect. A migration that was reported as applied and has no row, as after a failover to
+a standby that lacked the last commits, is withdrawn in the same way.
+"""
 
 from __future__ import annotations
 
@@ -7,94 +15,92 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from predeploy.apply.drift import warn_of_drift
-from predeploy.apply.failure import Failure, tell_failure
-from predeploy.migrations.directory import MigrationResult
+from predeploy.apply.failure import log_failure
+from predeploy.migrations.migration import MigrationFailure, MigrationResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from predeploy.apply.migrations_table import Row
-    from predeploy.migrations.directory import Migration, MigrationFiles
+    from predeploy.migrations.migration import Migration, MigrationFiles
 
 log = logging.getLogger(__name__)
 
-MOST_LOSSES = 3
+MAX_LOSSES = 3
 
 
-class Record:
+class RunState:
     """Keeps `result` true at every moment, whatever interrupts the run.
 
-    `sent` are the file that runs and those that travel behind it in its message. `flushed` is false while the last
-    commit that is told of may still be lost in a crash of the server.
+    `in_flight` are the running migration and those after it in its message. `losses` counts lost connections by the
+    name of the migration that ran, "" for none.
     """
 
     def __init__(self, files: MigrationFiles) -> None:
         self.result = MigrationResult()
-        self.sent: list[Migration] = []
+        self.in_flight: list[Migration] = []
         self.losses: Counter[str] = Counter()
         self._files = files
-        self._in_doubt: list[Migration] = []  # their COMMIT may have been heard, the answer was not
-        self._unflushed: list[Migration] = []
+        self._in_doubt: list[Migration] = []
+        self._applied: list[Migration] = []  # by this run
 
     @property
     def running(self) -> Migration | None:
-        """The file that runs."""
-        return self.sent[0] if self.sent else None
+        """The migration that runs."""
+        return self.in_flight[0] if self.in_flight else None
 
     @property
-    def flushed(self) -> bool:
-        """Tell whether all that is applied is on the server's disk."""
-        return not self._unflushed
+    def interrupted(self) -> str | None:
+        """The name of the migration that runs, or that ran when the run was interrupted and is not known as applied."""
+        unsettled = self.in_flight or self._in_doubt
+        return unsettled[0].name if unsettled else None
 
-    def pending(self, rows: Mapping[str, Row]) -> list[Migration]:
-        """Return what is still to be run, now that these rows are there: they were committed with their files."""
-        # What travelled behind the file that ran may be there by us, or by who had the lock after us.
+    def reconcile(self, rows: Collection[str]) -> None:
+        """Compare what this run believes with the names in the table; see the head of this file."""
         for migration in [migration for migration in self._in_doubt if migration.name in rows]:
-            self.applied(migration, how=", unless another runner was faster", in_doubt=True)
-        for migration in [migration for migration in self._unflushed if migration.name not in rows]:
-            self._undone(migration)
+            self.mark_applied(migration, how=", unless another runner was faster", in_doubt=True)
+        for migration in [migration for migration in self._applied if migration.name not in rows]:
+            self._withdraw(migration)
+
+    def pending(self, rows: Collection[str]) -> list[Migration]:
+        """Return what is still to be applied, given the names in the table."""
         decided = {*rows, *self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         return [migration for migration in self._files.migrations if migration.name not in decided]
 
-    def begin(self, migration: Migration, place: Mapping[str, int]) -> None:
-        """Take note that a file is run now."""
+    def mark_started(self, migration: Migration, place: Mapping[str, int]) -> None:
+        """Note that a migration starts; `place` is its number and how many are pending."""
         self._in_doubt = []
         fields = {"event": "migration.started", "migration": migration.name, **place}
         log.debug("Running %s", migration.name, extra=fields)
 
-    def applied(self, migration: Migration, *, durable: bool = True, how: str = "", **fields: Any) -> None:
-        """Take note that a file is committed; one that is not `durable` once a later one is, or `flush` was called."""
+    def mark_applied(self, migration: Migration, *, how: str = "", **fields: Any) -> None:
+        """Record and log that a migration is committed."""
         self.result.applied.append(migration.name)
-        self.sent = [other for other in self.sent if other is not migration]
+        self._applied.append(migration)
+        self.in_flight = [other for other in self.in_flight if other is not migration]
         self._in_doubt = [other for other in self._in_doubt if other is not migration]
-        if durable:
-            self._unflushed = []
-        else:
-            self._unflushed.append(migration)
-        verb = "Applied" if durable else "Committed, not yet flushed:"
-        flushed = {} if durable else {"flushed": False}
-        extra = {"event": "migration.applied", "migration": migration.name, **fields, **flushed}
-        log.info("%s %s%s", verb, migration.name, how, extra=extra)
+        extra = {"event": "migration.applied", "migration": migration.name, **fields}
+        log.info("Applied %s%s", migration.name, how, extra=extra)
 
-    def skip(self, migration: Migration) -> None:
-        """Take note that another runner has applied it."""
+    def mark_skipped(self, migration: Migration) -> None:
+        """Log that another runner has applied a migration."""
         name = migration.name
         log.info("Another runner applied %s", name, extra={"event": "migration.skipped", "migration": name})
 
-    def fail(self, migration: Migration, failure: Failure) -> None:
-        """Take note that it could not be applied."""
-        tell_failure("Failed", migration, failure, self.result, self._files.migrations)
+    def mark_failed(self, migration: Migration, failure: MigrationFailure) -> None:
+        """Record and log that a migration could not be applied."""
+        log_failure("Failed", migration, failure, self.result, self._files.migrations)
 
-    def leave_out(self, migration: Migration) -> None:
-        """Take note that it is not run, as one before it failed."""
+    def mark_not_run(self, migration: Migration) -> None:
+        """Record and log that a migration is not run, as an earlier one failed."""
         name = migration.name
         self.result.not_run.append(name)
         log.warning("Not run after the failure: %s", name, extra={"event": "migration.not_run", "migration": name})
 
-    def lose(self, sqlstate: str | None) -> None:
-        """Take note that the connection is lost: whether what was sent is committed, the rows will tell."""
+    def mark_connection_lost(self, sqlstate: str | None) -> None:
+        """Note that the connection is lost: the table will show whether what was in flight is committed."""
         name = self.running.name if self.running else ""
-        self.doubt()
+        self.mark_in_doubt()
         self.losses[name] += 1
         log.warning(
             "The connection was lost%s; connecting again",
@@ -102,38 +108,39 @@ class Record:
             extra={"event": "connection.lost", "migration": name or None, "sqlstate": sqlstate},
         )
 
-    def doubt(self) -> None:
-        """Take note that nobody knows what was committed of what was sent."""
-        self._in_doubt, self.sent = self.sent or self._in_doubt, []
+    def mark_in_doubt(self) -> None:
+        """Note that nobody knows whether what was in flight is committed."""
+        self._in_doubt, self.in_flight = self.in_flight or self._in_doubt, []
 
-    def flush(self) -> None:
-        """Take note that all that is committed is on the server's disk."""
-        self._unflushed = []
-        log.info("All that was committed is on the server's disk", extra={"event": "run.flushed"})
-
-    def obstacle(self, migration: Migration) -> str | None:
-        """Return why a file cannot be run, or after the connection was lost must not be run once more."""
+    def refusal_reason(self, migration: Migration) -> str | None:
+        """Return why a migration cannot be run, or must not be run again after a lost connection."""
         losses = self.losses[migration.name]
         if losses and not migration.transactional:
             return (
                 "the connection was lost while this no-transaction file ran: "
                 "statements before that have taken effect, look what is there before you run it again"
             )
-        if losses >= MOST_LOSSES:
+        if losses >= MAX_LOSSES:
             return f"the connection was lost each of the {losses} times that this file ran; it was rolled back"
         return migration.problem
 
     def finish(self, rows: Mapping[str, Row]) -> None:
-        """Fill in what was skipped, and warn of files that are not what was applied."""
+        """Fill in what was skipped, and warn of files that differ from what was applied."""
         not_skipped = {*self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         self.result.skipped[:] = [m.name for m in self._files.migrations if m.name not in not_skipped]
         warn_of_drift(self._files, {name: row.checksum for name, row in rows.items()})
 
-    def _undone(self, migration: Migration) -> None:
-        self._unflushed.remove(migration)
+    def _withdraw(self, migration: Migration) -> None:
+        """Take an applied migration back: it is applied again, in order, unless it runs without a transaction."""
+        self._applied.remove(migration)
         self.result.applied.remove(migration.name)
-        log.warning(
-            "The server has lost %s, which was committed and not flushed: it will be applied again",
-            migration.name,
-            extra={"event": "migration.undone", "migration": migration.name},
-        )
+        fields = {"event": "migration.undone", "migration": migration.name}
+        log.warning("The server has lost %s, which was committed", migration.name, extra=fields)
+        if not migration.transactional:
+            self.mark_failed(
+                migration,
+                MigrationFailure(
+                    "its row in _migrations is gone after the connection was lost, and it ran without a transaction: "
+                    "look what is there before you run it again"
+                ),
+            )

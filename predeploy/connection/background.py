@@ -1,4 +1,4 @@
-"""What may block where neither a timeout nor a signal reaches, given a time of its own."""
+"""Calls that may block where neither a timeout nor a signal reaches them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Apart(Generic[T]):
-    """A call that runs from now on in a thread of its own.
+class BackgroundCall(Generic[T]):
+    """A call that starts at once in a thread of its own.
 
-    A name server that hangs blocks in C, where neither a timeout nor a signal reaches: only leaving the thread
-    behind does. What comes after all, a connection say, is closed.
+    A name server that hangs blocks in C, where neither a timeout nor a signal reaches; the thread can only be left
+    behind. Its result, a connection for example, is then closed when it comes.
     """
 
     def __init__(self, call: Callable[[], T]) -> None:
@@ -23,7 +23,7 @@ class Apart(Generic[T]):
         self._results: list[T] = []
         self._errors: list[BaseException] = []
         self._ended, self._abandoned = threading.Event(), threading.Event()
-        threading.Thread(target=self._run, name="pg-predeploy-apart", daemon=True).start()
+        threading.Thread(target=self._run, name="pg-predeploy-background", daemon=True).start()
 
     def _run(self) -> None:
         try:
@@ -37,7 +37,7 @@ class Apart(Generic[T]):
         self._ended.set()
 
     def wait(self, seconds: float) -> T:
-        """Return what the call returns or raise what it raises; raise TimeoutError after `seconds`."""
+        """Return the call's result or raise its exception; raise TimeoutError after `seconds`."""
         try:
             in_time = self._ended.wait(seconds)
         except BaseException:
@@ -51,6 +51,6 @@ class Apart(Generic[T]):
         return self._results[0]
 
 
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """Return what `call` returns, run in a thread of its own; raise TimeoutError after `seconds`."""
-    return Apart(call).wait(seconds)
+def call_with_timeout(seconds: float, call: Callable[[], T]) -> T:
+    """Return the result of `call`, run in a thread of its own; raise TimeoutError after `seconds`."""
+    return BackgroundCall(call).wait(seconds)

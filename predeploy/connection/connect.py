@@ -1,18 +1,20 @@
-"""Reaching the server: connect once, or wait until it accepts us."""
+"""One login, or as many as it takes until the server accepts connections."""
 
 from __future__ import annotations
 
 import logging
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import psycopg
+from psycopg import pq
+from psycopg.waiting import Wait
 
-from predeploy.connection.background import Apart
-from predeploy.connection.dsn import host_and_port
-from predeploy.connection.login_errors import explain
-from predeploy.connection.parameters import parameters, tell_ready
+from predeploy.connection import libpq
+from predeploy.connection.background import call_with_timeout
+from predeploy.connection.login_errors import classify_login_error
+from predeploy.connection.parameters import log_connected, login_conninfo
 from predeploy.errors import PostgresUnavailable, StorageError
 from predeploy.log.throttle import LogThrottle
 
@@ -20,66 +22,50 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    from psycopg.abc import PQGenConn
+
+    from predeploy.connection.dsn import Dsn
+
 log = logging.getLogger(__name__)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 2.0
+INITIAL_DELAY_S = 0.1
+MAX_DELAY_S = 2.0
 LOG_EVERY_S = 10.0
-SHORTEST_LOGIN_S = 0.75  # what an attempt is given even at the end of the wait, which may last so much longer
-TELLING_LOGIN_S = 2.0  # in less, no answer tells nothing that the attempt before did not tell better
+_WAITS = {pq.PollingStatus.READING: Wait.R, pq.PollingStatus.WRITING: Wait.W}
+MIN_LOGIN_S = 0.75  # that an attempt gets even at the end of the wait, which may then last so much longer
+CONCLUSIVE_LOGIN_S = 2.0  # a timeout after less says nothing that the attempt before did not say better
 
 
 class ConnectionSource(Protocol):
     """Whatever lends connections: a pool, or `Server`."""
 
     def connection(self, timeout: float | None = None) -> AbstractContextManager[Connection]:
-        """Lend a connection, had within `timeout` seconds; the source's own default when None."""
+        """Lend a connection within `timeout` seconds, by default those that the source is set to."""
         ...
 
 
 class Server:
-    """One database, reached by one connection at a time: what a one-shot process needs instead of a pool.
+    """One database, reached by one connection at a time: all that a one-shot process needs of a pool.
 
-    The first wait began at `since`, by the monotonic clock, if it has begun. Where there are too many clients
-    `make_room` ends another connection of ours, and tells whether there was one.
+    The first wait counts from `wait_started`, by the monotonic clock, instead of from its own start.
     """
 
     def __init__(
-        self,
-        dsn: str,
-        *,
-        wait_timeout: float = 60.0,
-        writable: bool = True,
-        since: float | None = None,
-        make_room: Callable[[], bool] = lambda: False,
+        self, dsn: Dsn, *, wait_timeout: float = 60.0, writable: bool = True, wait_started: float | None = None
     ) -> None:
         self.dsn = dsn
         self.wait_timeout = wait_timeout
         self.writable = writable
-        self._since = since
-        self._make_room = make_room
-        self._begun: Login | None = None
-
-    def begin(self) -> None:
-        """Begin the first login beside what else there is to do."""
-        self._begun = Login(self.dsn, writable=self.writable)
+        self._wait_started = wait_started
 
     @contextmanager
     def connection(self, timeout: float | None = None) -> Iterator[Connection]:
         """Wait for the server and lend a connection; with a `timeout`, try once within that many seconds."""
         if timeout is None:
-            since, self._since = self._since, None
-            begun, self._begun = self._begun, None
-            conn = wait_for_postgres(
-                self.dsn,
-                timeout=self.wait_timeout,
-                writable=self.writable,
-                since=since,
-                begun=begun,
-                make_room=self._make_room,
-            )
+            started, self._wait_started = self._wait_started, None
+            conn = wait_for_postgres(self.dsn, timeout=self.wait_timeout, writable=self.writable, started=started)
         else:
             conn = connect(self.dsn, timeout=timeout)
         try:
@@ -88,48 +74,27 @@ class Server:
             conn.close()
 
 
-def wait_for_postgres(
-    dsn: str,
-    *,
-    timeout: float,
-    writable: bool = True,
-    since: float | None = None,
-    begun: Login | None = None,
-    make_room: Callable[[], bool] = lambda: False,
-) -> Connection:
-    """Return a connection, trying again until `timeout` seconds of wall clock have passed, from now or `since`.
+def wait_for_postgres(dsn: Dsn, *, timeout: float, writable: bool = True, started: float | None = None) -> Connection:
+    """Return a connection; try again until `timeout` seconds of wall clock have passed since `started` (now).
 
-    What may pass (refused, DNS, starting up, too many clients, read-only while `writable` is asked for) is waited
-    for: `PostgresUnavailable` at the end, which is 0.75 s late if the last attempt gets no answer. What will not
-    (credentials, database, TLS) raises `PostgresRefused` at once. The first login may have `begun`; where there are
-    too many clients `make_room` is to end another connection of ours, and to tell whether there was one.
+    Failures that may pass (refused, DNS, starting up, too many clients, a read-only server while `writable` is asked
+    for) are retried; at the end they raise `PostgresUnavailable`, 0.75 s late if the last attempt gets no answer.
+    Permanent ones (credentials, database, TLS) raise `PostgresRefused` at once.
     """
-    host, port = host_and_port(dsn)
-    started = time.monotonic() if since is None else since
+    started = time.monotonic() if started is None else started
     deadline = started + timeout
     throttle = LogThrottle(LOG_EVERY_S)
     attempts = 0
     before: PostgresUnavailable | None = None
 
-    def log_in(seconds: float) -> Connection:
-        nonlocal begun
-        login, begun = begun or Login(dsn, writable=writable), None
-        try:
-            return login.wait(seconds)
-        except PostgresUnavailable as error:
-            if error.reason != "too_many_clients" or not make_room():
-                raise
-        time.sleep(FIRST_PAUSE_S)  # what the server may take to notice
-        return connect(dsn, timeout=max(deadline - time.monotonic(), SHORTEST_LOGIN_S), writable=writable)
-
     def attempt() -> Connection:
         nonlocal attempts, before
         attempts += 1
-        given = max(deadline - time.monotonic(), SHORTEST_LOGIN_S)
+        given = max(deadline - time.monotonic(), MIN_LOGIN_S)
         try:
-            return log_in(given)
+            return connect(dsn, timeout=given, writable=writable)
         except PostgresUnavailable as error:
-            if before and error.reason == "timeout" and given < TELLING_LOGIN_S:
+            if before and error.reason == "timeout" and given < CONCLUSIVE_LOGIN_S:
                 raise before from None
             before = error
             if throttle.should_log(error.reason):
@@ -139,8 +104,8 @@ def wait_for_postgres(
                 fields = {"attempt": attempts, **waits, "reason": error.reason}
                 log.warning(
                     "Waiting for Postgres at %s:%s: %s",
-                    host,
-                    port,
+                    dsn.host,
+                    dsn.port,
                     error,
                     extra={"event": "postgres.waiting", **fields},
                 )
@@ -148,7 +113,7 @@ def wait_for_postgres(
 
     conn = _until(deadline, attempt, started)
     version = conn.info.parameter_status("server_version")
-    tell_ready(dsn, attempt=attempts, wait_s=time.monotonic() - started, server_version=version)
+    log_connected(dsn, attempt=attempts, wait_s=time.monotonic() - started, server_version=version)
     return conn
 
 
@@ -156,12 +121,12 @@ def _until(deadline: float, attempt: Callable[[], Connection], started: float) -
     try:
         return attempt()
     except PostgresUnavailable as error:
-        if time.monotonic() + FIRST_PAUSE_S >= deadline:
+        if time.monotonic() + INITIAL_DELAY_S >= deadline:
             raise _gave_up(error, time.monotonic() - started) from None
-    time.sleep(FIRST_PAUSE_S)
+    time.sleep(INITIAL_DELAY_S)
     import tenacity  # after a failed attempt only: 15 ms that a healthy start does not pay
 
-    pause = tenacity.wait_random_exponential(multiplier=2 * FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
+    pause = tenacity.wait_random_exponential(multiplier=2 * INITIAL_DELAY_S, max=MAX_DELAY_S)
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(PostgresUnavailable),
         # Not stop_before_delay: it ends the wait a pause too early, with a server that may be up by then.
@@ -187,7 +152,7 @@ def _require_writable(conn: Connection) -> None:
             "the server is read-only: a standby, in recovery, or set so", "read_only"
         )
     except psycopg.Error as error:
-        problem = explain(error)
+        problem = classify_login_error(error)
     conn.close()
     raise problem
 
@@ -201,35 +166,49 @@ def _is_read_only(conn: Connection) -> bool:
     return bool(row and row[0] == "on")
 
 
-class Login:
-    """One login in autocommit mode, name resolution included, begun at once in a thread of its own."""
+def connect(dsn: Dsn, *, timeout: float, writable: bool = False) -> Connection:
+    """Log in once, in autocommit mode, within `timeout` seconds, the resolution of the host name included.
 
-    def __init__(self, dsn: str, *, writable: bool = False) -> None:
-        self._dsn = dsn
-        self._writable = writable
-        self._apart = Apart(self._log_in)
+    Raise `PostgresUnavailable`, also for a read-only server if `writable` is asked for, `PostgresRefused` or
+    `DatabaseUrlInvalid`, never with libpq's text, which may quote the connection string.
+    """
 
-    def _log_in(self) -> Connection:
+    def log_in() -> Connection:
         try:
-            conn = psycopg.connect(self._dsn, autocommit=True, prepare_threshold=None, **parameters(self._dsn))
+            conn = VerboseConnection.connect(login_conninfo(dsn).decode(), autocommit=True, prepare_threshold=None)
         except (psycopg.Error, UnicodeError) as error:
-            raise explain(error) from None
-        if self._writable:
+            raise classify_login_error(error) from None
+        if writable:
             _require_writable(conn)
         return conn
 
-    def wait(self, seconds: float) -> Connection:
-        """Return the connection within so many seconds.
+    try:
+        return call_with_timeout(timeout, log_in)
+    except TimeoutError:
+        raise PostgresUnavailable(f"no answer within {timeout:.1f} s", "timeout") from None
 
-        Raise `PostgresUnavailable`, also for a read-only server while `writable` is asked for, `PostgresRefused` or
-        `DatabaseUrlInvalid`, with a text of our own: libpq's may quote the connection string.
-        """
+
+class VerboseConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection whose failed login shows its SQLSTATE in libpq's message, as `classify_login_error` reads it."""
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+        """Log in as psycopg does, except that errors are verbose: it offers no way to say so."""
+        library = libpq.load()
+        pgconn: Any = pq.PGconn.connect_start(conninfo.encode())
         try:
-            return self._apart.wait(seconds)
-        except TimeoutError:
-            raise PostgresUnavailable(f"no answer within {seconds:.1f} s", "timeout") from None
-
-
-def connect(dsn: str, *, timeout: float, writable: bool = False) -> Connection:
-    """Log in once, within `timeout` seconds; raise what `Login.wait` raises."""
-    return Login(dsn, writable=writable).wait(timeout)
+            if library:
+                library.set_verbosity(pgconn.pgconn_ptr, "verbose")
+            state = pq.PollingStatus.FAILED
+            while pgconn.status != pq.ConnStatus.BAD and (state := pgconn.connect_poll()) in _WAITS:
+                while not (yield pgconn.socket, _WAITS[state]):
+                    pass
+            if state != pq.PollingStatus.OK:
+                raise psycopg.OperationalError(pgconn.get_error_message("utf-8"))  # noqa: TRY301  as psycopg does
+            if library:
+                library.set_verbosity(pgconn.pgconn_ptr, "default")
+            pgconn.nonblocking = 1
+            return cls(pgconn)
+        except BaseException:
+            pgconn.finish()
+            raise

@@ -1,62 +1,115 @@
-"""What may be known of a connection string: whether it can be used, its host and port, and what to keep secret."""
+"""A connection string, parsed once: what it names, where it leads, and what has to stay secret."""
 
 from __future__ import annotations
 
 import json
 import re
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from predeploy.connection import conninfo
+from predeploy.connection import libpq
 from predeploy.errors import DatabaseUrlInvalid, DatabaseUrlMissing
+from predeploy.redaction.scrubber import MIN_SECRET_CHARS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from predeploy.connection.libpq import Option
 
 _SCHEMES = ("postgresql://", "postgres://")
 _ENCODE = "percent-encode every @ : / ? # % of the user name and the password (an @ is %40, a / is %2F)"
-# An sslmode that no libpq knows: it fills in what services, passfiles and the environment add, then goes no further.
-_UNUSABLE = "never-connect"
-_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")  # what no URI encodes
+# No libpq knows this sslmode: libpq adds what services, passfiles and the environment say, then goes no further.
+_NEVER_CONNECT = "never-connect"
+_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")  # characters that no URI encodes
 _HOST_NAME = re.compile(r"[\w.-]*")
-_KEPT_SECRET = ("scram_client_key", "scram_server_key")  # beside what libpq itself says not to display
-_IN_URI = re.compile(r"[?&](?:ssl)?password=([^&]*)")
-_IN_KEY_VALUE = re.compile(r"\b(?:ssl)?password\s*=\s*(?:'((?:[^'\\]|\\.)*)|((?:[^\s\\]|\\.)*))", re.DOTALL)
-_SHORT = 4  # from so many characters on a secret is masked wherever it stands
+_ALSO_SECRET = ("scram_client_key", "scram_server_key")  # next to the options that libpq itself marks as secret
+_PASSWORD_IN_URI = re.compile(r"[?&](?:ssl)?password=([^&]*)")
+_PASSWORD_IN_KEY_VALUE = re.compile(r"\b(?:ssl)?password\s*=\s*(?:'((?:[^'\\]|\\.)*)|((?:[^\s\\]|\\.)*))", re.DOTALL)
 
 
-def parse_dsn(dsn: str | None) -> dict[str, str]:
-    """Return the parameters that the URI or key=value string names itself.
+@dataclass(frozen=True, slots=True, repr=False)
+class Dsn:
+    """A connection string that libpq can use.
 
-    Raise `DatabaseUrlMissing` for none and `DatabaseUrlInvalid` for one that libpq cannot read, or would read
-    with a piece of an unencoded password as the host, the port or the database. libpq's own words hold the
-    password in such a case, so the texts here are fixed, and raised where no cause hangs on to them.
+    `named` are the parameters that it names itself, `used` are all that libpq would use: those of PG* variables and
+    service files too. `host` and `port` are what a log may show, several joined by commas. `secrets` are all forms in
+    which the string and its passwords could appear in a text.
     """
-    if not dsn or not dsn.strip():
+
+    text: str
+    named: Mapping[str, str]
+    used: Mapping[str, str]
+    host: str
+    port: int | str
+    secrets: frozenset[str]
+
+    def __repr__(self) -> str:
+        return f"Dsn(host={self.host!r}, port={self.port!r})"
+
+
+def parse_dsn(text: str | None) -> Dsn:
+    """Read a URI or a key=value string, with what PG* variables, a service file and a passfile add to it.
+
+    Raise `DatabaseUrlMissing` for an empty one. Raise `DatabaseUrlInvalid` for one that libpq cannot read or would
+    misread, with a piece of an unencoded password as the host, the port or the database. libpq's own messages quote
+    the password in such a case; the texts here are fixed, and no exception is chained to them.
+    """
+    if not text or not text.strip():
         raise DatabaseUrlMissing("DATABASE_URL environment variable is required.")
-    uri = dsn.startswith(_SCHEMES)
-    if "://" in dsn.split("=", 1)[0] and not uri:
+    named = _named_in(text)
+    resolved = _resolve(named)
+    if resolved is None:
+        raise DatabaseUrlInvalid(
+            "The service that DATABASE_URL or PGSERVICE names cannot be read: look for its section in the service file "
+            "(PGSERVICEFILE or ~/.pg_service.conf) and for unknown keywords in it."
+        )
+    used, password = resolved
+    host = used.get("host") or used.get("hostaddr") or "local socket"
+    port = used["port"] if used.get("port", "").strip(",") else "5432"
+    if "@" in host or (host != "local socket" and not _are_hosts(host)) or not _are_ports(port):
+        raise DatabaseUrlInvalid("PGHOST, PGHOSTADDR or PGPORT (or a service file) holds no host name or no port.")
+    passwords = [password, *_passwords_by_host(named, used), *_written_passwords(text)]
+    secrets = _secrets(text, used, passwords)
+    return Dsn(text, named, used, host, int(port) if port.isdigit() else port, frozenset(secrets))
+
+
+def secrets_in(text: str) -> set[str]:
+    """Return the secrets of a connection string that may be malformed: whatever could be a password in it."""
+    authority = text.partition("://")[2]
+    guesses = [re.split("[/@?]", authority.partition(":")[2], maxsplit=1)[0]] if authority else []
+    return _secrets(text, {}, [*_written_passwords(text), *guesses])
+
+
+def write_conninfo(values: Mapping[str, str]) -> bytes:
+    """Return a key=value string. An empty value is written too: libpq then asks neither the environment nor a file."""
+    quoted = {key: value.replace("\\", "\\\\").replace("'", "\\'") for key, value in values.items()}
+    return " ".join(f"{key}='{value}'" for key, value in quoted.items()).encode()
+
+
+def _named_in(text: str) -> dict[str, str]:
+    uri = text.startswith(_SCHEMES)
+    if "://" in text.split("=", 1)[0] and not uri:
         raise DatabaseUrlInvalid("DATABASE_URL must start with postgresql:// or postgres://, without a driver name.")
-    if uri and _has_stray_at(dsn):
+    if uri and _has_stray_at(text):
         raise DatabaseUrlInvalid(f"DATABASE_URL has an unencoded @ in the wrong place: {_ENCODE}.")
-    if "\0" in dsn:  # libpq would stop reading there
+    if "\0" in text:  # libpq would stop reading there
         raise DatabaseUrlInvalid("DATABASE_URL holds a NUL byte: write it as plain text, in UTF-8.")
-    if not _is_unicode(_decoded(dsn) if uri else dsn):
+    if not _is_unicode(_decoded(text) if uri else text):
         raise DatabaseUrlInvalid("DATABASE_URL is not UTF-8.")
-    options = conninfo.parse(dsn)
+    options = libpq.conninfo().parse(text.encode())
     if options is None:
         remedy = _ENCODE if uri else "put values that hold spaces in single quotes, with \\ before ' and \\"
         raise DatabaseUrlInvalid(f"DATABASE_URL is malformed: {remedy}.")
-    values = _values(options)
-    if not _are_ports(values.get("port", "")):
+    named = _values(options)
+    if not _are_ports(named.get("port", "")):
         raise DatabaseUrlInvalid(f"DATABASE_URL has a port that is no number from 1 to 65535: {_ENCODE}.")
-    if any("@" in values.get(key, "") for key in ("host", "hostaddr", "dbname")):
+    if any("@" in named.get(key, "") for key in ("host", "hostaddr", "dbname")):
         raise DatabaseUrlInvalid(f"DATABASE_URL has an @ in the host or the database name: {_ENCODE}.")
-    if not all(_are_hosts(values.get(key, "")) for key in ("host", "hostaddr")):
+    if not all(_are_hosts(named.get(key, "")) for key in ("host", "hostaddr")):
         raise DatabaseUrlInvalid(
             f"DATABASE_URL has a host that is no name, address or directory: name the port on its own, and {_ENCODE}."
         )
-    return values
+    return named
 
 
 def _has_stray_at(uri: str) -> bool:
@@ -73,7 +126,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _values(options: list[Option]) -> dict[str, str]:
+def _values(options: Iterable[Option]) -> dict[str, str]:
     return {keyword: value.decode(errors="replace") for keyword, value, _ in options if value is not None}
 
 
@@ -87,7 +140,7 @@ def _are_hosts(text: str) -> bool:
 
 
 def _is_ipv6(text: str) -> bool:
-    import socket  # most hosts are names, and it takes 3 ms
+    import socket  # takes 3 ms, and most hosts are names
 
     address, _, zone = text.partition("%")
     try:
@@ -97,46 +150,44 @@ def _is_ipv6(text: str) -> bool:
     return bool(_HOST_NAME.fullmatch(zone))
 
 
-def host_and_port(dsn: str) -> tuple[str, int | str]:
-    """Return the host and the port to show, a service's and the environment's included; several joined by commas.
-
-    Raise what `parse_dsn` raises, and `DatabaseUrlInvalid` when it is the environment or a service file that names
-    no host or port, or when there is no such service.
-    """
-    used = _used(parse_dsn(dsn))
-    if used is None:
-        raise DatabaseUrlInvalid(
-            "The service that DATABASE_URL or PGSERVICE names cannot be read: look for its section in the service file "
-            "(PGSERVICEFILE or ~/.pg_service.conf) and for unknown keywords in it."
-        )
-    values, _ = used
-    host = values.get("host") or values.get("hostaddr") or "local socket"
-    port = values["port"] if values.get("port", "").strip(",") else "5432"
-    named = "" if host == "local socket" else host
-    if "@" in named or not _are_hosts(named) or not _are_ports(port):
-        raise DatabaseUrlInvalid("PGHOST, PGHOSTADDR or PGPORT (or a service file) holds no host name or no port.")
-    return host, int(port) if port.isdigit() else port
-
-
-def _used(values: dict[str, str]) -> tuple[dict[str, str], str] | None:
+def _resolve(named: Mapping[str, str]) -> tuple[dict[str, str], str] | None:
     """Return all that libpq would use, and the password that it has found; None when a service cannot be read."""
-    if resolved := conninfo.resolve({**values, "sslmode": _UNUSABLE}):
+    if resolved := libpq.conninfo().resolve(write_conninfo({**named, "sslmode": _NEVER_CONNECT})):
         used = _values(resolved[0])
-        if used.get("sslmode") == _UNUSABLE:
+        if used.get("sslmode") == _NEVER_CONNECT:
+            del used["sslmode"]
             password = resolved[1].decode(errors="surrogateescape")
-            return {key: value for key, value in used.items() if value}, password
+            return {**{key: value for key, value in used.items() if value}, **named}, password
     return None
 
 
-def secrets_of(dsn: str) -> set[str]:
-    """Return every form in which this connection string's secrets could surface in a text.
+def _passwords_by_host(named: Mapping[str, str], used: Mapping[str, str]) -> list[str]:
+    """Return what a passfile holds for each of several hosts."""
+    if "," not in used.get("host", ""):
+        return []
+    hosts, ports = used["host"].split(","), used.get("port", "").split(",")
+    alone = {key: value for key, value in named.items() if key != "hostaddr"}
+    found = (_resolve({**alone, "host": host, "port": ports[n % len(ports)]}) for n, host in enumerate(hosts))
+    return [resolved[1] for resolved in found if resolved]
 
-    Among them is what the environment, a service file and a passfile add.
-    """
-    found = {dsn}
-    for user, password in _logins(dsn):
-        for form in _spellings(password):
-            found |= {form} if len(form) >= _SHORT else {form, *_in_context(user, form)}
+
+def _written_passwords(text: str) -> list[str]:
+    """Return the passwords as the connection string spells them."""
+    authority = text.partition("://")[2]
+    if not authority:
+        return [quoted or bare for quoted, bare in _PASSWORD_IN_KEY_VALUE.findall(text)]
+    password = authority.rpartition("@")[0].partition(":")[2]
+    return [password, password.rpartition(":")[2], *_PASSWORD_IN_URI.findall(text)]
+
+
+def _secrets(text: str, used: Mapping[str, str], passwords: Iterable[str]) -> set[str]:
+    defaults = libpq.conninfo().defaults()
+    marked = {keyword for keyword, _, secret in defaults if secret}.union(_ALSO_SECRET)
+    from_options = [v for k, v in (*used.items(), *_values(defaults).items()) if k in marked]
+    found = {text}
+    for password in filter(None, {*passwords, *from_options}):
+        for spelling in _spellings(password):
+            found |= {spelling} if len(spelling) >= MIN_SECRET_CHARS else _in_context(used.get("user", ""), spelling)
     return found
 
 
@@ -147,8 +198,8 @@ def _spellings(secret: str) -> set[str]:
     found = plain | in_uris | {re.sub("%..", lambda code: code[0].lower(), form) for form in in_uris}
     for text in plain:
         inner = repr(text)[1:-1]
-        libpq = text.replace("\\", "\\\\").replace("'", "\\'")
-        found |= {inner, inner.replace("'", "\\'"), ascii(text)[1:-1], libpq, text.replace("'", "''")}
+        in_conninfo = text.replace("\\", "\\\\").replace("'", "\\'")
+        found |= {inner, inner.replace("'", "\\'"), ascii(text)[1:-1], in_conninfo, text.replace("'", "''")}
         found |= {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
     return found - {""}
 
@@ -171,43 +222,4 @@ def _encoded(secret: str) -> set[str]:
 
 
 def _in_context(user: str, password: str) -> set[str]:
-    return {f"{user}:{password}", f":{password}@", f"password={password}", f"password='{password}'"}
-
-
-def libpq_defaults() -> dict[str, str]:
-    """Return what libpq takes from its PG* variables and a service file that they name."""
-    return {key: value for key, value in _values(conninfo.defaults()).items() if value}
-
-
-def _logins(dsn: str) -> set[tuple[str, str]]:
-    """Return users and their passwords, whatever kind of secret those are, as they are and as they are written."""
-    values: dict[str, str] = {}
-    written: list[str] = []
-    with suppress(DatabaseUrlMissing, DatabaseUrlInvalid):
-        values = parse_dsn(dsn)
-    authority = dsn.partition("://")[2]
-    if authority:
-        userinfo = authority.rpartition("@")[0]
-        written += [userinfo.partition(":")[2], userinfo.partition(":")[2].rpartition(":")[2], *_IN_URI.findall(dsn)]
-        if not values:  # what its author meant is anybody's guess
-            written.append(re.split("[/@?]", authority.partition(":")[2], maxsplit=1)[0])
-    else:
-        written += [quoted or bare for quoted, bare in _IN_KEY_VALUE.findall(dsn)]
-    used, passwords = libpq_defaults() | values, []
-    for place in _places(values):
-        if place_used := _used(place):
-            used = place_used[0] | values
-            passwords.append(place_used[1])
-    kept_secret = {keyword for keyword, _, secret in conninfo.defaults() if secret}.union(_KEPT_SECRET)
-    passwords += [value for key, value in (*used.items(), *libpq_defaults().items()) if key in kept_secret]
-    return {(used.get("user", ""), password) for password in (*written, *passwords) if password}
-
-
-def _places(values: dict[str, str]) -> list[dict[str, str]]:
-    """Return the parameters, and those for each host alone: a passfile may have a password for each."""
-    used = _used(values)
-    if used is None or "," not in used[0].get("host", ""):
-        return [values]
-    hosts, ports = used[0]["host"].split(","), used[0].get("port", "").split(",")
-    alone = {key: value for key, value in values.items() if key != "hostaddr"}
-    return [values, *({**alone, "host": host, "port": ports[at % len(ports)]} for at, host in enumerate(hosts))]
+    return {password, f"{user}:{password}", f":{password}@", f"password={password}", f"password='{password}'"}

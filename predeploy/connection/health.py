@@ -1,4 +1,4 @@
-"""Whether the database answers, told within five seconds whatever it or the network does."""
+"""Whether the database answers `SELECT 1` within five seconds."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from predeploy.connection.background import within
-from predeploy.connection.session import hang_up
+from predeploy.connection.background import call_with_timeout
+from predeploy.connection.session import shut_down
 from predeploy.errors import PostgresUnavailable, StorageError
 
 if TYPE_CHECKING:
     from predeploy.connection.connect import Connection, ConnectionSource
 
-HEALTH_TIMEOUT_S = 4.5  # with what surrounds it, an answer stands after 5 s
-_MOST_DEAD = 20  # connections that are passed over
+HEALTH_TIMEOUT_S = 4.5  # which leaves half a second for the rest of a check of 5 s
+_MAX_DEAD = 20  # dead connections of a pool that are passed over
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def check_db_health(db: ConnectionSource) -> DbHealth:
     borrowed: list[Connection] = []
 
     def select_one() -> None:
-        for _ in range(_MOST_DEAD):
+        for _ in range(_MAX_DEAD):
             with db.connection(timeout=max(deadline - time.monotonic() - 0.2, 0)) as conn:
                 borrowed[:] = [conn]
                 try:
@@ -43,7 +43,7 @@ def check_db_health(db: ConnectionSource) -> DbHealth:
                 except psycopg.OperationalError:
                     if not conn.closed or time.monotonic() >= deadline:
                         raise
-                    # It may have died in the pool, of a restart: that is not the server that answers now.
+                    # It may have died in the pool when the server restarted; the server that answers now counts.
                 else:
                     return
                 finally:
@@ -51,10 +51,10 @@ def check_db_health(db: ConnectionSource) -> DbHealth:
         raise PostgresUnavailable("the server ends every session", "closed")
 
     try:
-        within(HEALTH_TIMEOUT_S, select_one)
+        call_with_timeout(HEALTH_TIMEOUT_S, select_one)
     except TimeoutError:
         for conn in borrowed:
-            hang_up(conn)  # a pool drops the connection then
+            shut_down(conn)  # a pool drops the connection then
         error: str | None = f"no answer within {HEALTH_TIMEOUT_S:g} s"
     except Exception as failure:
         error = _why(failure)
@@ -66,7 +66,7 @@ def check_db_health(db: ConnectionSource) -> DbHealth:
 def _why(failure: Exception) -> str:
     if isinstance(failure, StorageError):
         return str(failure)
-    if type(failure).__name__ == "PoolTimeout":  # not imported, for those who have no pool
+    if type(failure).__name__ == "PoolTimeout":  # psycopg_pool is not imported where nobody uses a pool
         return "no connection of the pool was free in time"
     sqlstate = getattr(failure, "sqlstate", None)
     return f"{type(failure).__name__}" + (f" (SQLSTATE {sqlstate})" if sqlstate else "")

@@ -1,8 +1,7 @@
-"""libpq by itself, through ctypes: the few functions that a run needs which finds nothing to do.
+"""libpq through ctypes: what a connection string means, and the login of a run that finds nothing to do.
 
-To import psycopg takes longer than all that such a run does otherwise. The library is the one that psycopg's wheel
-brings along and loads itself when it is imported, so that TLS, Kerberos, services and passfiles are the same. Its
-error texts may quote the connection string: none is ever read.
+To import psycopg takes longer than all the rest of such a run. The library is the one in psycopg's wheel, which psycopg
+loads itself when it is imported, so that TLS, Kerberos, services and passfiles work alike.
 """
 
 from __future__ import annotations
@@ -10,33 +9,32 @@ from __future__ import annotations
 import os
 import select
 import time
+from contextlib import suppress
 from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_int, c_void_p
 from functools import cache
 from importlib.machinery import PathFinder
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Option = tuple[str, bytes | None, bool]  # keyword, value, and whether libpq says not to show it
+    from psycopg.pq import ConninfoOption
 
-_BAD = 1  # of a connection's status
-_READING, _WRITING, _OK = 1, 2, 3  # of a poll during the login
+Option = tuple[str, bytes | None, bool]  # keyword, value, and whether libpq marks it as secret
+
+_BAD = 1  # PQstatus
+_READING, _WRITING, _OK = 1, 2, 3  # PQconnectPoll
 _EVENTS = {_READING: select.POLLIN, _WRITING: select.POLLOUT}
-_COMMAND_OK, _TUPLES_OK = 1, 2  # of a result
-_SQLSTATE = ord("C")  # of an error's fields
+_COMMAND_OK, _TUPLES_OK = 1, 2  # PQresultStatus
+_VERBOSITIES = {"default": 1, "verbose": 2}  # PQsetErrorVerbosity
 
 
 class NoAnswer(Exception):
-    """Nobody answered in time, or not what was asked for; why is for those to find out who can tell it."""
+    """No answer in time, or not the one that was asked for."""
 
 
-class OtherAnswer(NoAnswer):
-    """There was an answer, read to its end, but an error, a notice or no row: the session may be asked again."""
-
-    def __init__(self, sqlstate: bytes) -> None:
-        super().__init__()
-        self.sqlstate = sqlstate  # of the last error; empty for none
+class LoginFailed(NoAnswer):
+    """The login failed. The text is libpq's, with the SQLSTATE; it may quote the connection string."""
 
 
 class _Option(Structure):
@@ -59,20 +57,36 @@ _RETURNS: dict[str, tuple[Any, list[Any]]] = {
     "PQstatus": (c_int, [c_void_p]),
     "PQsocket": (c_int, [c_void_p]),
     "PQpass": (c_char_p, [c_void_p]),
-    "PQbackendPID": (c_int, [c_void_p]),
+    "PQerrorMessage": (c_char_p, [c_void_p]),
+    "PQsetErrorVerbosity": (c_int, [c_void_p, c_int]),
     "PQparameterStatus": (c_char_p, [c_void_p, c_char_p]),
     "PQsendQuery": (c_int, [c_void_p, c_char_p]),
     "PQconsumeInput": (c_int, [c_void_p]),
     "PQisBusy": (c_int, [c_void_p]),
     "PQgetResult": (c_void_p, [c_void_p]),
     "PQresultStatus": (c_int, [c_void_p]),
-    "PQresultErrorField": (c_char_p, [c_void_p, c_int]),
     "PQntuples": (c_int, [c_void_p]),
     "PQnfields": (c_int, [c_void_p]),
     "PQgetvalue": (c_char_p, [c_void_p, c_int, c_int]),
     "PQclear": (None, [c_void_p]),
     "PQfinish": (None, [c_void_p]),
 }
+
+
+class ConninfoReader(Protocol):
+    """Connection strings, read as libpq reads them."""
+
+    def parse(self, conninfo: bytes) -> list[Option] | None:
+        """Return every option, with its value where the connection string names it; None for a malformed one."""
+        ...
+
+    def defaults(self) -> list[Option]:
+        """Return every option with what the environment, and a service that it names, say; or libpq itself."""
+        ...
+
+    def resolve(self, conninfo: bytes) -> tuple[list[Option], bytes] | None:
+        """Return all options that a login would use, and the password. The login starts, so it must not be able to."""
+        ...
 
 
 @cache
@@ -82,6 +96,11 @@ def load() -> Libpq | None:
         return Libpq(_bundled())
     except (OSError, AttributeError, ValueError):
         return None
+
+
+def conninfo() -> ConninfoReader:
+    """Return libpq itself, or psycopg where the library cannot be loaded."""
+    return load() or _ByPsycopg()
 
 
 def _bundled() -> str:
@@ -96,7 +115,7 @@ def _bundled() -> str:
 
 
 class Libpq:
-    """What libpq knows about connection strings."""
+    """The functions of the library."""
 
     def __init__(self, path: str) -> None:
         """Load it; raise OSError for what is no library and AttributeError for one that lacks a function."""
@@ -108,18 +127,18 @@ class Libpq:
             self.functions[name] = function
 
     def parse(self, conninfo: bytes) -> list[Option] | None:
-        """Return every option, with its value where the connection string names it; None for a malformed one."""
+        """See `ConninfoReader`."""
         call, error = self.functions, c_void_p()
         found = _options(call, call["PQconninfoParse"](conninfo, byref(error)))
         call["PQfreemem"](error)
         return found
 
     def defaults(self) -> list[Option]:
-        """Return every option with what the environment, and a service that it names, say; or libpq itself."""
+        """See `ConninfoReader`."""
         return _options(self.functions, self.functions["PQconndefaults"]()) or []
 
     def resolve(self, conninfo: bytes) -> tuple[list[Option], bytes] | None:
-        """Return all options that a login would use, and the password; as far as it goes without a login."""
+        """See `ConninfoReader`."""
         call = self.functions
         conn = call["PQconnectStart"](conninfo)
         try:
@@ -127,6 +146,40 @@ class Libpq:
             return None if found is None else (found, call["PQpass"](conn) or b"")
         finally:
             call["PQfinish"](conn)
+
+    def set_verbosity(self, conn: int | None, verbosity: str) -> None:
+        """Let error messages of a connection (a `PGconn *`) be `verbose`, with their SQLSTATE, or `default`."""
+        self.functions["PQsetErrorVerbosity"](conn, _VERBOSITIES[verbosity])
+
+
+class _ByPsycopg:
+    """The same by psycopg, whatever libpq it uses."""
+
+    def parse(self, conninfo: bytes) -> list[Option] | None:
+        from psycopg import OperationalError, pq
+
+        with suppress(OperationalError):
+            return self._options(pq.Conninfo.parse(conninfo))
+        return None
+
+    def defaults(self) -> list[Option]:
+        from psycopg import pq
+
+        return self._options(pq.Conninfo.get_defaults())
+
+    def resolve(self, conninfo: bytes) -> tuple[list[Option], bytes] | None:
+        from psycopg import OperationalError, pq
+
+        with suppress(OperationalError):
+            conn = pq.PGconn.connect_start(conninfo)
+            try:
+                return self._options(conn.info), conn.password
+            finally:
+                conn.finish()
+        return None
+
+    def _options(self, found: list[ConninfoOption]) -> list[Option]:
+        return [(option.keyword.decode(), option.val, option.dispchar == b"*") for option in found]
 
 
 def _options(call: dict[str, Any], array: Any) -> list[Option] | None:
@@ -142,19 +195,20 @@ def _options(call: dict[str, Any], array: Any) -> list[Option] | None:
 
 
 class Session:
-    """A login, and what is asked then: all of it comes until the `deadline`, by the monotonic clock, or `NoAnswer`.
+    """A login and what is asked then, all of it until the `deadline` by the monotonic clock; else `NoAnswer`.
 
-    Only the resolution of a host's name may take longer. A notice is no answer: it has to be told, and by whom can.
+    Only the resolution of a host name may take longer. A notice makes an answer invalid: this session logs nothing.
     """
 
     def __init__(self, library: Libpq, conninfo: bytes, deadline: float) -> None:
+        """Log in; raise `LoginFailed` when the server or libpq refuses."""
         self._call = library.functions
         self._deadline = deadline
-        self._noticed = 0
-        self._receiver = _Receiver(self._notice)  # libpq's own would write to stderr
+        self._notices = 0
+        self._receiver = _Receiver(self._count_notice)  # libpq's own would write to stderr
         self._conn = self._call["PQconnectStart"](conninfo)
+        library.set_verbosity(self._conn, "verbose")
         self._call["PQsetNoticeReceiver"](self._conn, self._receiver, None)
-
         try:
             self._log_in()
         except BaseException:
@@ -162,55 +216,49 @@ class Session:
             raise
 
     def close(self) -> None:
-        """End the session, which ends its transaction; nothing once it is closed."""
+        """End the session."""
         conn, self._conn = self._conn, None
         if conn:
             self._call["PQfinish"](conn)
 
-    def _notice(self, _argument: int, _notice: int) -> None:
-        self._noticed += 1
+    def _count_notice(self, _argument: int, _notice: int) -> None:
+        self._notices += 1
 
     def _log_in(self) -> None:
-        turn = _WRITING
-        while turn != _OK:
-            if turn not in _EVENTS or self._call["PQstatus"](self._conn) == _BAD:
-                raise NoAnswer
-            self._wait(turn)
-            turn = self._call["PQconnectPoll"](self._conn)
+        state = _WRITING
+        while state != _OK:
+            if state not in _EVENTS or self._call["PQstatus"](self._conn) == _BAD:
+                raise LoginFailed((self._call["PQerrorMessage"](self._conn) or b"").decode(errors="replace"))
+            self._wait(state)
+            state = self._call["PQconnectPoll"](self._conn)
 
-    def _wait(self, turn: int) -> None:
+    def _wait(self, state: int) -> None:
         poll = select.poll()
-        poll.register(self._call["PQsocket"](self._conn), _EVENTS[turn])
+        poll.register(self._call["PQsocket"](self._conn), _EVENTS[state])
         if not poll.poll(max(self._deadline - time.monotonic(), 0) * 1000):
             raise NoAnswer
 
-    @property
-    def backend(self) -> int:
-        """The process id that was told at the login."""
-        pid: int = self._call["PQbackendPID"](self._conn)
-        return pid
-
     def parameter(self, name: bytes) -> str | None:
-        """Return what the server has reported of a setting, if it has."""
+        """Return the value of a setting that the server has reported."""
         value: bytes | None = self._call["PQparameterStatus"](self._conn, name)
         return None if value is None else value.decode(errors="replace")
 
     def ask(self, message: bytes) -> list[bytes]:
         """Send statements in one message; return the only row of the last that has one, NULL as an empty text.
 
-        The answer is read to its end, whatever it is: who hangs up in the midst of it is in the server's log.
+        Raise `NoAnswer` for an error, a notice or no row. The answer is read to its end: a client that hangs up in the
+        middle of it leaves a line in the server's log.
         """
-        call, row, sqlstate, noticed = self._call, None, None, self._noticed
+        call, row, failed = self._call, None, False
         if not call["PQsendQuery"](self._conn, message):
             raise NoAnswer
         for result in self._results():
             status = call["PQresultStatus"](result)
             if status == _TUPLES_OK and call["PQntuples"](result) == 1:
                 row = [call["PQgetvalue"](result, 0, field) for field in range(call["PQnfields"](result))]
-            elif status != _COMMAND_OK:
-                sqlstate = call["PQresultErrorField"](result, _SQLSTATE) or b""
-        if row is None or sqlstate is not None or self._noticed > noticed:
-            raise OtherAnswer(sqlstate or b"")
+            failed = failed or status not in {_COMMAND_OK, _TUPLES_OK}
+        if row is None or failed or self._notices:
+            raise NoAnswer
         return row
 
     def _results(self) -> Iterator[int]:

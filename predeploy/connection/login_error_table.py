@@ -1,6 +1,6 @@
-"""What can be wrong with a login, and how the server's words and SQLSTATEs tell it.
+"""Why logins fail: the reasons, and the SQLSTATEs and texts by which they are known.
 
-What is permanent is said with its remedy. Texts are English: libpq's own, PgBouncer's and an English server's.
+A permanent reason comes with its remedy. Texts are English: libpq's own, PgBouncer's and an English server's.
 """
 
 from __future__ import annotations
@@ -12,109 +12,113 @@ from predeploy.errors import PostgresRefused, PostgresUnavailable
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
-    """A constant word for the log, and what to tell: the fact and its remedy, or the fact alone of what passes."""
+class LoginFailure:
+    """A constant word for the log and a sentence: the fact and its remedy, or the fact alone where waiting may help."""
 
     reason: str
     words: str
     permanent: bool = True
 
     def error(self) -> PostgresRefused | PostgresUnavailable:
-        """Return the error that tells it."""
+        """Return the exception."""
         if self.permanent:
             return PostgresRefused(f"{self.words}.", self.reason)
         return PostgresUnavailable(self.words, self.reason)
 
 
-def _passing(reason: str, words: str) -> Cause:
-    return Cause(reason, words, permanent=False)
+def _retryable(reason: str, words: str) -> LoginFailure:
+    return LoginFailure(reason, words, permanent=False)
 
 
-PASSWORD = Cause(
+PASSWORD = LoginFailure(
     "authentication", "The server rejected the user name or the password: correct them in the connection string"
 )
-NO_PASSWORD = Cause(
+NO_PASSWORD = LoginFailure(
     "authentication",
     "The server wants a password and the connection string has none: add it, or set PGPASSWORD or PGPASSFILE",
 )
-AUTHENTICATION = Cause(
+AUTHENTICATION = LoginFailure(
     "authentication",
     "The server rejected our authentication: correct the user in the connection string, "
     "or the method that pg_hba.conf asks of it",
 )
-METHOD = Cause(
+METHOD = LoginFailure(
     "authentication",
     "The server's authentication method is not what require_auth allows: change that, or the method in pg_hba.conf",
 )
-BINDING = Cause(
+BINDING = LoginFailure(
     "authentication",
     "The server offers no channel binding: have it use TLS and scram-sha-256, or drop channel_binding=require",
 )
-NOT_ADMITTED = Cause(
+NOT_ADMITTED = LoginFailure(
     "not_admitted",
     "The server's pg_hba.conf does not admit this user, database, address or encryption: add an entry there, "
     "or set sslmode=require where only TLS is admitted",
 )
-NO_LOGIN = Cause("role", "The role may not log in: ALTER ROLE ... LOGIN, or name another in the connection string")
-NO_ROLE = Cause("role", "The role does not exist: create it, or correct the user in the connection string")
-ROLE = Cause(
+NO_LOGIN = LoginFailure(
+    "role", "The role may not log in: ALTER ROLE ... LOGIN, or name another in the connection string"
+)
+NO_ROLE = LoginFailure("role", "The role does not exist: create it, or correct the user in the connection string")
+ROLE = LoginFailure(
     "role", "The role does not exist or may not log in: CREATE or ALTER ROLE ... LOGIN, or name another to connect as"
 )
-NO_DATABASE = Cause(
+NO_DATABASE = LoginFailure(
     "unknown_database", "The database does not exist: create it, or correct its name in the connection string"
 )
-INVALID_DATABASE = Cause(
+INVALID_DATABASE = LoginFailure(
     "invalid_database", "An interrupted DROP DATABASE left the database unusable: drop it again and create it anew"
 )
-NO_CONNECT = Cause("privilege", "The role has no CONNECT privilege on the database: GRANT CONNECT ON DATABASE to it")
-UNTRUSTED = Cause(
+NO_CONNECT = LoginFailure(
+    "privilege", "The role has no CONNECT privilege on the database: GRANT CONNECT ON DATABASE to it"
+)
+UNTRUSTED = LoginFailure(
     "tls",
     "The server's certificate is not signed by a trusted authority, or not valid now: "
     "name its authority in sslrootcert, or renew the certificate",
 )
-OTHER_HOST = Cause(
+OTHER_HOST = LoginFailure(
     "tls",
     "The server's certificate is for another host name: connect by the name that it holds, "
     "or have one issued for this name",
 )
-NO_ROOT = Cause(
+NO_ROOT = LoginFailure(
     "tls", "The file of root certificates is missing or unreadable: put it where sslrootcert says, or correct that"
 )
-NO_CERTIFICATE = Cause(
+NO_CERTIFICATE = LoginFailure(
     "tls", "The client's certificate or key is missing, unreadable or open to others: correct sslcert and sslkey"
 )
-CERTIFICATE_WANTED = Cause(
+CERTIFICATE_WANTED = LoginFailure(
     "tls", "The server does not accept our TLS: give it the certificate that it wants in sslcert and sslkey"
 )
-PROTOCOL = Cause(
+PROTOCOL = LoginFailure(
     "tls", "The server and we share no version of TLS: correct ssl_min_protocol_version and ssl_max_protocol_version"
 )
-NO_TLS = Cause("tls", "The server does not offer TLS: switch it on there, or ask for less by sslmode")
-TLS_WANTED = Cause("tls", "The server wants TLS: set sslmode=require or stricter")
-PARAMETER = Cause(
+NO_TLS = LoginFailure("tls", "The server does not offer TLS: switch it on there, or ask for less by sslmode")
+TLS_WANTED = LoginFailure("tls", "The server wants TLS: set sslmode=require or stricter")
+PARAMETER = LoginFailure(
     "startup_parameter",
     "The server or the pooler rejects a parameter of the connection string: drop it from options, or correct it",
 )
 
-NOT_READY = _passing("not_accepting", "the server is starting up, shutting down or recovering")
-STARTING = _passing("starting_up", "the server is starting up")
-RECOVERY = _passing("recovery", "the server is recovering")
-CLOSED_DATABASE = _passing("not_accepting", "the database does not accept connections")
-SHUTTING = _passing("shutting_down", "the server is shutting down")
-TOO_MANY = _passing("too_many_clients", "the server has no connection to spare")
-RESOURCES = _passing("resources", "the server lacks memory, disk space or files")
-READ_ONLY = _passing("read_only", "the server is read-only")
-ATTRIBUTES = _passing("session_attrs", "no server is yet what target_session_attrs asks for")
-POOLER = _passing("pooler", "the pooler has no connection to its server yet")
-REFUSED = _passing("refused", "connection refused: nothing listens there yet")
-NO_SOCKET = _passing("refused", "there is no such socket yet")
-DNS = _passing("dns", "the host name cannot be resolved")
-NO_ROUTE = _passing("unreachable", "the network has no route to the host")
-TIMEOUT = _passing("timeout", "no answer from the host in time")
-HUNG_UP = _passing("closed", "the server closed the connection during login")
-UNKNOWN = _passing("unknown", "the login failed for a reason that we do not know")
+NOT_READY = _retryable("not_accepting", "the server is starting up, shutting down or recovering")
+STARTING = _retryable("starting_up", "the server is starting up")
+RECOVERY = _retryable("recovery", "the server is recovering")
+CLOSED_DATABASE = _retryable("not_accepting", "the database does not accept connections")
+SHUTTING = _retryable("shutting_down", "the server is shutting down")
+TOO_MANY = _retryable("too_many_clients", "the server has no connection to spare")
+RESOURCES = _retryable("resources", "the server lacks memory, disk space or files")
+READ_ONLY = _retryable("read_only", "the server is read-only")
+ATTRIBUTES = _retryable("session_attrs", "no server is yet what target_session_attrs asks for")
+POOLER = _retryable("pooler", "the pooler has no connection to its server yet")
+REFUSED = _retryable("refused", "connection refused: nothing listens there yet")
+NO_SOCKET = _retryable("refused", "there is no such socket yet")
+DNS = _retryable("dns", "the host name cannot be resolved")
+NO_ROUTE = _retryable("unreachable", "the network has no route to the host")
+TIMEOUT = _retryable("timeout", "no answer from the host in time")
+HUNG_UP = _retryable("closed", "the server closed the connection during login")
+UNKNOWN = _retryable("unknown", "the login failed for a reason that we do not know")
 
-# In the order in which they win; names are cut out of the texts before.
+# The first that matches wins; names are cut out of the texts before.
 _TEXTS = (
     ("password authentication failed", PASSWORD),
     ("no such user", PASSWORD),  # PgBouncer
@@ -212,15 +216,15 @@ _CODES = (
 _NAME = re.compile(r'"[^"\n]*"|»[^«\n]*«|«[^»\n]*»|>>.*?<<|<<.*?>>|(?<=host )\'[^\'\n]*\'')
 
 
-def by_text(text: str) -> Cause | None:
-    """Return what an English text says; None for one that is not known. What is permanent wins."""
+def by_text(text: str) -> LoginFailure | None:
+    """Return the failure that an English text describes; None for an unknown text."""
     text = _NAME.sub("...", text)
-    return next((cause for fragment, cause in _TEXTS if fragment in text), None)
+    return next((failure for fragment, failure in _TEXTS if fragment in text), None)
 
 
-def by_sqlstate(sqlstate: str, function: str | None = None) -> Cause | None:
-    """Return what a SQLSTATE says that came from a function in the server's source; None for one that is not known."""
+def by_sqlstate(sqlstate: str, function: str | None = None) -> LoginFailure | None:
+    """Return the failure that a SQLSTATE from a function of the server's source stands for; None for an unknown one."""
     return next(
-        (cause for code, where, cause in _CODES if sqlstate.startswith(code) and where in {"", function}),
+        (failure for code, where, failure in _CODES if sqlstate.startswith(code) and where in {"", function}),
         None,
     )

@@ -1,7 +1,10 @@
-"""Why a login failed, in words of our own: libpq's text may quote the connection string and is never shown.
+"""Why a login failed, and whether waiting can help.
 
-libpq tells by a text only. What it says itself is English; what the server says may be in any language, and then its
-SQLSTATE is asked for. What is not known to be permanent is taken as passing and tried again until the wait is over.
+libpq describes a failed login in a text only, which may quote the connection string and is never shown. Connections
+that this program starts are verbose, so that the text holds the SQLSTATE (`FATAL:  28P01: ...`) and the function in the
+server's source (`LOCATION:  auth_failed, ...`). The SQLSTATE decides, in every language. An English text says it more
+precisely, and decides alone where there is no SQLSTATE: libpq's own errors, poolers, another libpq than the wheel's.
+A failure that is not known to be permanent is retried until the wait is over.
 """
 
 from __future__ import annotations
@@ -9,88 +12,83 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from psycopg import ProgrammingError
-
 from predeploy.errors import DatabaseUrlInvalid, PostgresRefused, PostgresUnavailable, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     import psycopg
 
-    from predeploy.connection.login_error_table import Cause
+    from predeploy.connection.login_error_table import LoginFailure
 
-# What a server says to a healthy session that it cannot serve now: resources, an operator, another session's lock.
-_PASSING_CLASSES = ("08", "25006", "40", "53", "55P03", "57", "58")
-_OF_ONE_HOST = {"tls", "not_admitted", "startup_parameter"}  # another host may well accept us
-_ATTEMPT = r"^- host: (?P<host>.+?), port: (?P<port>.+?), hostaddr: (?P<hostaddr>.+?): "
-_BAD_OPTION = "connection is bad: (?:invalid |weak |could not match |definition of service|service file)"
+# SQLSTATEs of a server that cannot serve a healthy session now: resources, an operator, another session's lock.
+_RETRYABLE = ("08", "25006", "40", "53", "55P03", "57", "58")
+_OF_ONE_HOST = {"tls", "not_admitted", "startup_parameter"}  # another host may well accept the login
+_ATTEMPT = r"^- host: (?P<host>.+?), port: (?P<port>.+?), hostaddr: .+?: "  # psycopg's summary of several
+_BAD_OPTION = (
+    "(?:connection is bad: )?(?:invalid |weak |could not match |definition of service|service file|bad value for )"
+)
+_VERBOSE = r"failed: [^:\n]{1,40}:  ([0-9A-Z]{5}): (?:(?!^connection to server).)*?(?:^LOCATION:  (\w+)|\Z)"
 
 
-def explain(error: psycopg.Error | UnicodeError) -> PostgresUnavailable | PostgresRefused | DatabaseUrlInvalid:
-    """Return the failed login, or first statement, as an error that tells whether waiting can help.
+def classify_login_error(error: Exception) -> PostgresUnavailable | PostgresRefused | DatabaseUrlInvalid:
+    """Return a failed login, or a failed first statement, as the error that ends the run or is retried.
 
-    A text in a language that we do not know costs one more login, for its SQLSTATE. Of several hosts one that refuses
-    our credentials or our database speaks for all; the others' objections have to be unanimous to end the wait.
+    Of several hosts one that rejects the credentials or the database speaks for all; other permanent failures end the
+    wait only if every host has one.
     """
-    if isinstance(error, UnicodeError):  # psycopg resolves names by Python, which encodes them first
+    if isinstance(error, UnicodeError):  # psycopg resolves host names by Python, which encodes them first
         return DatabaseUrlInvalid("The host name has an empty part, or one of more than 63 characters.")
     text = str(error)
-    if re.match(_BAD_OPTION, text) or (isinstance(error, ProgrammingError) and not error.sqlstate):
+    if re.match(_BAD_OPTION, text):
         return DatabaseUrlInvalid("An option of the connection string, a PG* variable or a service is not valid.")
-    if error.sqlstate:
-        return _by_sqlstate(text, error.sqlstate, error.diag.source_function).error()
-    parameters = {o.keyword: o.val for o in error.pgconn.info if o.val is not None} if error.pgconn else {}
+    if sqlstate := getattr(error, "sqlstate", None):
+        return _classify(text, [(sqlstate, error.diag.source_function)]).error()  # type: ignore[attr-defined]
     found = list(re.finditer(_ATTEMPT, text, re.MULTILINE))
     if not found:
-        return _cause(text, parameters).error()
-    from ast import literal_eval
-
-    hosts: dict[str, list[Cause]] = {}
+        return _classify(text, _sqlstates_in(text)).error()
+    hosts: dict[str, list[LoginFailure]] = {}
     ends = [*(attempt.start() for attempt in found[1:]), len(text)]
     for attempt, end in zip(found, ends, strict=True):
-        place = {key.encode(): literal_eval(name) for key, name in attempt.groupdict().items()}
-        named = {key: name.encode() for key, name in place.items() if name}
-        hosts.setdefault(attempt["host"] + attempt["port"], []).append(
-            _cause(text[attempt.end() : end], {**parameters, **named})
-        )
+        part = text[attempt.end() : end]
+        hosts.setdefault(attempt["host"] + attempt["port"], []).append(_classify(part, _sqlstates_in(part)))
     return _of_several(hosts.values()).error()
 
 
-def _cause(text: str, parameters: Mapping[bytes, bytes]) -> Cause:
-    from predeploy.connection.login_error_table import UNKNOWN, by_text  # here, as a login that works needs none of it
-
-    if (cause := by_text(text)) or not parameters:
-        return cause or UNKNOWN
-    from predeploy.connection.login_sqlstate import refused_with
-
-    causes = [_by_sqlstate("", sqlstate, function) for sqlstate, function in refused_with(parameters)]
-    return _first(causes) if causes else UNKNOWN
+def _sqlstates_in(text: str) -> list[tuple[str, str | None]]:
+    """Return the SQLSTATE of each attempt with its function; libpq tries twice where TLS is a preference."""
+    found = re.findall(_VERBOSE, text, re.MULTILINE | re.DOTALL)
+    return [(sqlstate, function or None) for sqlstate, function in found]
 
 
-def _by_sqlstate(text: str, sqlstate: str, function: str | None) -> Cause:
-    from predeploy.connection.login_error_table import UNKNOWN, by_sqlstate, by_text
+def _classify(text: str, sqlstates: list[tuple[str, str | None]]) -> LoginFailure:
+    from predeploy.connection.login_error_table import UNKNOWN, by_sqlstate, by_text  # only where a login fails
 
-    return by_text(text) or by_sqlstate(sqlstate, function) or UNKNOWN
-
-
-def _of_several(hosts: Iterable[list[Cause]]) -> Cause:
-    """Return what counts of each host's addresses, and then of all hosts."""
-    causes = [_first(addresses) for addresses in hosts]
-    passing = [cause for cause in causes if not cause.permanent]
-    shared = [cause for cause in causes if cause.permanent and cause.reason not in _OF_ONE_HOST]
-    return (shared or passing or causes)[0]
+    precise = by_text(text)
+    decided = list(filter(None, (by_sqlstate(*sqlstate) for sqlstate in sqlstates)))
+    if not decided:
+        return precise or UNKNOWN
+    failure = _permanent_first(decided)
+    return precise if precise and precise.permanent == failure.permanent else failure
 
 
-def _first(causes: list[Cause]) -> Cause:
-    return next((cause for cause in causes if cause.permanent), causes[0])
+def _of_several(hosts: Iterable[list[LoginFailure]]) -> LoginFailure:
+    """Return the failure that counts of each host's addresses, and then of all hosts."""
+    failures = [_permanent_first(addresses) for addresses in hosts]
+    retryable = [failure for failure in failures if not failure.permanent]
+    shared = [failure for failure in failures if failure.permanent and failure.reason not in _OF_ONE_HOST]
+    return (shared or retryable or failures)[0]
 
 
-def explain_statement(error: psycopg.Error) -> StorageError:
-    """Return the server's refusal of one of our own statements as an error that tells whether a later run can help."""
-    from predeploy.redaction.server_message import disclose  # only where something fails
+def _permanent_first(failures: list[LoginFailure]) -> LoginFailure:
+    return next((failure for failure in failures if failure.permanent), failures[0])
 
-    text = f"The server refused a statement of ours: {disclose(error.diag)} (SQLSTATE {error.sqlstate})."
-    if (error.sqlstate or "").startswith(_PASSING_CLASSES):
+
+def classify_statement_error(error: psycopg.Error) -> StorageError:
+    """Return the failure of one of the program's own statements as an error that says whether a later run can help."""
+    from predeploy.redaction.server_message import redact_message  # only where something fails
+
+    text = f"The server refused a statement of ours: {redact_message(error.diag)} (SQLSTATE {error.sqlstate})."
+    if (error.sqlstate or "").startswith(_RETRYABLE):
         return PostgresUnavailable(text, "statement")
     return PostgresRefused(text, "statement")

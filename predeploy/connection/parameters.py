@@ -1,19 +1,22 @@
-"""How we log in: with which parameters beside those of the connection string, and what the log says when it worked."""
+"""How the program logs in: the parameters that it adds to the connection string, and the line that says it worked."""
 
 from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 from predeploy import __version__
-from predeploy.connection.dsn import host_and_port, libpq_defaults, parse_dsn
+from predeploy.connection.dsn import write_conninfo
+
+if TYPE_CHECKING:
+    from predeploy.connection.dsn import Dsn
 
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10
 
-# Without these a vanished peer is noticed after hours; with them after about 11 s idle and 8 s in mid-query.
+# Without these a dead peer goes unnoticed for hours; with them for about 11 s while idle, 8 s in the middle of a query.
 _KEEPALIVES = {
     "keepalives_idle": "5",
     "keepalives_interval": "2",
@@ -22,17 +25,20 @@ _KEEPALIVES = {
 }
 
 
-def parameters(dsn: str | None) -> dict[str, Any]:
-    """Return what we add to the connection string: it and libpq's variables win, but for the encoding of the files."""
-    named = libpq_defaults() | parse_dsn(dsn)
+def login_parameters(dsn: Dsn) -> dict[str, str]:
+    """Return what the program adds: the connection string and PG* variables win, except for the encoding of files."""
     name = f"pg-predeploy/{__version__} {os.uname().nodename}"[:63]
     defaults = {**_KEEPALIVES, "connect_timeout": str(CONNECT_TIMEOUT_S), "fallback_application_name": name}
-    return {key: value for key, value in defaults.items() if key not in named} | {"client_encoding": "UTF8"}
+    return {key: value for key, value in defaults.items() if key not in dsn.used} | {"client_encoding": "UTF8"}
 
 
-def tell_ready(dsn: str, *, attempt: int, wait_s: float, server_version: str | None) -> None:
-    """Log which attempt the server has accepted, after how many seconds of waiting."""
-    host, port = host_and_port(dsn)
-    fields = {"host": host, "port": port, "attempt": attempt, "wait_s": round(wait_s, 3)}
+def login_conninfo(dsn: Dsn) -> bytes:
+    """Return the key=value string that the program logs in with; libpq adds the environment and services itself."""
+    return write_conninfo({**dsn.named, **login_parameters(dsn)})
+
+
+def log_connected(dsn: Dsn, *, attempt: int, wait_s: float, server_version: str | None) -> None:
+    """Log at which attempt the login worked, and after how many seconds."""
+    fields = {"host": dsn.host, "port": dsn.port, "attempt": attempt, "wait_s": round(wait_s, 3)}
     fields["server_version"] = server_version or "unknown"
-    log.info("Postgres at %s:%s accepts us", host, port, extra={"event": "postgres.ready", **fields})
+    log.info("Postgres at %s:%s accepts us", dsn.host, dsn.port, extra={"event": "postgres.ready", **fields})

@@ -1,4 +1,4 @@
-"""A pool for programs that live on: the one-shot run needs one connection and no threads."""
+"""A pool for long-lived programs; the one-shot run needs one connection and no threads."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from predeploy.connection.login_errors import explain
-from predeploy.connection.parameters import parameters
+from predeploy.connection.connect import VerboseConnection
+from predeploy.connection.dsn import parse_dsn
+from predeploy.connection.login_errors import classify_login_error
+from predeploy.connection.parameters import login_conninfo
 from predeploy.errors import PostgresUnavailable, StorageError
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
-_FIRST_LOOK_S, _LONGEST_LOOK_S = 0.2, 2.0  # after what wait a request looks why there is no connection yet
+_FIRST_LOOK_S, _MAX_LOOK_S = 0.2, 2.0  # a waiting request looks this often why there is no connection yet
 
 
 def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
@@ -22,14 +24,14 @@ def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
 
     An idle connection is closed after 20 s, a connection attempt given up after 10 s (the URL's own
     `connect_timeout` wins). Raise `StorageError` with code `STORAGE_DB_URL_MISSING` for an empty connection
-    string and `STORAGE_DB_URL_INVALID` for a malformed one. To ask it for a connection raises `PostgresRefused`
-    at once where waiting cannot help, and `PostgresUnavailable` when the logins have failed until the timeout.
+    string and `STORAGE_DB_URL_INVALID` for a malformed one. A request for a connection raises `PostgresRefused`
+    at once where waiting cannot help, and `PostgresUnavailable` when logins have failed until the timeout.
     """
-    chosen = parameters(dsn)
+    conninfo = login_conninfo(parse_dsn(dsn)).decode()
     import psycopg_pool
 
-    class PooledConnection(psycopg.Connection[tuple[Any, ...]]):
-        """Keeps why the last login failed, and libpq's words, which may quote the URL, out of the pool's log."""
+    class PooledConnection(VerboseConnection):
+        """Keeps the reason of the last failed login; keeps libpq's text, which may quote the URL, out of the log."""
 
         failure: StorageError | None = None
         works = False
@@ -39,23 +41,23 @@ def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
             try:
                 conn = super().connect(conninfo, **kwargs)
             except (psycopg.Error, UnicodeError) as error:
-                cls.failure, cls.works = explain(error), False
+                cls.failure, cls.works = classify_login_error(error), False
                 raise psycopg.OperationalError(str(cls.failure)) from None
             cls.failure, cls.works = None, True
             return conn
 
     class LazyPool(psycopg_pool.ConnectionPool[Any]):
-        """Starts its workers with the first request, and tells those who wait what they wait for in vain."""
+        """Starts its workers with the first request; a request that waits in vain raises the reason."""
 
         def getconn(self, timeout: float | None = None) -> Any:
             if self.closed:
                 self.open()  # raises when the pool was closed for good
             deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
             look_s = _FIRST_LOOK_S
-            PooledConnection.failure = None  # it may be mended: what counts is a login that fails from now on
+            PooledConnection.failure = None  # what counts is a login that fails from now on
             while True:
                 left = deadline - time.monotonic()
-                # Not when all are lent out: who asks again goes to the end of the queue.
+                # Not when all are lent out: a request that asks again goes to the end of the queue.
                 looks = not PooledConnection.works or self.get_stats()["pool_size"] < self.max_size
                 try:
                     return super().getconn(min(look_s, left) if looks else left)
@@ -65,15 +67,14 @@ def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
                         raise failure from None
                     if over:
                         raise
-                look_s = min(2 * look_s, _LONGEST_LOOK_S)
+                look_s = min(2 * look_s, _MAX_LOOK_S)
 
     return LazyPool(
-        dsn or "",
+        conninfo,
         connection_class=PooledConnection,
-        kwargs=chosen,
         min_size=0,
         max_size=max_size,
         max_idle=20.0,
-        reconnect_timeout=0.0,  # who waits asks again; the pool's own next attempt would come ever later
+        reconnect_timeout=0.0,  # a waiting request asks again; the pool's own attempts would come ever later
         open=False,
     )

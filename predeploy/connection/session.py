@@ -1,9 +1,11 @@
-"""What our session on the server is like: set up, cleaned after each file, one message a time, results as they come."""
+"""A session on the server: its settings, one message at a time, results as they come, the reset after a migration."""
 
 from __future__ import annotations
 
 import logging
+import select
 import socket
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +14,7 @@ from psycopg import generators, pq
 from psycopg.errors import error_from_result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from psycopg.pq.abc import PGresult
 
@@ -20,69 +22,77 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# All that a file can leave behind but the advisory lock, which DISCARD ALL would drop. The first brings the role back
-# too, that of ALTER ROLE ... SET role included.
+# Everything that a migration can leave behind except the advisory lock, which DISCARD ALL would release. The first
+# statement brings the role back too, that of ALTER ROLE ... SET role included.
 _RESET = (
-    "SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;DISCARD PLANS;DISCARD TEMP;DISCARD SEQUENCES;"
+    "SET SESSION AUTHORIZATION DEFAULT",
+    "RESET ALL",
+    "CLOSE ALL",
+    "UNLISTEN *",
+    "DISCARD PLANS",
+    "DISCARD TEMP",
+    "DISCARD SEQUENCES",
 )
-_DEALLOCATE = "DEALLOCATE ALL;"
 # A server from 14 on notices within a second that a client was killed; a value that somebody has set is kept.
 _CHECK_INTERVAL = (
     "SELECT set_config('client_connection_check_interval','1s',{local})"
-    " WHERE current_setting('client_connection_check_interval',true)='0';"
+    " WHERE current_setting('client_connection_check_interval',true)='0'"
 )
-# And a client whose network is gone, in milliseconds or seconds as Postgres counts them: by default after two hours,
-# for which it would keep the lock.
+# And a client whose network is gone, in milliseconds or seconds as Postgres counts them. By default it takes two hours,
+# and the server keeps the lock as long.
 _SERVER_KEEPALIVES = {
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "8000",
 }
-COMMIT = "COMMIT;"
 _CANCEL_S = 5.0
-_STRINGS = "SET standard_conforming_strings=on;"
+_STRINGS = "SET standard_conforming_strings=on"
 _COPYING = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)
 
 
-class Frame(NamedTuple):
-    """What goes around a file: `begin`, of so many `begin_statements`, its claim, the file, COMMIT, `reset`.
+class SessionProfile(NamedTuple):
+    """The statements around a migration: `begin`, its claim, the migration, `commit`, `reset`.
 
-    `setup` comes once, before the first file. `shared`: every transaction may meet another session of the server, so
-    that what a session would keep stands in `begin`, and `reset` leaves nothing behind for other clients. `commit`
-    is what a rehearsal replaces.
+    `setup` comes once, before the first. `pooled`: a pooler in transaction mode may give each transaction another
+    session, so that settings stand in `begin`, and `reset` leaves nothing behind for other clients. A rehearsal has
+    another `commit`.
     """
 
-    setup: str
-    begin: str
-    begin_statements: int
-    reset: str
-    shared: bool = False
-    commit: str = COMMIT
+    setup: tuple[str, ...] = ()
+    begin: tuple[str, ...] = ()
+    commit: tuple[str, ...] = ("COMMIT",)
+    reset: tuple[str, ...] = ()
+    pooled: bool = False
+
+    @property
+    def commits(self) -> bool:
+        """Whether the migration is committed at its end."""
+        return self.commit == ("COMMIT",)
 
 
-def own_frame(*, lock_timeout: float, statement_timeout: float, options: str = "") -> Frame:
-    """Return the frame for a session of our own; a timeout of 0 leaves what the role or the database sets.
+def direct_profile(*, lock_timeout: float, statement_timeout: float, options: str = "") -> SessionProfile:
+    """Return the profile of a session of our own; a timeout of 0 s leaves the setting of the role or the database.
 
-    What the connection string's `options` set of the server's keepalives is kept.
+    Keepalives that the connection string's `options` set are kept.
     """
     settings = [f"{name}={value}" for name, value in _SERVER_KEEPALIVES.items() if name not in options]
     settings += ["default_transaction_isolation='read committed'", *_timeouts(lock_timeout, statement_timeout)]
-    setup = f"{_STRINGS}{_CHECK_INTERVAL.format(local='false')}" + "".join(f"SET {setting};" for setting in settings)
-    return Frame(setup, "BEGIN;", 1, f"{_RESET}{_DEALLOCATE}{setup}")
+    setup = (_STRINGS, _CHECK_INTERVAL.format(local="false"), *(f"SET {setting}" for setting in settings))
+    return SessionProfile(setup, begin=("BEGIN",), reset=(*_RESET, "DEALLOCATE ALL", *setup))
 
 
-def shared_frame(*, lock_timeout: float, statement_timeout: float) -> Frame:
-    """Return the frame for a session that a pooler shares among its clients.
+def pooled_profile(*, lock_timeout: float, statement_timeout: float) -> SessionProfile:
+    """Return the profile of a session that a pooler shares among its clients.
 
-    Of a session's settings it keeps for each client only those two that Postgres reports. Prepared statements are
-    left alone: they may be other clients'.
+    Of a session's settings the pooler keeps for each client only the two that Postgres reports. Prepared statements
+    stay: they may be other clients'.
     """
-    local = [f"SET LOCAL {setting};" for setting in _timeouts(lock_timeout, statement_timeout)]
-    begin = ["BEGIN ISOLATION LEVEL READ COMMITTED;", _CHECK_INTERVAL.format(local="true"), *local]
-    setup = f"SET client_encoding='UTF8';{_STRINGS}"
-    reset = f"{_RESET}SELECT pg_catalog.pg_advisory_unlock_all();{setup}"
-    return Frame(setup, "".join(begin), len(begin), reset, shared=True)
+    local = (f"SET LOCAL {setting}" for setting in _timeouts(lock_timeout, statement_timeout))
+    begin = ("BEGIN ISOLATION LEVEL READ COMMITTED", _CHECK_INTERVAL.format(local="true"), *local)
+    setup = ("SET client_encoding='UTF8'", _STRINGS)
+    reset = (*_RESET, "SELECT pg_catalog.pg_advisory_unlock_all()", *setup)
+    return SessionProfile(setup, begin, reset=reset, pooled=True)
 
 
 def _timeouts(lock_timeout: float, statement_timeout: float) -> list[str]:
@@ -90,25 +100,30 @@ def _timeouts(lock_timeout: float, statement_timeout: float) -> list[str]:
     return [f"{name}={max(round(s * 1000), 1)}" for name, s in timeouts.items() if s > 0]
 
 
+def join(statements: Iterable[str]) -> str:
+    """Return statements as one text, each with its semicolon."""
+    return "".join(f"{statement};" for statement in statements)
+
+
 def results(
     conn: Connection, message: str, meanwhile: Callable[[], None] = lambda: None
 ) -> Generator[PGresult, None, None]:
-    """Send SQL as one simple-query message and yield each statement's result as the server hands it over.
+    """Send SQL as one simple-query message and yield the result of each statement as it arrives.
 
     Raise the server's error in place of the result of the statement that failed; the server has then dropped the
-    rest of the message. While it works on it `meanwhile` is called, once. An interruption cancels the statement on the
-    server before it travels on, one of `meanwhile` and one of whoever reads the results, too.
+    rest of the message. `meanwhile` is called once, while the server works. An exception, in `meanwhile` or where the
+    results are read too, cancels the statement on the server before it is raised further.
     """
     pgconn = conn.pgconn
     with conn.lock:
         try:
             pgconn.send_query(message.encode())
             conn.wait(generators.send(pgconn))
-            _do(meanwhile, conn)
+            _call(meanwhile, conn)
             while result := conn.wait(generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result():
                 if result.status == pq.ExecStatus.FATAL_ERROR:
                     raise error_from_result(result)
-                if result.status in _COPYING:  # unreachable through the guard; the protocol cannot go on from here
+                if result.status in _COPYING:  # validation rejects it; the protocol cannot go on from here
                     conn.close()
                     raise psycopg.OperationalError("COPY to or from the client is not possible in a migration")
                 yield result
@@ -116,7 +131,7 @@ def results(
             _cancel(conn)
             raise
         finally:
-            with suppress(psycopg.Error):  # raised in place of a signal it would make the run go on
+            with suppress(psycopg.Error):  # raised in place of a signal, it would let the run go on
                 _drain(conn)
 
 
@@ -125,7 +140,7 @@ def run(conn: Connection, message: str) -> list[PGresult]:
     return list(results(conn, message))
 
 
-def _do(meanwhile: Callable[[], None], conn: Connection) -> None:
+def _call(meanwhile: Callable[[], None], conn: Connection) -> None:
     try:
         meanwhile()
     except BaseException:
@@ -135,7 +150,7 @@ def _do(meanwhile: Callable[[], None], conn: Connection) -> None:
 
 def _cancel(conn: Connection) -> None:
     if conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
-        with suppress(psycopg.Error):  # a line that is gone; what is raised travels on
+        with suppress(psycopg.Error):  # the connection is lost; the exception that led here counts
             conn.cancel_safe(timeout=_CANCEL_S)
 
 
@@ -146,58 +161,85 @@ def _drain(conn: Connection) -> None:
 
 
 def is_lost(conn: Connection) -> bool:
-    """Tell whether the connection is gone; an SQLSTATE cannot tell, a healthy server may send any to a file."""
+    """Return whether the connection is lost. No SQLSTATE says so: a migration can raise any on a healthy server."""
     return conn.closed or conn.broken or conn.pgconn.status == pq.ConnStatus.BAD
 
 
-def recover(conn: Connection, frame: Frame) -> None:
-    """After a failed file: end its transaction and clean the session, in one message as it may be shared."""
-    if _is_in_transaction(conn) or not frame.shared:
-        _clean(conn, frame)
+def ask(conn: Connection, message: str, timeout: float) -> bytes | None:
+    """Send SQL as one message and return the first value of the last result, NULL as None.
+
+    Raise TimeoutError when the answer does not come within `timeout` seconds, and a psycopg error when the connection
+    is lost. Another error of the server counts as no value.
+    """
+    pgconn, deadline = conn.pgconn, time.monotonic() + timeout
+    pgconn.send_query(message.encode())
+    pgconn.flush()
+    poll = select.poll()
+    poll.register(pgconn.socket, select.POLLIN)
+    value = None
+    while True:
+        while pgconn.is_busy():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not poll.poll(left_s * 1000):
+                raise TimeoutError
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None:
+            break
+        value = result.get_value(0, 0) if result.status == pq.ExecStatus.TUPLES_OK else None
+    if pgconn.status == pq.ConnStatus.BAD:
+        raise psycopg.OperationalError("the connection was lost")
+    return value
 
 
-def clean_up(conn: Connection, frame: Frame) -> None:
-    """After a committed file whose reset was disturbed: reset once more, or close the connection."""
+def recover(conn: Connection, profile: SessionProfile) -> None:
+    """After a failed migration: end its transaction and reset the session, in one message as it may be pooled."""
+    if _is_in_transaction(conn) or not profile.pooled:
+        _clean(conn, profile)
+
+
+def reset_again(conn: Connection, profile: SessionProfile) -> None:
+    """After a committed migration whose reset failed: reset once more, or close the connection."""
     try:
-        _clean(conn, frame)
+        _clean(conn, profile)
     except psycopg.Error:
         conn.close()
         raise
 
 
-def _clean(conn: Connection, frame: Frame) -> None:
-    run(conn, ("ROLLBACK;" if _is_in_transaction(conn) else "") + frame.reset)
+def _clean(conn: Connection, profile: SessionProfile) -> None:
+    run(conn, ("ROLLBACK;" if _is_in_transaction(conn) else "") + join(profile.reset))
 
 
 def _is_in_transaction(conn: Connection) -> bool:
     return conn.pgconn.transaction_status in {pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR}
 
 
-def roll_back(conn: Connection, frame: Frame) -> None:
-    """Leave no transaction open behind an interruption; what cannot be rolled back is closed."""
+def roll_back(conn: Connection, profile: SessionProfile) -> None:
+    """Leave no transaction open after an interruption; close a connection that cannot roll back."""
     if is_lost(conn) or conn.pgconn.transaction_status == pq.TransactionStatus.IDLE:
         return
     try:
-        recover(conn, frame)
+        recover(conn, profile)
     except psycopg.Error:
         conn.close()
 
 
-def hang_up(conn: Connection) -> None:
-    """End the wait of the thread that uses the connection: its socket is shut down, and what it waits for fails."""
+def shut_down(conn: Connection) -> None:
+    """Shut the socket down: the call of another thread that waits for an answer fails."""
     with suppress(OSError, psycopg.Error), socket.fromfd(conn.fileno(), socket.AF_INET, socket.SOCK_STREAM) as end:
         end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
-def own_manners(conn: Connection) -> Iterator[None]:
-    """Borrow a connection in autocommit mode and without prepared statements, and give it back as it was."""
-    autocommit, prepare_threshold = conn.autocommit, conn.prepare_threshold
+def autocommit(conn: Connection) -> Iterator[None]:
+    """Use a connection in autocommit mode and without prepared statements, and leave it as it was."""
+    before = conn.autocommit, conn.prepare_threshold
     conn.autocommit, conn.prepare_threshold = True, None
     try:
         yield
     finally:
         if not is_lost(conn) and conn.pgconn.transaction_status != pq.TransactionStatus.IDLE:
-            conn.close()  # a signal between sending and waiting leaves an answer in it that nobody will read
+            conn.close()  # a signal between sending and waiting leaves an unread answer in it
         if not is_lost(conn):
-            conn.autocommit, conn.prepare_threshold = autocommit, prepare_threshold
+            conn.autocommit, conn.prepare_threshold = before

@@ -1,6 +1,6 @@
-"""Who holds the migration lock, and what an operator may do about it; of its query nothing is told.
+"""Who holds the migration lock, and what an operator can do about it. The holder's query is never logged.
 
-Asked only by those who wait, in autocommit like their polls.
+Only a waiter asks, in autocommit like its polls.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOG_EVERY_S = 10.0
-LOG_SELDOM_S = 60.0
+MAX_LOG_EVERY_S = 60.0
 _LOOK_EVERY_S = 1.0
-_LASTING_S = 2.0  # a runner at work is idle and active in turn, many times a second
+_STEADY_S = 2.0  # a working runner alternates between idle and active many times a second
 _FIELDS = (
     "pid",
     "application_name",
@@ -46,35 +46,35 @@ _HOLDER = """
 Holder = dict[str, Any]
 
 
-class Wait:
+class LockWait:
     """One wait of at most `timeout` seconds on `conn` for the lock; `held` is the condition on `pg_locks l`.
 
-    A line is written at once, when another session has the lock or the holder's state has changed and lasts, and
-    otherwise after 10 s, 20 s, ... and every 60 s.
+    A line is logged at once, when another session has the lock or the holder stays in a new state, and otherwise after
+    10 s, 20 s, ... and every 60 s.
     """
 
     def __init__(self, conn: Connection, held: str, timeout: float) -> None:
         self._conn = conn
         self._question = _HOLDER.format(held=held)
         self._timeout = timeout
-        self._throttle = LogThrottle(LOG_EVERY_S, LOG_SELDOM_S)
-        self._told: tuple[int | None, str | None] | None = None
+        self._throttle = LogThrottle(LOG_EVERY_S, MAX_LOG_EVERY_S)
+        self._reported: tuple[int | None, str | None] | None = None
         self._look_at = 0.0
 
-    def tell(self, waited: float) -> None:
-        """Look who has the lock after `waited` seconds, at most once a second, and say so if it is worth a line."""
+    def report(self, waited: float) -> None:
+        """Look who holds the lock after `waited` seconds, at most once a second, and log it if it is worth a line."""
         if time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + _LOOK_EVERY_S
         holder = self._holder()
-        self._told = self._subject(holder)
-        if self._throttle.should_log(self._told):
+        self._reported = self._subject(holder)
+        if self._throttle.should_log(self._reported):
             left_s = round(max(self._timeout - waited, 0), 1)
             fields = {"wait_s": round(waited, 1), "left_s": left_s, "timeout_s": self._timeout, "holder": holder}
             log.warning("Waiting for the migration lock: %s", _name(holder), extra={"event": "lock.waiting", **fields})
 
-    def over(self) -> LockTimeout:
-        """Return the error that ends the wait: who it is, what it looks like, and the statement that would end it."""
+    def timeout_error(self) -> LockTimeout:
+        """Return the error that ends the wait: the holder, what it seems to be, and the SQL that ends its session."""
         holder = self._holder()
         message = f"The migration lock was not free within {self._timeout:g} s: {_name(holder)}."
         if not holder or not holder["pid"]:
@@ -87,12 +87,12 @@ class Wait:
         return dict(zip(_FIELDS, row, strict=True)) if row else None
 
     def _subject(self, holder: Holder | None) -> tuple[int | None, str | None]:
-        """Return what the next line is about: what the last was, unless another has the lock or its state lasts."""
+        """Return the subject of the next line: that of the last, unless the holder or its steady state has changed."""
         if holder is None:
-            return self._told or (None, None)
+            return self._reported or (None, None)
         now = (holder["pid"], holder["state"])
-        if self._told and self._told[0] == now[0] and (holder["state_age_s"] or 0) < _LASTING_S:
-            return self._told
+        if self._reported and self._reported[0] == now[0] and (holder["state_age_s"] or 0) < _STEADY_S:
+            return self._reported
         return now
 
 
@@ -117,7 +117,7 @@ def _name(holder: Holder | None) -> str:
 
 
 def _advice(holder: Holder) -> str:
-    """Say what the holder looks like and what to make sure of; a statement follows."""
+    """Say what the holder seems to be and what to check; the SQL follows."""
     runner = (holder["application_name"] or "").startswith("pg-predeploy/")
     state = holder["state"]
     if state is None:

@@ -1,28 +1,25 @@
-"""A file's statements, piece by piece: one piece where its text is kept, else as much as is read at a time."""
+"""A migration's text in chunks that end with a statement: what is scanned, validated and sent at a time."""
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from predeploy.migrations.large_file import read_text
 from predeploy.sql.splitter import Scan, line_and_column, line_ends, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from predeploy.migrations.directory import Migration
     from predeploy.sql.splitter import Statement
 
-MESSAGE_CHARS = 1 << 20  # the server parses a message whole: 50 MB in one cost it 462 MiB, in such 13
-PIECE_CHARS = 1 << 19  # of a file that is not kept, two in memory: the client takes 45 MiB, with a MiB each 50
+MAX_MESSAGE_CHARS = 1 << 20  # the server parses a message as a whole: 50 MB in one cost it 462 MiB, in such 13
+CHUNK_CHARS = 1 << 19  # two are in memory: the client takes 45 MiB, with chunks of a MiB 50
 
 
-class Piece(NamedTuple):
-    """Text that begins behind a statement and ends with one, but for the file's first and `last`, and its scan.
+class Chunk(NamedTuple):
+    """Part of a migration: it begins after a statement and ends with one; the first and the `last` are the file's ends.
 
-    Before it stand so many statements (`first`), so many line ends (`lines`) and, in the line that it begins in, so
-    many characters (`column`). What the scan tells is counted from the piece's own beginning.
+    Before it stand `first` statements, `lines` line ends and, in the line where it begins, `column` characters. The
+    offsets and lines of its `scan` count from its own beginning.
     """
 
     text: str
@@ -34,79 +31,65 @@ class Piece(NamedTuple):
 
     @property
     def total(self) -> int | None:
-        """How many statements the file has; None while that is not known."""
+        """How many statements the migration has; None before the last chunk."""
         return self.first + len(self.scan.statements) if self.last else None
 
     def place(self, offset: int) -> tuple[int, int]:
-        """Return the file's line and column, from 1, of an offset in the text."""
+        """Return the migration's line and column, from 1, of an offset in the chunk."""
         line, column = line_and_column(self.text, offset)
         return self.lines + line, column + (self.column if line == 1 else 0)
 
-    def messages(self) -> Iterator[tuple[int, list[Statement]]]:
-        """Yield what is sent at a time: the number of its first statement, and the statements."""
-        first, statements = self.first, self.scan.statements
-        if first or not self.last or not statements:
-            yield first, statements
-            return
-        for _, group in groupby(statements, key=lambda statement: statement.start // MESSAGE_CHARS):
-            together = list(group)
-            yield first, together
-            first += len(together)
-
-    def text_of(self, statements: list[Statement] | None = None) -> tuple[int, str]:
-        """Return the text from the first token of statements, by default all, to their last, and where it begins."""
-        statements = self.scan.statements if statements is None else statements
+    def body(self) -> tuple[int, str]:
+        """Return what is sent, and its offset: a last chunk without what follows it, which may be an open comment."""
+        statements = self.scan.statements
+        if not self.last:
+            return 0, self.text
         start, end = (statements[0].start, statements[-1].end) if statements else (0, 0)
         return start, self.text[start:end]
 
+    def statement_at(self, number: int) -> Statement | None:
+        """Return the statement with that number in the migration, from 0, if this chunk has it."""
+        statements = self.scan.statements
+        return statements[number - self.first] if 0 <= number - self.first < len(statements) else None
 
-def pieces_of(migration: Migration) -> Iterator[Piece | None]:
-    """Yield what there is to be sent of a file, None while a statement goes on for longer than is read at a time.
 
-    Raise `Unreadable` before the last piece of one that is not kept.
-    """
-    if migration.path is None:
-        yield whole(migration.sql)
+def chunks_of(sql: str) -> Iterator[Chunk]:
+    """Yield a text that is kept: as one chunk, unless it is too long for one message."""
+    if len(sql) <= MAX_MESSAGE_CHARS:
+        yield Chunk(sql, scan(sql))
     else:
-        yield from cut(read_text(migration.path, migration.checksum))
+        yield from split_chunks(sql[at : at + CHUNK_CHARS] for at in range(0, len(sql), CHUNK_CHARS))
 
 
-def whole(sql: str) -> Piece:
-    """Return a text as one piece."""
-    return Piece(sql, scan(sql))
+def split_chunks(blocks: Iterator[str], chars: int = CHUNK_CHARS) -> Iterator[Chunk]:
+    """Cut a text where statements end, into chunks of about `chars` characters.
 
-
-def cut(blocks: Iterator[str], chars: int = PIECE_CHARS) -> Iterator[Piece | None]:
-    """Cut a text where statements end, into pieces of about so many characters; None where more has to be read first.
-
-    The last statement of what has been read is left for the next piece: it may go on. So are comments behind the one
-    before, as what they mean depends on whether a statement follows.
+    The last statement that has been read is left to the next chunk, as it may go on. So are comments after the one
+    before: what they mean depends on whether a statement follows.
     """
     carried, first, lines, column = "", 0, 0, 0
     while True:
-        text, ended = _more(carried, blocks, max(chars, len(carried)))
+        text, ended = _read_more(carried, blocks, max(chars, len(carried)))
         found = scan(text)
         if ended:
-            yield Piece(text, found, first, lines, column)
+            yield Chunk(text, found, first, lines, column)
             return
         carried = text
         if len(found.statements) > 1:
             end = found.statements[-2].end
             carried, text = text[end:], text[:end]
-            yield Piece(text, _before(found, end), first, lines, column, last=False)
+            yield Chunk(text, _before(found, end), first, lines, column, last=False)
             first += len(found.statements) - 1
             line_start = max(text.rfind("\n"), text.rfind("\r")) + 1
             column = len(text) - line_start + (0 if line_start else column)
             lines += line_ends(text, 0, len(text))
-        else:
-            yield None
-        del text, found  # the next one's memory
+        del text, found  # the memory of the next one
 
 
-def _more(carried: str, blocks: Iterator[str], chars: int) -> tuple[str, bool]:
-    """Return what is carried and at least so many characters more, and whether the blocks have ended.
+def _read_more(carried: str, blocks: Iterator[str], chars: int) -> tuple[str, bool]:
+    """Return `carried` and at least `chars` characters more, and whether the blocks have ended.
 
-    Whoever wants as much more as is carried takes linear time, however long a statement is.
+    A caller that asks for as much again as it carries takes linear time, however long a statement is.
     """
     parts, length = [carried], 0
     for block in blocks:
@@ -118,7 +101,7 @@ def _more(carried: str, blocks: Iterator[str], chars: int) -> tuple[str, bool]:
 
 
 def _before(found: Scan, end: int) -> Scan:
-    """Return what was found before an offset, at which the statement before the last one ends."""
+    """Return what was found before an offset where the last statement but one ends."""
     comments = [comment for comment in found.comments if comment < end]
     backslash = found.backslash if found.backslash is not None and found.backslash < end else None
     return Scan(found.statements[:-1], comments, backslash, None)

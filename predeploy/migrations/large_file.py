@@ -1,38 +1,110 @@
-"""A file that is too big to be kept, in blocks: what it is known by, and its text as often as it is wanted."""
+"""A file that is too large to be kept: examined once, and read again when it is sent."""
 
 from __future__ import annotations
 
 import codecs
 import os
-import stat
 from contextlib import closing
-from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
-    from typing import TextIO
+    from collections.abc import Generator, Iterator
 
-BLOCK_BYTES = 1 << 17
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not block the run
+_BLOCK_BYTES = 1 << 17
 _CHANGED = "the file has changed since it was read: nothing of it was applied"
 
 
-class Unreadable(Exception):
-    """A file cannot be read once more, or is not what it was: the text says so."""
+class SourceFileError(Exception):
+    """A file cannot be read again, or is no longer what it was; the text says so."""
 
 
-class Checksum:
-    """The SHA-256 of a file's bytes, taken block by block: without a byte order mark, and with every CRLF as LF."""
+class Examined(NamedTuple):
+    """What one pass over a large file finds; `bad_line`, from 1, is the first that is not UTF-8."""
+
+    transactional: bool
+    checksum: str
+    bad_line: int | None
+
+
+def open_regular_file(path: str) -> tuple[int, int]:
+    """Open a file for reading; return its descriptor and its size in bytes. Raise OSError."""
+    descriptor = os.open(path, _FLAGS)
+    found = os.fstat(descriptor)
+    if found.st_mode & 0o170000 != 0o100000:
+        os.close(descriptor)
+        is_directory = found.st_mode & 0o170000 == 0o040000
+        raise OSError(0, "Is a directory" if is_directory else "it is no regular file")
+    return descriptor, found.st_size
+
+
+def examine(path: str) -> Examined:
+    """Read a large file once; raise OSError. Only whether it is `transactional` is known of one that is not."""
+    from predeploy.migrations.directives import read_leading
+
+    checksum, decoder = _Checksum(), codecs.getincrementaldecoder("utf-8")()
+    lines, bad_line, is_first = 1, None, True
+    with closing(_read_blocks(path)) as blocks:
+        for block in blocks:
+            if is_first:
+                head = block.decode("utf-8", "replace")
+                transactional, end = read_leading(head)
+                if not transactional or head.startswith("/*", end) or end >= len(head) - 1:
+                    return Examined(transactional=False, checksum="", bad_line=None)  # its comments go on
+                is_first = False
+            checksum.add(block)
+            bad_line = bad_line or _bad_line(decoder, block, lines)
+            lines += block.count(b"\n")
+    return Examined(True, checksum.hexdigest(), bad_line or _bad_line(decoder, b"", lines, final=True))  # noqa: FBT003
+
+
+def read_text(path: str, expected: str | None) -> Generator[str, None, None]:
+    """Yield the text in blocks; raise `SourceFileError`, at its end if its checksum is not the `expected` one."""
+    checksum, decoder = _Checksum(), codecs.getincrementaldecoder("utf-8")()
+    try:
+        with closing(_read_blocks(path)) as blocks:
+            for block in blocks:
+                checksum.add(block)
+                yield decoder.decode(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise SourceFileError(_CHANGED) from None
+    except OSError as error:
+        raise SourceFileError(f"the file cannot be read: {error.strerror}") from None
+    if checksum.hexdigest() != expected:
+        raise SourceFileError(_CHANGED)
+
+
+def read_lines(path: str) -> Iterator[str]:
+    """Yield the lines, which end where editors end them; none for a file that cannot be read."""
+    try:
+        descriptor, _ = open_regular_file(path)
+    except OSError:
+        return
+    with open(descriptor, encoding="utf-8-sig", errors="replace", newline="") as lines:
+        yield from lines
+
+
+def _read_blocks(path: str) -> Generator[bytes, None, None]:
+    """Yield the bytes without a byte order mark; raise OSError."""
+    descriptor, _ = open_regular_file(path)
+    with open(descriptor, "rb", buffering=0) as file:
+        yield file.read(_BLOCK_BYTES).removeprefix(BOM)
+        while block := file.read(_BLOCK_BYTES):
+            yield block
+
+
+class _Checksum:
+    """The SHA-256 of a file's bytes, taken block by block, with every CRLF as LF."""
 
     def __init__(self) -> None:
-        from hashlib import sha256  # big files are few
+        from hashlib import sha256  # OpenSSL's: it pays here
 
         self._hash = sha256()
-        self._return = b""  # the CR that ends a block: what it counts as, the next one tells
+        self._return = b""  # a CR that ends a block: the next block decides what it is
 
     def add(self, block: bytes) -> None:
-        """Take the next block."""
         if self._return or b"\r" in block:
             block = self._return + block
             self._return = block[-1:] if block.endswith(b"\r") else b""
@@ -40,75 +112,14 @@ class Checksum:
         self._hash.update(block)
 
     def hexdigest(self) -> str:
-        """Return it, at the end."""
         self._hash.update(self._return)
         return self._hash.hexdigest()
-
-
-def open_at_once(path: str) -> int:
-    """Open a file to be read, and return its descriptor; a FIFO must not hold the run. Raise OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(0, "it is no regular file")
-    return descriptor
-
-
-def read_blocks(path: str) -> Generator[bytes, None, None]:
-    """Yield a file's bytes without its byte order mark; raise OSError."""
-    with open(open_at_once(path), "rb", buffering=0) as file:
-        yield file.read(BLOCK_BYTES).removeprefix(_BOM)
-        while block := file.read(BLOCK_BYTES):
-            yield block
-
-
-def examine(blocks: Iterable[bytes]) -> tuple[str, int | None]:
-    """Return the checksum of a file, and the line, from 1, of the first byte that is not UTF-8."""
-    checksum, decoder = Checksum(), codecs.getincrementaldecoder("utf-8")()
-    lines, bad = 1, None
-    for block in blocks:
-        checksum.add(block)
-        if bad is None:
-            bad = _bad_line(decoder, block, lines)
-            lines += block.count(b"\n")
-    return checksum.hexdigest(), bad or _bad_line(decoder, b"", lines, final=True)
 
 
 def _bad_line(decoder: codecs.IncrementalDecoder, block: bytes, lines: int, *, final: bool = False) -> int | None:
     try:
         decoder.decode(block, final)
-    except UnicodeDecodeError as error:  # its object begins with what the last block has left, which ends no line
+    except UnicodeDecodeError as error:  # its object begins with the rest of the last block, which ends no line
         decoder.reset()
         return lines + error.object.count(b"\n", 0, error.start)
     return None
-
-
-def read_text(path: str, expected: str | None) -> Generator[str, None, None]:
-    """Yield the text of a file in blocks; raise `Unreadable`, at its end when its checksum is not the `expected`."""
-    checksum, decoder = Checksum(), codecs.getincrementaldecoder("utf-8")()
-    try:
-        with closing(read_blocks(path)) as blocks:
-            for block in blocks:
-                checksum.add(block)
-                yield decoder.decode(block)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        raise Unreadable(_CHANGED) from None
-    except OSError as error:
-        raise Unreadable(f"the file cannot be read: {error.strerror}") from None
-    if checksum.hexdigest() != expected:
-        raise Unreadable(_CHANGED)
-
-
-def open_text(path: str) -> TextIO:
-    """Open a file to read its lines, which end where editors end them; raise OSError."""
-    return open(open_at_once(path), encoding="utf-8-sig", errors="replace", newline="")
-
-
-def read_line(path: str, number: int) -> str:
-    """Return a line, from 1, without what ends it; "" where it cannot be had."""
-    try:
-        with open_text(path) as lines:
-            return next(islice(lines, number - 1, None), "").rstrip("\r\n")
-    except OSError:
-        return ""

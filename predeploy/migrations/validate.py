@@ -1,22 +1,25 @@
-"""What a migration may not hold, because running it would hang the connection or undo the runner's promises.
+"""What a migration must not contain, because it would hang the connection or undo the runner's promises.
 
-An objection is found before anything is sent. Its message says what is wrong and what to do; of the file it
-quotes nothing but keywords.
+A violation is found before the chunk is sent. Its message says what is wrong and what to do; of the file it quotes
+nothing but keywords.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
+from predeploy.migrations.migration import MigrationFailure
 from predeploy.sql.splitter import line_and_column, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from predeploy.migrations.chunks import Chunk
+    from predeploy.migrations.migration import Migration
     from predeploy.sql.splitter import Scan, Statement
 
-# Marks are whole lines, but for what a tool allows after its own: prose that mentions one is no mark.
+# A mark is a whole line, except for what its tool allows after it: prose that mentions one is no mark.
 _ROLLBACK_HALF = re.compile(
     r"--(?:"
     r"[ \t]*(?:migrate:down|\+(?:goose|migrate|micrate)[ \t]+down|rambler[ \t]+down|//[ \t]*@undo)"
@@ -25,11 +28,12 @@ _ROLLBACK_HALF = re.compile(
     r")(?=[\r\n]|\Z)",
     re.IGNORECASE,
 )
-_ABOUT_ROLLBACK_HALF = (
+_HAS_ROLLBACK_HALF = (
     "here begins the part that another tool runs to roll back, and it would be run too: keep only the part before it"
 )
+_OUR_TABLE = "a no-transaction file may not touch _migrations: what it does there could not be rolled back"
 _RESTRICT = re.compile(r"\\(?:un)?restrict\b")
-# Most statements are decided by a look into this set: a file may hold a million.
+# One look into this set decides most statements: a file may hold a million.
 _LOOKED_AT = frozenset(
     (word,) for word in ("COPY", "SET", "BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE")
 )
@@ -38,9 +42,9 @@ _COPY = {
     "statements (pg_dump --inserts or --column-inserts makes them)",
     "TO": "COPY ... TO STDOUT sends its rows to a client that does not read them: remove it",
 }
-# A file is sent in messages that Postgres reads whole, in UTF-8 and with backslashes that mean nothing: what it says of
-# that itself would count from its next message on, or never.
-_READING = {
+# A file is sent in messages that Postgres reads as a whole, as UTF-8 and with standard-conforming strings: a SET of
+# these would count from the next message on, or never.
+_TEXT_SETTINGS = {
     "STANDARD_CONFORMING_STRINGS": (
         {"ON", "TRUE", "YES", "1", "DEFAULT"},
         "a migration is read with standard_conforming_strings on: remove this, and write E'...' for escapes",
@@ -50,54 +54,100 @@ _READING = {
         "a migration is read as UTF-8: save it so, and remove this",
     ),
 }
-_READING["NAMES"] = _READING["CLIENT_ENCODING"]
+_TEXT_SETTINGS["NAMES"] = _TEXT_SETTINGS["CLIENT_ENCODING"]
 
 
-class Objection(NamedTuple):
-    """Why a file is refused, and the line, from 1, that is to be looked at."""
+class Violation(NamedTuple):
+    """Why a text must not be sent, and the line, from 1, where it says so."""
 
     line: int
     message: str
 
 
-def find_objection(sql: str, scan: Scan, column: int = 0) -> Objection | None:
-    """Return the first thing in a text, by position, that must not be sent; `scan` is that of `sql`.
+class ChunkReader:
+    """The chunks of a migration that may be sent, in order; one may be read ahead while the server works."""
 
-    In the line that the text begins in, so many characters (`column`) stand before it.
-    """
+    def __init__(self, migration: Migration) -> None:
+        self._chunks = _valid_chunks(migration)
+        self._ahead: Chunk | MigrationFailure | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Chunk:
+        """Return the next chunk; raise `MigrationFailure` in place of one that must not be sent."""
+        ahead, self._ahead = self._ahead, None
+        if isinstance(ahead, MigrationFailure):
+            raise ahead
+        return ahead or next(self._chunks)
+
+    def read_ahead(self) -> None:
+        """Read the next chunk before it is asked for; a failure is kept, as the server may report an earlier one."""
+        try:
+            self._ahead = next(self._chunks, None)
+        except MigrationFailure as failure:
+            self._ahead = failure
+
+
+def _valid_chunks(migration: Migration) -> Iterator[Chunk]:
+    """Yield the chunks; of a text that is kept none before all are valid."""
+    if migration.problem:
+        raise MigrationFailure(migration.problem)
+    if migration.is_large:
+        for chunk in migration.chunks():
+            validate(migration, chunk)
+            yield chunk
+            del chunk  # its memory is needed for the next
+        return
+    chunks = list(migration.chunks())
+    for chunk in chunks:
+        validate(migration, chunk)
+    yield from chunks
+
+
+def validate(migration: Migration, chunk: Chunk) -> None:
+    """Raise `MigrationFailure` for a chunk that must not be sent."""
+    if violation := find_violation(chunk.text, chunk.scan, chunk.column):
+        raise MigrationFailure(violation.message, line=chunk.lines + violation.line)
+    if not migration.transactional and (line := _line_with_table(chunk.text, chunk.scan.statements)):
+        raise MigrationFailure(_OUR_TABLE, line=chunk.lines + line)
+
+
+def find_violation(sql: str, scan: Scan, column: int = 0) -> Violation | None:
+    """Return the first violation in a text with this scan; it begins after `column` characters of a line."""
     first = min(_first_of_each_kind(sql, scan, column), default=None)
-    return first and Objection(line_and_column(sql, first[0])[0], first[1])
+    return first and Violation(line_and_column(sql, first[0])[0], first[1])
 
 
 def _first_of_each_kind(sql: str, scan: Scan, column: int) -> Iterator[tuple[int, str]]:
     if (nul := sql.find("\0")) >= 0:
         yield nul, "a NUL character, at which Postgres would stop reading: save the file as UTF-8 without it"
     if scan.backslash is not None:
-        yield scan.backslash, _about_backslash(sql, scan.backslash)
+        yield scan.backslash, _check_backslash(sql, scan.backslash)
     if scan.unterminated:
         yield (
             scan.unterminated.offset,
             f"the {scan.unterminated.what} that opens here is never closed: close it",
         )
     for statement in scan.statements:
-        if statement.words[:1] in _LOOKED_AT and (message := _about_statement(sql, statement)):
+        if statement.words[:1] in _LOOKED_AT and (message := _check_statement(sql, statement)):
             yield statement.start, message
             break
     for comment in scan.comments:
         if _ROLLBACK_HALF.match(sql, comment) and _is_mark(sql, scan, comment, column):
-            yield comment, _ABOUT_ROLLBACK_HALF
+            yield comment, _HAS_ROLLBACK_HALF
             break
 
 
 def _is_mark(sql: str, scan: Scan, comment: int, column: int) -> bool:
-    """Tell whether a comment has its line for itself and any statement after it."""
+    """Return whether a comment stands alone in its line, and a statement follows."""
     line_start = max(sql.rfind("\n", 0, comment), sql.rfind("\r", 0, comment)) + 1
     if column and not line_start:
         return False
     return not sql[line_start:comment].strip() and any(statement.end > comment for statement in scan.statements[-1:])
 
 
-def _about_backslash(sql: str, offset: int) -> str:
+def _check_backslash(sql: str, offset: int) -> str:
     if _RESTRICT.match(sql, offset):
         return (
             "\\restrict and \\unrestrict are pg_dump's words to psql, not SQL: remove these lines; where the "
@@ -109,16 +159,16 @@ def _about_backslash(sql: str, offset: int) -> str:
     )
 
 
-def _about_statement(sql: str, statement: Statement) -> str | None:
+def _check_statement(sql: str, statement: Statement) -> str | None:
     match statement.words[:1]:
         case ("COPY",):
-            return _about_copy(sql, statement)
+            return _check_copy(sql, statement)
         case ("SET",):
-            return _about_reading(sql, statement)
-    return _about_transaction(statement.words)
+            return _check_text_setting(sql, statement)
+    return _check_transaction_control(statement.words)
 
 
-def _about_transaction(words: tuple[str, ...]) -> str | None:
+def _check_transaction_control(words: tuple[str, ...]) -> str | None:
     match words:
         case ("COMMIT" | "ROLLBACK", "PREPARED", *_):
             return None
@@ -137,7 +187,7 @@ def _about_transaction(words: tuple[str, ...]) -> str | None:
     )
 
 
-def _about_copy(sql: str, statement: Statement) -> str | None:
+def _check_copy(sql: str, statement: Statement) -> str | None:
     """Look behind the first FROM or TO outside parentheses; after a dot they are names.
 
     The grammar takes STDIN and STDOUT for each other: the direction is what counts.
@@ -154,11 +204,18 @@ def _about_copy(sql: str, statement: Statement) -> str | None:
     return None
 
 
-def _about_reading(sql: str, statement: Statement) -> str | None:
+def _check_text_setting(sql: str, statement: Statement) -> str | None:
     _, *words = (token.strip("\"'").upper() for token in tokens(sql, statement))
     if words[:1] in (["LOCAL"], ["SESSION"]):
         del words[0]
-    if not words or words[0] not in _READING:
+    if not words or words[0] not in _TEXT_SETTINGS:
         return None
-    harmless, message = _READING[words[0]]
+    harmless, message = _TEXT_SETTINGS[words[0]]
     return None if words[-1] in harmless else message
+
+
+def _line_with_table(sql: str, statements: list[Statement]) -> int | None:
+    if "_migrations" not in sql.lower():
+        return None
+    named = (s.line for s in statements for token in tokens(sql, s) if token.strip('"').lower() == "_migrations")
+    return next(named, None)

@@ -1,4 +1,4 @@
-"""What our session on the server is doing, seen from a second connection; no query is ever told."""
+"""What the session does on the server, as a second connection sees it. Queries are never logged."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from predeploy.lock.advisory_lock import HOLDER_PID
-from predeploy.monitor.progress_views import fields_of, views
 
 if TYPE_CHECKING:
     from predeploy.connection.connect import Connection
 
-# One row, whether the session is there or not. A pooler hides which backend is ours; the one that holds the migration
-# lock is. Who waits for a row waits for a transaction, and has locked the row's place in its table. The prepared
-# transaction that blocks has the process id 0.
-_SEEN = """
+# One row, whether the session exists or not. A pooler hides which backend is ours; it is the one that holds the
+# migration lock. A session that waits for a row waits for a transaction, and has locked the row's place in its table. A
+# prepared transaction that blocks has the process id 0.
+_ACTIVITY = """
     SELECT json_build_object(
         'is_ours', our.pid IS NOT NULL,
         'state', a.state,
@@ -39,20 +38,20 @@ _SEEN = """
                        round(extract(epoch FROM clock_timestamp() - s.xact_start)::numeric, 1) AS transaction_age_s
                 FROM (SELECT DISTINCT unnest(pg_catalog.pg_blocking_pids(a.pid)) AS pid) p
                 LEFT JOIN pg_catalog.pg_stat_activity s ON s.pid = p.pid
-                ORDER BY s.xact_start NULLS LAST LIMIT {most}) b),
+                ORDER BY s.xact_start NULLS LAST LIMIT {max_blockers}) b),
         'blockers', pg_catalog.cardinality(pg_catalog.pg_blocking_pids(a.pid)){views})
     FROM (SELECT {pid}::int AS pid) our
     LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = coalesce(our.pid, ({holder}))
 """
-_MOST_BLOCKERS = 10
+_MAX_BLOCKERS = 10
 _LOGGED = ("wait_event_type", "wait_event", "waiting_for", "blocked_by")
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """A look at the session: `state` and since when, None where the server knows no such session; `fields` to log.
+class BackendActivity:
+    """The `state` of the session and since when it lasts, None where the server knows no such session; `fields` to log.
 
-    Unless it `is_ours` for sure, it is that of the lock's holder.
+    Unless it `is_ours` for certain, it is the activity of the lock's holder.
     """
 
     is_ours: bool
@@ -62,7 +61,7 @@ class Progress:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the server is waiting for us."""
+        """Whether the server waits for the next message."""
         return self.is_ours and (self.state is None or self.state.startswith("idle"))
 
     def __str__(self) -> str:
@@ -84,23 +83,25 @@ class Progress:
         return ", ".join(parts)
 
 
-def question(conn: Connection, backend: int | None, told: int) -> str:
-    """Return what to ask on `conn` about the session of `backend`; where that is not known, of the one `told` at login.
+def activity_query(conn: Connection, backend: int | None, reported: int) -> str:
+    """Return what to ask on `conn` about the session of `backend`, or of the one `reported` at login if that is None.
 
-    That may be made up by a pooler, as `conn`, made alike, shows: then about whoever holds the migration lock.
+    A pooler may have made the reported one up, as `conn`, made alike, shows: the query is then about the holder of the
+    migration lock.
     """
-    known = f"CASE WHEN pg_catalog.pg_backend_pid() = {conn.info.backend_pid} THEN {told} END"
-    parts = {"most": _MOST_BLOCKERS, "holder": HOLDER_PID, "views": views(conn.info.server_version)}
-    return _SEEN.format(pid=backend or known, **parts)
+    known = f"CASE WHEN pg_catalog.pg_backend_pid() = {conn.info.backend_pid} THEN {reported} END"
+    columns = progress_columns(conn.info.server_version)
+    parts = {"max_blockers": _MAX_BLOCKERS, "holder": HOLDER_PID, "views": columns}
+    return _ACTIVITY.format(pid=backend or known, **parts)
 
 
-def read(answer: bytes) -> Progress:
-    """Read the answer to the question."""
-    seen = json.loads(answer)
-    told = {name: seen[name] for name in _LOGGED if seen[name] is not None}
-    if (blockers := seen["blockers"] or 0) > _MOST_BLOCKERS:
-        told["blockers"] = blockers
-    return Progress(seen["is_ours"], seen["state"], seen["since"], told | fields_of(seen))
+def parse_activity(answer: bytes) -> BackendActivity:
+    """Read the answer to `activity_query`."""
+    row = json.loads(answer)
+    fields = {name: row[name] for name in _LOGGED if row[name] is not None}
+    if (blockers := row["blockers"] or 0) > _MAX_BLOCKERS:
+        fields["blockers"] = blockers
+    return BackendActivity(row["is_ours"], row["state"], row["since"], fields | progress_fields(row))
 
 
 def _blocker(blocker: dict[str, Any]) -> str:
@@ -110,3 +111,77 @@ def _blocker(blocker: dict[str, Any]) -> str:
     if blocker["transaction_age_s"] is not None:
         state += f", its transaction {blocker['transaction_age_s']:.0f} s old"
     return f"{blocker['application_name'] or 'a session'} (pid {blocker['pid']}, {state})"
+
+
+# pg_stat_progress_*, by the first server version that has it; basebackup is no migration's.
+_VIEWS = {"create_index": 120000, "cluster": 120000, "vacuum": 90600, "analyze": 130000, "copy": 140000}
+
+
+def progress_columns(server_version: int) -> str:
+    """Return arguments for json_build_object: the rows of `a.pid`, whatever columns this server version has."""
+    return "".join(
+        f", '{name}', (SELECT row_to_json(p) FROM pg_catalog.pg_stat_progress_{name} p WHERE p.pid = a.pid LIMIT 1)"  # noqa: S608  our own constants
+        for name, since in _VIEWS.items()
+        if server_version >= since
+    )
+
+
+def progress_fields(activity: dict[str, Any]) -> dict[str, Any]:
+    """Return `operation`, `phase`, `percent` and the counts `..._done` and `..._total` that are known."""
+    for name, read in _READERS.items():
+        if row := activity.get(name):
+            return {key: value for key, value in read(row).items() if value is not None}
+    return {}
+
+
+def _create_index(row: dict[str, Any]) -> dict[str, Any]:
+    phase = row["phase"]
+    if phase.startswith("waiting"):
+        counts = _counts("lockers", row["lockers_done"], row["lockers_total"])
+    elif row["blocks_total"]:
+        counts = _counts("blocks", row["blocks_done"], row["blocks_total"])
+    else:
+        counts = _counts("tuples", row["tuples_done"], row["tuples_total"])
+    partitions = _counts("partitions", row["partitions_done"], row["partitions_total"])
+    return {"operation": row["command"], "phase": phase, **partitions, **counts}
+
+
+def _cluster(row: dict[str, Any]) -> dict[str, Any]:
+    blocks = _counts("blocks", row["heap_blks_scanned"], row["heap_blks_total"])
+    tuples = {"tuples_done": row["heap_tuples_written"] or None}
+    return {"operation": row["command"], "phase": row["phase"], **blocks, **tuples}
+
+
+def _vacuum(row: dict[str, Any]) -> dict[str, Any]:
+    done = row["heap_blks_vacuumed" if row["phase"] == "vacuuming heap" else "heap_blks_scanned"]
+    return {"operation": "VACUUM", "phase": row["phase"], **_counts("blocks", done, row["heap_blks_total"])}
+
+
+def _analyze(row: dict[str, Any]) -> dict[str, Any]:
+    blocks = _counts("blocks", row["sample_blks_scanned"], row["sample_blks_total"])
+    return {"operation": "ANALYZE", "phase": row["phase"], **blocks}
+
+
+def _copy(row: dict[str, Any]) -> dict[str, Any]:
+    of_bytes = _counts("bytes", row["bytes_processed"], row["bytes_total"])
+    return {
+        "operation": row["command"],
+        "bytes_done": row["bytes_processed"],
+        "tuples_done": row["tuples_processed"],
+        **of_bytes,
+    }
+
+
+def _counts(what: str, done: int, total: int) -> dict[str, Any]:
+    if not total:
+        return {}
+    return {"percent": round(100.0 * done / total, 1), f"{what}_done": done, f"{what}_total": total}
+
+
+_READERS = {
+    "create_index": _create_index,
+    "cluster": _cluster,
+    "vacuum": _vacuum,
+    "analyze": _analyze,
+    "copy": _copy,
+}

@@ -10,14 +10,24 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from predeploy.apply.executor import AlreadyApplied, Execution
-from predeploy.apply.failure import Failure, tell_failure
+from predeploy.apply.failure import log_failure
 from predeploy.apply.migrations_table import ensure_table, read_rows
-from predeploy.connection.login_errors import explain_statement
-from predeploy.connection.pooler import backend_pid, own_backend
-from predeploy.connection.session import Frame, is_lost, own_frame, own_manners, roll_back, run, shared_frame
+from predeploy.connection.login_errors import classify_statement_error
+from predeploy.connection.pooler import backend_pid, dedicated_backend_pid
+from predeploy.connection.session import (
+    SessionProfile,
+    autocommit,
+    direct_profile,
+    is_lost,
+    join,
+    pooled_profile,
+    roll_back,
+    run,
+)
 from predeploy.errors import ConnectionLost, LockTimeout
 from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION, wait_until_free
-from predeploy.monitor.statement_counter import Course
+from predeploy.migrations.migration import MigrationFailure
+from predeploy.monitor.statement_counter import StatementCounter
 from predeploy.monitor.watcher import Watcher
 from predeploy.plan.catalog import read_relations
 from predeploy.plan.lock_modes import LockMode, lock_mode_of
@@ -26,7 +36,7 @@ from predeploy.plan.static_plan import add_lock, describe_locks, lock_fields, re
 if TYPE_CHECKING:
     from predeploy.apply.migrations_table import MigrationsTable
     from predeploy.connection.connect import Connection, ConnectionSource
-    from predeploy.migrations.directory import Migration, MigrationFiles, MigrationResult
+    from predeploy.migrations.migration import Migration, MigrationFiles, MigrationResult
     from predeploy.plan.catalog import Relation
 
 log = logging.getLogger(__name__)
@@ -40,8 +50,9 @@ _LOCKS = """
 """
 # Check what COMMIT would check, then defer again what is deferred at the start of a transaction. By name, because SET
 # CONSTRAINTS ALL would also apply to constraints that a later migration creates.
-_CHECK_DEFERRED = """SET SESSION AUTHORIZATION DEFAULT;
-DO LANGUAGE plpgsql $predeploy$
+_CHECK_DEFERRED = (
+    "SET SESSION AUTHORIZATION DEFAULT",
+    """DO LANGUAGE plpgsql $predeploy$
 DECLARE every text; later text;
 BEGIN
     SELECT pg_catalog.string_agg(c.name, ','), pg_catalog.string_agg(c.name, ',') FILTER (WHERE c.later)
@@ -59,7 +70,8 @@ BEGIN
     IF later IS NOT NULL THEN
         EXECUTE 'SET CONSTRAINTS ' || later || ' DEFERRED';
     END IF;
-END $predeploy$;"""
+END $predeploy$""",
+)
 _IN_USE = "somebody has it locked: look who, and rehearse again; this tells nothing about the file"
 _LOST = "The connection was lost during the rehearsal: the server has rolled it back."
 
@@ -81,25 +93,25 @@ def rehearse(
         "lock_timeout": lock_timeout or LOCK_TIMEOUT_S,
         "statement_timeout": statement_timeout or STATEMENT_TIMEOUT_S,
     }
-    with db.connection() as conn, own_manners(conn), Watcher(db, conn) as watcher:
+    with db.connection() as conn, autocommit(conn), Watcher(db, conn) as watcher:
         try:
             if not _pending(conn, files):
                 return "Nothing is pending", {"rehearsed": 0, "not_rehearsed": 0}
-            shared = own_backend(conn, db) is None
-            frame = shared_frame(**timeouts) if shared else own_frame(**timeouts, options=conn.info.options)
+            pooled = dedicated_backend_pid(conn, db) is None
+            profile = pooled_profile(**timeouts) if pooled else direct_profile(**timeouts, options=conn.info.options)
             try:
-                run(conn, frame.setup)
-                _begin(conn, frame, lock_wait_timeout)
+                run(conn, join(profile.setup))
+                _begin(conn, profile, lock_wait_timeout)
                 watcher.backend = backend_pid(conn)
-                rehearsal = _Rehearsal(conn, frame, watcher, files, result)
+                rehearsal = _Rehearsal(conn, profile, watcher, files, result)
                 for migration in _pending(conn, files):
                     rehearsal.run(migration)
             finally:
-                roll_back(conn, frame)
+                roll_back(conn, profile)
         except psycopg.Error as error:
             if is_lost(conn):
                 raise ConnectionLost(_LOST) from None
-            raise explain_statement(error) from None
+            raise classify_statement_error(error) from None
     rehearsed, left_out = rehearsal.rehearsed, rehearsal.not_rehearsed
     message = f"Rolled back: {rehearsed} would work, {len(result.errors)} would fail, {left_out} not rehearsed"
     return message, {"rehearsed": rehearsed, "not_rehearsed": left_out}
@@ -110,12 +122,12 @@ def _pending(conn: Connection, files: MigrationFiles) -> list[Migration]:
     return [migration for migration in files.migrations if migration.name not in rows]
 
 
-def _begin(conn: Connection, frame: Frame, timeout: float) -> None:
+def _begin(conn: Connection, profile: SessionProfile, timeout: float) -> None:
     """Begin a transaction and take the migration lock in it; wait for the lock outside of any transaction."""
     deadline = time.monotonic() + timeout
     while True:
         wait_until_free(conn, timeout=max(deadline - time.monotonic(), 0))
-        run(conn, frame.begin)
+        run(conn, join(profile.begin))
         (answer,) = run(conn, f"SELECT {TRY_IN_TRANSACTION}")
         if answer.get_value(0, 0) == b"t":
             log.info("Holding the migration lock", extra={"event": "lock.acquired"})
@@ -129,7 +141,12 @@ class _Rehearsal:
     """Migrations in one open transaction, each in a savepoint, to which it is rolled back if it fails."""
 
     def __init__(
-        self, conn: Connection, frame: Frame, watcher: Watcher, files: MigrationFiles, result: MigrationResult
+        self,
+        conn: Connection,
+        profile: SessionProfile,
+        watcher: Watcher,
+        files: MigrationFiles,
+        result: MigrationResult,
     ) -> None:
         self._files = files
         self.rehearsed = 0
@@ -140,16 +157,16 @@ class _Rehearsal:
         self._relations = read_relations(conn)
         self._table: MigrationsTable = ensure_table(conn, alter=False)
         self._savepoint = f"rehearsal_{secrets.token_hex(8)}"  # no migration can know it
-        self._clean = frame.reset + frame.begin.partition(";")[2]
-        self._frame = Frame("", "", 0, "", shared=frame.shared, commit=_CHECK_DEFERRED)
+        self._reset = join((*profile.reset, *profile.begin[1:]))
+        self._profile = SessionProfile(commit=_CHECK_DEFERRED, pooled=profile.pooled)
         self._held = self._held_locks()
 
     def run(self, migration: Migration) -> None:
         """Run one migration and log the outcome; what it does stays in the transaction for those after it."""
-        execution = Execution(self._conn, self._table, migration, self._frame)
+        execution = Execution(self._conn, self._table, migration, self._profile)
         try:
-            execution.look()
-        except Failure as refusal:
+            execution.load()
+        except MigrationFailure as refusal:
             self._log_failure(migration, refusal)
             return
         if not migration.transactional:
@@ -157,24 +174,25 @@ class _Rehearsal:
             fields = {"event": "migration.not_rehearsed", "migration": migration.name}
             log.warning("Not rehearsed, as it runs without a transaction: %s", migration.name, extra=fields)
             return
-        self._watcher.watch(migration.name, execution.course)
-        release = f"RELEASE SAVEPOINT {self._savepoint};{self._clean}"
+        self._watcher.watch(migration.name, execution.counter)
+        release = f"RELEASE SAVEPOINT {self._savepoint};{self._reset}"
         run(self._conn, f"SAVEPOINT {self._savepoint}")  # sent alone: of a message with a syntax error, nothing runs
         try:
             execution.run()
-        except (Failure, AlreadyApplied) as problem:
+        except (MigrationFailure, AlreadyApplied) as problem:
             run(self._conn, f"ROLLBACK TO SAVEPOINT {self._savepoint};{release}")
-            failure = problem if isinstance(problem, Failure) else Failure("its row is in _migrations already")
+            in_table = MigrationFailure("its row is in _migrations already")
+            failure = problem if isinstance(problem, MigrationFailure) else in_table
             if failure.sqlstate == "55P03":
                 failure.fields["hint"] = _IN_USE
             self._log_failure(migration, failure)
         else:
             run(self._conn, release)
             self._log_rehearsed(migration, execution.duration_ms)
-        self._watcher.watch(None, Course())
+        self._watcher.watch(None, StatementCounter())
 
-    def _log_failure(self, migration: Migration, failure: Failure) -> None:
-        tell_failure("Would fail", migration, failure, self._result, self._files.migrations)
+    def _log_failure(self, migration: Migration, failure: MigrationFailure) -> None:
+        log_failure("Would fail", migration, failure, self._result, self._files.migrations)
 
     def _log_rehearsed(self, migration: Migration, duration_ms: float) -> None:
         """Log its duration, and its locks except those that earlier migrations took."""

@@ -7,11 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from predeploy.apply.failure import Failure, tell_failure
+from predeploy.apply.failure import log_failure
 from predeploy.apply.migrations_table import read_rows
-from predeploy.migrations.chunks import pieces_of
-from predeploy.migrations.large_file import Unreadable
-from predeploy.migrations.reading import find_refusal
+from predeploy.migrations.migration import MigrationFailure
+from predeploy.migrations.validate import ChunkReader
 from predeploy.plan.catalog import read_catalog
 from predeploy.plan.lock_modes import LockMode
 from predeploy.plan.statement_locks import read_statement
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from predeploy.connection.connect import Connection
-    from predeploy.migrations.directory import Migration, MigrationFiles, MigrationResult
+    from predeploy.migrations.migration import Migration, MigrationFiles, MigrationResult
     from predeploy.plan.catalog import Catalog, Relation
     from predeploy.plan.lock_modes import ImpliedLock, RelationLock, StatementEffects
 
@@ -41,7 +40,7 @@ class FilePlan:
     action_counts: Counter[str] = field(default_factory=Counter)
     locks: dict[Relation, LockMode] = field(default_factory=dict)
     unknown: bool = False
-    failure: Failure | None = None
+    failure: MigrationFailure | None = None
 
 
 def plan_migrations(conn: Connection, files: MigrationFiles) -> list[FilePlan]:
@@ -56,7 +55,7 @@ def log_plan(conn: Connection, files: MigrationFiles, result: MigrationResult) -
     plans = plan_migrations(conn, files)
     for plan in plans:
         if plan.failure:
-            tell_failure("Would fail", plan.migration, plan.failure, result, files.migrations)
+            log_failure("Would fail", plan.migration, plan.failure, result, files.migrations)
             continue
         fields = {
             "migration": plan.migration.name,
@@ -115,12 +114,10 @@ def _plan_file(migration: Migration, catalog: Catalog) -> FilePlan:
     locks: dict[Relation, LockMode] = {}
     search_path_changed = False
     try:
-        for piece in filter(None, pieces_of(migration)):
-            if refusal := find_refusal(migration, piece):
-                return FilePlan(migration, failure=refusal)
-            plan.statement_count += len(piece.scan.statements)
-            for statement in piece.scan.statements:
-                effects = read_statement(piece.text, statement)
+        for chunk in ChunkReader(migration):
+            plan.statement_count += len(chunk.scan.statements)
+            for statement in chunk.scan.statements:
+                effects = read_statement(chunk.text, statement)
                 catalog.routines.add(effects.creates_routine)
                 search_path_changed |= effects.changes_search_path
                 plan.action_counts.update(effects.actions)
@@ -128,8 +125,8 @@ def _plan_file(migration: Migration, catalog: Catalog) -> FilePlan:
                 plan.unknown |= unknown or (search_path_changed and any(len(lock.name) == 1 for lock in effects.locks))
                 for relation, mode in statement_locks.items():
                     add_lock(locks, relation, mode)
-    except Unreadable as problem:
-        return FilePlan(migration, failure=Failure(str(problem)))
+    except MigrationFailure as failure:
+        return FilePlan(migration, failure=failure)
     plan.locks = relevant_locks(locks, catalog.relations)
     return plan
 

@@ -1,4 +1,4 @@
-"""Secrets, and every text without them."""
+"""Known secrets, masked in every text that leaves the process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MASK = "***"
-_SHORTEST_SECRET = 4  # a shorter one would blacken half of every line
+MIN_SECRET_CHARS = 4  # a shorter one would mask half of every line
 # A password like `postgres` or `failed` must not change what programs look for.
 _QUOTING = re.compile(r"(\\+|['\"])")
 _CONSTANTS = ("timestamp", "level", "event", "outcome", "reason", "state", "severity")
@@ -22,26 +22,26 @@ class Scrubber:
         self._secrets: list[str] = []
         self._patterns: dict[str, re.Pattern[str]] = {}
 
-    def learn(self, secrets: Iterable[str]) -> None:
-        """Mask these from now on; what is shorter than four characters cannot be masked."""
-        known = {*self._secrets, *(secret for secret in secrets if len(secret) >= _SHORTEST_SECRET)}
+    def add_secrets(self, secrets: Iterable[str]) -> None:
+        """Mask these from now on; secrets of less than four characters cannot be masked."""
+        known = {*self._secrets, *(secret for secret in secrets if len(secret) >= MIN_SECRET_CHARS)}
         self._secrets = sorted(known, key=len, reverse=True)
         self._patterns = {secret: _however_quoted(secret) for secret in known if _QUOTING.search(secret)}
 
     def scrub_fields(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Return a line's fields with secrets masked in all but those that hold words of our own."""
+        """Return a line's fields with secrets masked, except in those that hold this program's own constants."""
         return {key: value if key in _CONSTANTS else self.scrub(value) for key, value in fields.items()}
 
     def scrub_line(self, line: str) -> str:
-        """Return one line of a text with secrets masked in it, those too of which it holds only one of many lines."""
+        """Return one line of a text with secrets masked in it, and single lines of secrets that have many."""
         scrubbed: str = self.scrub(line)
         for secret in self._secrets:
             for part in secret.splitlines():
-                scrubbed = scrubbed.replace(part, MASK) if len(part) >= _SHORTEST_SECRET else scrubbed
+                scrubbed = scrubbed.replace(part, MASK) if len(part) >= MIN_SECRET_CHARS else scrubbed
         return scrubbed
 
     def scrub(self, value: Any) -> Any:
-        """Return the value with secrets masked in it and in everything it holds; what is no JSON as a str."""
+        """Return the value with secrets masked in it and in everything it contains; other types than JSON's as str."""
         if isinstance(value, str):
             for secret in self._secrets:
                 pattern = self._patterns.get(secret)

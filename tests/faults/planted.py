@@ -1,7 +1,8 @@
-"""Bugs that a runner of migrations may have, to be built into ours: whoever looks for faults must find these.
+"""Bugs that a migration runner may have, built into this one: the fault injection must find them.
 
-Each replaces words of the program's source while it is imported, in a process that does nothing else; words that are
-not there any more are an error, not a bug that is never found.
+Each replaces text of the program's source while it is imported, in a process that does nothing else. Text that is no
+longer there is an error, so that no bug is silently left out. The replaced lines are marked in the source:
+`planted bug`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _CUTS = ("cut_before", "cut_after", "cut_client", "terminate", "kill_before", "k
 
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """What is replaced where, as (room, words, other words), and the trials that look at this spot."""
+    """The replacements, as (module, text, other text), and the trials that look at this spot."""
 
     replacements: Sequence[tuple[str, str, str]]
     focus: Focus
@@ -32,17 +33,17 @@ class Bug:
 BUGS: Mapping[str, Bug] = {
     "record_in_a_second_transaction": Bug(
         (
-            ("apply.executor", '{self._claim()};"', 'SELECT 1;"'),
-            ("apply.executor", "{proof}{self._frame.commit}", "{self._frame.commit}"),
+            ("apply.executor", "(self._claim(),)", '("SELECT 1",)'),
+            ("apply.executor", "if chunk.last and may_lose_row:", "if False:"),
             (
                 "apply.executor",
-                "        if self._frame.commit == COMMIT and not self.committed:",
+                "            if self._profile.commits and not self.committed:",
                 (
-                    "        run(self._conn, self._claim())\n"
-                    "        if self._frame.commit == COMMIT and not self.committed:"
+                    "            run(self._conn, self._claim())\n"
+                    "            if self._profile.commits and not self.committed:"
                 ),
             ),
-            ("apply.batch", "self.is_possible = may_raise", "self.is_possible = False"),
+            ("apply.batch", "self.is_possible = can_raise_notice", "self.is_possible = False"),
         ),
         Focus(faults=_CUTS),
     ),
@@ -55,9 +56,9 @@ BUGS: Mapping[str, Bug] = {
             (
                 "apply.migrator",
                 "rows = read_rows(conn) or {}",
-                "rows = {} if self._record.losses else read_rows(conn) or {}",
+                "rows = {} if self.state.losses else read_rows(conn) or {}",
             ),
-            ("apply.migrator", "rows = {} if table.is_new", "rows = {} if table.is_new or self._record.losses"),
+            ("apply.migrator", "rows = {} if table.is_new", "rows = {} if table.is_new or self.state.losses"),
         ),
         Focus(faults=("cut_before", "cut_after", "cut_client", "terminate")),
     ),
@@ -70,7 +71,7 @@ BUGS: Mapping[str, Bug] = {
         Focus(faults=("rival", "waiter"), special="no-transaction"),
     ),
     "session_lock_through_the_pooler": Bug(
-        (("apply.migrator", "if self._backend is None:", "if False:"),),
+        (("apply.migrator", "if self._backend_pid is None:", "if False:"),),
         Focus(paths=("transaction",)),
     ),
     "blocking_wait_for_the_lock": Bug(
@@ -87,27 +88,27 @@ BUGS: Mapping[str, Bug] = {
 
 
 def plant(name: str) -> None:
-    """Build the bug into every room that is imported from now on."""
-    rooms: dict[str, list[tuple[str, str]]] = {}
-    for room, words, others in BUGS[name].replacements:
-        rooms.setdefault(f"predeploy.{room}", []).append((words, others))
-    assert not rooms.keys() & sys.modules.keys(), "imported before the bug could be built in"
-    sys.meta_path.insert(0, _Finder(rooms))
+    """Build the bug into every module that is imported from now on."""
+    modules: dict[str, list[tuple[str, str]]] = {}
+    for module, text, others in BUGS[name].replacements:
+        modules.setdefault(f"predeploy.{module}", []).append((text, others))
+    assert not modules.keys() & sys.modules.keys(), "imported before the bug could be built in"
+    sys.meta_path.insert(0, _Finder(modules))
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    def __init__(self, rooms: Mapping[str, Sequence[tuple[str, str]]]) -> None:
-        self._rooms = rooms
+    def __init__(self, modules: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+        self._modules = modules
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in self._rooms:
+        if fullname not in self._modules:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         assert spec
         assert spec.origin
-        spec.loader = _Loader(fullname, spec.origin, self._rooms[fullname])
+        spec.loader = _Loader(fullname, spec.origin, self._modules[fullname])
         return spec
 
 
@@ -119,13 +120,13 @@ class _Loader(importlib.machinery.SourceFileLoader):
     def get_code(self, fullname: str) -> object:  # type: ignore[override]
         """Compile anew: byte code on disk has no bug."""
         path = self.get_filename(fullname)
-        source = replace_words(self.get_data(path).decode(), self._replacements)
+        source = replace_text(self.get_data(path).decode(), self._replacements)
         return compile(source, path, "exec", dont_inherit=True)
 
 
-def replace_words(source: str, replacements: Sequence[tuple[str, str]]) -> str:
-    """Return the source with a bug in it; words that do not stand there just once are an error."""
-    for words, others in replacements:
-        assert source.count(words) == 1, f"{words!r} is there {source.count(words)} times: plant this bug anew"
-        source = source.replace(words, others)
+def replace_text(source: str, replacements: Sequence[tuple[str, str]]) -> str:
+    """Return the source with a bug in it; text that is not there exactly once is an error."""
+    for text, others in replacements:
+        assert source.count(text) == 1, f"{text!r} is there {source.count(text)} times: plant this bug again"
+        source = source.replace(text, others)
     return source

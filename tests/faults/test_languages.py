@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from predeploy.connection.connect import wait_for_postgres
+from predeploy.connection.dsn import parse_dsn
 from predeploy.errors import PostgresRefused, PostgresUnavailable
 from tests.support.german import GermanServer
 from tests.support.postgres_server import PostgresServer
@@ -58,14 +59,14 @@ def prepared(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
 
 def refusal(dsn: str) -> PostgresRefused:
     with pytest.raises(PostgresRefused) as caught:
-        wait_for_postgres(dsn, timeout=5).close()
+        wait_for_postgres(parse_dsn(dsn), timeout=5).close()
     assert caught.value.exit_code == 5
     return caught.value
 
 
 def unavailability(dsn: str) -> PostgresUnavailable:
     with pytest.raises(PostgresUnavailable) as caught:
-        wait_for_postgres(dsn, timeout=0).close()
+        wait_for_postgres(parse_dsn(dsn), timeout=0).close()
     assert caught.value.exit_code == 3
     return caught.value
 
@@ -129,7 +130,7 @@ def test_too_many_clients(prepared: PostgresServer, superusers_too: bool) -> Non
         for _ in range(2 if superusers_too else 0):
             stack.enter_context(psycopg.connect(prepared.dsn()))
         assert unavailability(prepared.dsn("recovery", "someone", "hunter2")).reason == "too_many_clients"
-    wait_for_postgres(prepared.dsn("recovery", "someone", "hunter2"), timeout=20).close()
+    wait_for_postgres(parse_dsn(prepared.dsn("recovery", "someone", "hunter2")), timeout=20).close()
 
 
 def test_what_may_pass_is_waited_for_for_the_same_reason(prepared: PostgresServer) -> None:

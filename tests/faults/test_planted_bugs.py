@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.fuzz import caught
-from tests.faults.planted import BUGS, replace_words
+from tests.faults.planted import BUGS, replace_text
 from tests.faults.stage import Stage
+from tests.support.program import ROOT
 
 
 @pytest.mark.parametrize("bug", sorted(BUGS))
@@ -19,5 +20,13 @@ def test_a_planted_bug_is_caught_within_sixty_trials(bug: str) -> None:
 
 @pytest.mark.parametrize("source", ["go on\n", "wait\nwait\n"])
 def test_a_bug_whose_place_has_moved_is_an_error(source: str) -> None:
-    with pytest.raises(AssertionError, match="plant this bug anew"):
-        replace_words(source, [("wait", "pass")])
+    with pytest.raises(AssertionError, match="plant this bug again"):
+        replace_text(source, [("wait", "pass")])
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_the_source_marks_the_lines_that_are_replaced(name: str) -> None:
+    for module, text, _ in BUGS[name].replacements:
+        source = (ROOT / "predeploy" / module.replace(".", "/")).with_suffix(".py").read_text()
+        (line,) = [line for line in source.splitlines() if text in line]
+        assert "planted bug" in line

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from predeploy.connection.connect import wait_for_postgres
+from predeploy.connection.dsn import parse_dsn
 from predeploy.errors import PostgresRefused, PostgresUnavailable
 from tests.support.database import fresh_database
 
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 
 def refusal(dsn: str) -> str:
     with pytest.raises(PostgresRefused) as caught:
-        wait_for_postgres(dsn, timeout=10).close()
+        wait_for_postgres(parse_dsn(dsn), timeout=10).close()
     return caught.value.reason
 
 
 def unavailability(dsn: str, timeout: float = 0) -> str:
     with pytest.raises(PostgresUnavailable) as caught:
-        wait_for_postgres(dsn, timeout=timeout).close()
+        wait_for_postgres(parse_dsn(dsn), timeout=timeout).close()
     return caught.value.reason
 
 
@@ -65,7 +66,7 @@ def test_too_many_clients(start_pgbouncer: Callable[..., PgBouncer], database: D
         for _ in range(2):
             stack.enter_context(psycopg.connect(dsn))
         assert unavailability(dsn) == "too_many_clients"
-    wait_for_postgres(dsn, timeout=20).close()
+    wait_for_postgres(parse_dsn(dsn), timeout=20).close()
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["from the start", "after it was there"])
@@ -81,7 +82,7 @@ def test_a_server_that_is_down_behind_the_pooler_is_waited_for(
         pooler = start_pgbouncer(private_server, query_wait_timeout=2)
         dsn = pooler.dsn(database.name, database.owner, database.password)
         if known:
-            wait_for_postgres(dsn, timeout=20).close()
+            wait_for_postgres(parse_dsn(dsn), timeout=20).close()
         private_server.stop()
         process = start(DATABASE_URL=dsn)
         reason = process.wait_for("postgres.waiting")["reason"]
@@ -96,7 +97,7 @@ def test_a_paused_database_is_waited_for(
 ) -> None:
     pooler = start_pgbouncer(query_wait_timeout=1)
     dsn = pooler.dsn(database.name, database.owner, database.password)
-    wait_for_postgres(dsn, timeout=20).close()
+    wait_for_postgres(parse_dsn(dsn), timeout=20).close()
     pooler.console(f"PAUSE {database.name}")
     assert unavailability(dsn, timeout=3) == "pooler"
     process = start("status", DATABASE_URL=dsn)

@@ -35,7 +35,7 @@ def test_a_signal_that_comes_while_notices_are_told_is_answered_like_any_other(s
     assert tally.violations == []
 
 
-@pytest.mark.parametrize("first", range(1, 65, 4))  # some 36 of them belong to the glance
+@pytest.mark.parametrize("first", range(1, 65, 4))  # some 30 of them belong to the fast path
 def test_a_signal_ends_a_run_on_a_line_that_has_frozen_at_any_of_its_first_messages(stage: Stage, first: int) -> None:
     for number in range(first, first + 4):
         trial = Trial(stage, Plan("direct", ("plain",), (("freeze_sigterm", number),)))

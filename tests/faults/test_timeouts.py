@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from predeploy.connection.connect import SHORTEST_LOGIN_S
-from predeploy.monitor.watcher import FIRST_AFTER_S, SILENCE_S
+from predeploy.connection.connect import MIN_LOGIN_S
+from predeploy.monitor.watcher import CHECK_AFTER_S, GIVE_UP_AFTER_S
 from tests.support.database import fresh_database
 from tests.support.line import Failure, Line
 from tests.support.namespaces import entrypoint_with_names
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from tests.support.program import Process, Run
 
 LOGIN_TURNS = 8  # what is asked and answered before the first query: TLS, start-up, and twice for SCRAM
-GLANCE_TURNS = LOGIN_TURNS + 4  # two questions and their answers; that connection ends later
-TURNS = range(1, GLANCE_TURNS + 21)
+FAST_PATH_TURNS = LOGIN_TURNS + 3  # one query, its answer, and the end of the session
+TURNS = range(1, FAST_PATH_TURNS + 21)
 WAIT_S = 2.0
-LOGIN_BOUND_S = WAIT_S + SHORTEST_LOGIN_S
+LOGIN_BOUND_S = WAIT_S + MIN_LOGIN_S
 WATCHER_LOGIN_S = 3.0 + 0.5  # the login in which the silence ends, and how often is looked
 BOUNDS = {
-    "silent": FIRST_AFTER_S + SILENCE_S + WATCHER_LOGIN_S + LOGIN_BOUND_S,
+    "silent": CHECK_AFTER_S + GIVE_UP_AFTER_S + WATCHER_LOGIN_S + LOGIN_BOUND_S,
     "cut": LOGIN_BOUND_S,
 }
 MARGIN_S = 1.0
@@ -81,7 +81,7 @@ def test_a_line_that_fails_for_good_ends_the_run_within_its_bound(
             results.append((turn, waiters.submit(ended, line, process)))
         for turn, result in results:
             run, elapsed = result.result()
-            in_login = turn <= GLANCE_TURNS + LOGIN_TURNS
+            in_login = turn <= FAST_PATH_TURNS + LOGIN_TURNS
             bound = LOGIN_BOUND_S if in_login else BOUNDS[failure]
             record_property(f"{failure} at turn {turn}", f"{elapsed:.2f} s of {bound:.2f}, exit code {run.exit_code}")
             assert run.exit_code == run.report["exit_code"] == (3 if in_login else 6), f"turn {turn}: {run.stdout}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from predeploy.connection.connect import wait_for_postgres
+from predeploy.connection.dsn import parse_dsn
 from predeploy.errors import PostgresRefused
 from tests.support.certificates import Authority
 from tests.support.postgres_server import PostgresServer
@@ -70,7 +71,7 @@ def expired(authority: Authority) -> Iterator[Encrypted]:
 
 def refusal(dsn: str) -> PostgresRefused:
     with pytest.raises(PostgresRefused) as caught:
-        wait_for_postgres(dsn, timeout=10).close()
+        wait_for_postgres(parse_dsn(dsn), timeout=10).close()
     return caught.value
 
 

@@ -47,7 +47,7 @@ class Message:
 def logged_in(messages: Sequence[Message]) -> int:
     """Return the number of the message at which a run that has something to do is logged in; the last where none is.
 
-    The glance comes before it, with a login of its own.
+    The fast path comes before it, with a login of its own.
     """
     starts = [message.number for message in messages if message.kind == "startup"]
     own = starts[1] if len(starts) > 1 else len(messages)

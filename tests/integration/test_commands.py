@@ -190,7 +190,7 @@ def test_a_healthy_run_imports_neither_tenacity_nor_argparse_nor_the_pool(
         "import json, os, sys\n"
         "leave = os._exit\n"
         "def tell(code):\n"
-        "    wanted = {'tenacity', 'argparse', 'psycopg_pool', 'predeploy.monitor.activity', 'predeploy.cli'}\n"
+        "    wanted = {'tenacity', 'argparse', 'psycopg_pool', 'predeploy.monitor.activity'}\n"
         "    wanted |= {'predeploy.log.console', 'predeploy.migrations.source_line', 'predeploy.lock.holder'}\n"
         "    wanted |= {'predeploy.monitor.second_connection'}\n"
         "    loaded = sorted(wanted & set(sys.modules))\n"

@@ -17,6 +17,7 @@ from psycopg_pool import PoolTimeout
 import predeploy.connection.health
 from predeploy import DbHealth, StorageError, check_db_health, create_db, run_migrations
 from predeploy.connection.connect import Server
+from predeploy.connection.dsn import parse_dsn
 from predeploy.errors import PostgresRefused, PostgresUnavailable
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy, free_port, silent_port
@@ -37,7 +38,9 @@ OTHERS = """
     SELECT pid FROM pg_stat_activity
     WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
 """
-SOURCES = pytest.mark.parametrize("source", [create_db, Server], ids=["pool", "one connection"])
+SOURCES = pytest.mark.parametrize(
+    "source", [create_db, lambda dsn: Server(parse_dsn(dsn))], ids=["pool", "one connection"]
+)
 
 
 @contextmanager

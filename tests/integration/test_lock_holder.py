@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from predeploy.lock import holder as holder_room
-from predeploy.lock.holder import Wait
+from predeploy.lock.holder import LockWait
 from predeploy.lock.key import LOCK_KEY
 from tests.support.eventually import eventually
 
@@ -139,13 +139,13 @@ def test_another_holder_is_told_of_however_short_it_has_the_lock(
     database: Database, told: Callable[[], list[int]]
 ) -> None:
     with database.connect() as conn, database.connect() as first, database.connect() as second:
-        wait = Wait(conn, HELD, 300.0)
+        wait = LockWait(conn, HELD, 300.0)
         first.execute(HOLD)
-        wait.tell(0.0)
+        wait.report(0.0)
         pids = [first.info.backend_pid, second.info.backend_pid]
         first.close()
         eventually(lambda: second.execute(HOLD.replace("pg_", "pg_try_")).fetchone() == (True,))
-        wait.tell(0.1)
+        wait.report(0.1)
         assert told() == pids
 
 
@@ -154,22 +154,22 @@ def test_a_runner_at_work_that_is_idle_and_active_in_turn_is_told_of_once(
 ) -> None:
     with database.connect() as holder, database.connect() as conn:
         holder.execute(HOLD)
-        wait = Wait(conn, HELD, 300.0)
-        wait.tell(0.0)
+        wait = LockWait(conn, HELD, 300.0)
+        wait.report(0.0)
         for _ in range(10):
             holder.execute("BEGIN")
-            wait.tell(0.1)
+            wait.report(0.1)
             holder.execute("COMMIT")
-            wait.tell(0.2)
+            wait.report(0.2)
         assert told() == [holder.info.backend_pid]
 
 
 def test_the_holder_is_looked_at_once_a_second_at_most(database: Database) -> None:
     with database.connect() as conn:
-        wait = Wait(conn, "true", 300.0)
-        wait.tell(0.0)
+        wait = LockWait(conn, "true", 300.0)
+        wait.report(0.0)
         conn.close()
-        wait.tell(0.1)  # asks nothing
+        wait.report(0.1)  # asks nothing
 
 
 def test_a_holder_of_another_role_is_told_of_as_far_as_it_is_seen(

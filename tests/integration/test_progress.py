@@ -257,11 +257,11 @@ def test_a_copy_is_told_of_by_its_bytes_and_rows(
             marks=NO_TRANSACTION,
         ),
         (
-            f"SELECT '{'x' * (1 << 20)}';\nSELECT gated(400);",
-            {"statement": 2, "statements": 2, "line": 2, "command": "SELECT"},
+            f"SELECT '{'x' * (1 << 20)}';\nSELECT '{'x' * (1 << 20)}';\nSELECT gated(400);",
+            {"statement_at_least": 2, "statements": 3},
         ),
     ],
-    ids=["one message", "one message with a notice", "one by one", "in pieces"],
+    ids=["one message", "one message with a notice", "one by one", "in chunks"],
 )
 def test_the_statement_that_runs_is_told_as_far_as_its_number_is_known(
     start: Callable[..., Process],

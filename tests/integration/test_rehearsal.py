@@ -8,7 +8,9 @@ import psycopg
 import pytest
 
 from predeploy.connection.connect import Server
-from predeploy.migrations.directory import MigrationResult, read_migrations
+from predeploy.connection.dsn import parse_dsn
+from predeploy.migrations.directory import read_migrations
+from predeploy.migrations.migration import MigrationResult
 from predeploy.plan import rehearsal
 from tests.support.catalog import snapshot
 from tests.support.eventually import eventually
@@ -271,7 +273,7 @@ def test_a_rehearsal_waits_again_if_another_runner_gets_the_lock_first(
         monkeypatch.setattr(rehearsal, "wait_until_free", wait)
         result = MigrationResult()
         _, fields = rehearsal.rehearse(
-            Server(database.dsn),
+            Server(parse_dsn(database.dsn)),
             read_migrations(migrations_dir.path),
             result,
             lock_wait_timeout=60,

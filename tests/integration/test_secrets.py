@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
 import entrypoint
-from predeploy import StorageError, check_db_health, create_db, run_migrations
+from predeploy import StorageError, check_db_health, commands, create_db, run_migrations
 from predeploy.connection import health
 from tests.support.dsns import CASES, COMMON, LETTERS, SHAPES, SHORT, SIGNS, Case, encoded, quoted
 from tests.support.program import Program
@@ -152,7 +152,7 @@ def test_nothing_that_the_program_writes_holds_a_piece_of_the_password(place: Pl
     may_connect = names_only_loopback(dsn) or bool(case.files and "127.0.0.1" in str(case.files))
     for style in ("json", "text"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(entrypoint, "COMMANDS", plant(quoting(dsn, case.password)))
+            patch.setattr(commands, "COMMANDS", plant(quoting(dsn, case.password)))
             for line in arguments:
                 assert leaks(place.main(line, dsn, style), dsn, case.password) == [], line
     if may_connect and "no-such" not in dsn:
@@ -219,7 +219,7 @@ def test_a_crash_that_quotes_a_statement_hides_its_password_and_is_cut(
 ) -> None:
     case = CASES["postgresql://me:{}@localhost:1/app"]
     secret = CASES["postgresql://me:{}@[::1]:1/app"].password
-    monkeypatch.setattr(entrypoint, "COMMANDS", plant(f"ALTER ROLE x PASSWORD '{secret}'" + "; SELECT 1" * 100_000))
+    monkeypatch.setattr(commands, "COMMANDS", plant(f"ALTER ROLE x PASSWORD '{secret}'" + "; SELECT 1" * 100_000))
     shown = place.main(("migrate",), case.dsn)
     assert "ALTER ROLE x PASSWORD '***'" in shown
     assert leaks(shown, case.dsn, secret) == []
@@ -257,7 +257,7 @@ def test_a_password_that_is_short_or_a_common_word_changes_nothing_but_texts(
             assert skeleton(shown) == skeleton(place.main((command,), plain, style))
     with pytest.MonkeyPatch.context() as patch:
         text = f"{dsn} me:{password}@ me:{encoded(password)} {conninfo_to_dict(dsn)} password={password} {quoted(dsn)}"
-        patch.setattr(entrypoint, "COMMANDS", plant(text))
+        patch.setattr(commands, "COMMANDS", plant(text))
         for command in COMMANDS:
             shown = place.main((command,), dsn, style)
             assert [form for form in (dsn, f"me:{password}@", f"password={password} ") if form in shown] == []
@@ -301,7 +301,7 @@ def test_no_breakage_of_any_string_leaks_any_password(
     for at, length, text in breakage:  # libpq may then take a piece of the password for anything
         dsn = dsn[:at] + text + dsn[at + length :]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(entrypoint, "COMMANDS", plant(f"{dsn} {dsn!r} {json.dumps(dsn)}"))
+        patch.setattr(commands, "COMMANDS", plant(f"{dsn} {dsn!r} {json.dumps(dsn)}"))
         for command in ("migrate", "check"):
             assert leaks(place.main((command,), dsn), dsn, password) == []
     assert leaks(refusal_of(dsn), dsn, password) == []

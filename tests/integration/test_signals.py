@@ -142,7 +142,7 @@ def signalled(source: str, tmp_path: Path, **variables: str) -> list[dict[str, A
     return events
 
 
-@pytest.mark.parametrize("where", ["main", "_command"])
+@pytest.mark.parametrize("where", ["main", "_read_settings"])
 def test_while_a_class_is_made(where: str, tmp_path: Path) -> None:
     """As dataclasses make many, while rooms are imported; Python 3.11 raises a RuntimeError in its place."""
     source = f"""
@@ -153,22 +153,22 @@ entrypoint.{where} = lambda *_: type("Owner", (), {{"late": Late()}})
     signalled(source, tmp_path)
 
 
-def test_between_the_note_that_a_file_is_applied_and_the_line_that_tells_it(
+def test_between_the_mark_that_a_file_is_applied_and_its_log_line(
     database: Database, migrations_dir: MigrationsDir, tmp_path: Path
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
     migrations_dir.write("002.sql", "SELECT pg_sleep(60)")
     source = """
-from predeploy.apply import run_state as record
+from predeploy.apply import run_state
 class Late(list):
     def append(self, name):
         super().append(name)
         late()
-class Record(record.Record):
+class RunState(run_state.RunState):
     def __init__(self, files):
         super().__init__(files)
         self.result.applied = Late()
-record.Record = Record
+run_state.RunState = RunState
 """
     events = signalled(source, tmp_path, DATABASE_URL=database.dsn, MIGRATIONS_DIR=str(migrations_dir))
     assert [line["migration"] for line in events if line["event"] == "migration.applied"] == ["001.sql"]
@@ -176,12 +176,12 @@ record.Record = Record
 
 
 AHEAD = {
-    "a piece": """
-from predeploy.apply import loop as pending
-from predeploy.migrations import reading
-pending.MOST_CHARS = 0  # each file is sent by itself
+    "a chunk": """
+from predeploy.apply import loop
+from predeploy.migrations import validate
+loop.MAX_MESSAGE_CHARS = 0  # each migration is sent by itself
 calls = iter([None, late])
-reading.Reading.read_ahead = lambda reading: (call := next(calls)) and call()
+validate.ChunkReader.read_ahead = lambda reader: (call := next(calls)) and call()
 """,
     "a batch": """
 from predeploy.apply import batch

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from predeploy import create_db, run_migrations
-from predeploy.connection.login_errors import explain_statement
+from predeploy.connection.login_errors import classify_statement_error
 from tests.support.database import fresh_database
 from tests.support.migrations_dir import MigrationsDir
 from tests.support.program import Program
@@ -555,7 +555,7 @@ def test_what_only_looks_tells_no_more(
 def test_a_refused_statement_of_ours_is_told_by_the_same_rule(database: Database) -> None:
     with database.connect() as conn, pytest.raises(psycopg.Error) as caught:
         conn.execute("SELECT 'hunter2'::int")
-    assert str(explain_statement(caught.value)) == (
+    assert str(classify_statement_error(caught.value)) == (
         'The server refused a statement of ours: invalid input syntax for type integer: "***" (SQLSTATE 22P02).'
     )
 

@@ -14,7 +14,9 @@ import pytest
 
 from predeploy import __version__, create_db
 from predeploy.apply.migrator import Migrator
+from predeploy.apply.run_options import RunOptions
 from predeploy.connection.connect import Server
+from predeploy.connection.dsn import parse_dsn
 from predeploy.errors import PostgresUnavailable
 from predeploy.migrations.directory import read_migrations
 from predeploy.monitor import second_connection as lookout
@@ -43,13 +45,13 @@ def migrate(
     caplog: pytest.LogCaptureFixture,
 ) -> Callable[..., Progress]:
     """Run with an impatient watcher and return what it said."""
-    monkeypatch.setattr(watcher, "FIRST_AFTER_S", 0.3)
+    monkeypatch.setattr(watcher, "CHECK_AFTER_S", 0.3)
     monkeypatch.setattr(watcher, "_TICK_S", 0.1)
     monkeypatch.setattr(logging.getLogger("predeploy"), "propagate", True)
     caplog.set_level(logging.INFO)
 
     def run(db: Server, watch_after: float = 0.2) -> Progress:
-        result = Migrator(db, read_migrations(migrations_dir.path), watch_after=watch_after).run()
+        result = Migrator(db, read_migrations(migrations_dir.path), RunOptions(watch_after=watch_after)).run()
         assert result.applied == ["001.sql"]
         return [record for record in caplog.records if getattr(record, "event", "") == "migration.progress"]
 
@@ -60,7 +62,7 @@ def test_the_intervals_grow(
     migrate: Callable[..., Progress], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT pg_sleep(2)")
-    elapsed: list[float] = [vars(record)["elapsed_s"] for record in migrate(Server(database.dsn))]
+    elapsed: list[float] = [vars(record)["elapsed_s"] for record in migrate(Server(parse_dsn(database.dsn)))]
     assert 2 <= len(elapsed) <= 4
     assert all(later >= 1.5 * earlier for earlier, later in pairwise(elapsed))
 
@@ -71,7 +73,7 @@ def test_a_watcher_that_cannot_connect_harms_nobody(
 ) -> None:
     database.admin_execute(f"ALTER ROLE {database.owner} CONNECTION LIMIT 1")
     migrations_dir.write("001.sql", "SELECT pg_sleep(0.7)")
-    (only, *_) = migrate(Server(database.dsn))
+    (only, *_) = migrate(Server(parse_dsn(database.dsn)))
     assert {"waiting_for", "wait_event"}.isdisjoint(vars(only))
     assert re.fullmatch(r"001\.sql has run for \d s: statement 1 of 1 \(SELECT, line 1\)", only.getMessage())
 
@@ -80,7 +82,7 @@ def test_a_quick_migration_is_not_talked_about(
     migrate: Callable[..., Progress], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
-    assert migrate(Server(database.dsn)) == []
+    assert migrate(Server(parse_dsn(database.dsn))) == []
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
@@ -93,7 +95,7 @@ def test_behind_a_pooler_what_takes_long_is_told_of_and_not_taken_for_a_dead_lin
     mode: str,
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE once (); SELECT pg_sleep(1)")
-    assert migrate(Server(database.dsn_at(start_pgbouncer(pool_mode=mode).port)))
+    assert migrate(Server(parse_dsn(database.dsn_at(start_pgbouncer(pool_mode=mode).port))))
     events = {getattr(record, "event", "") for record in caplog.records}
     assert events.isdisjoint({"connection.silent", "connection.lost"})
 
@@ -103,7 +105,7 @@ def test_with_0_nothing_is_told_and_the_watch_for_silence_goes_on(
 ) -> None:
     migrations_dir.write("001.sql", "SELECT pg_sleep(1.5)")
     with Proxy(database.port) as proxy:
-        assert migrate(Server(database.dsn_at(proxy.port)), watch_after=0) == []
+        assert migrate(Server(parse_dsn(database.dsn_at(proxy.port))), watch_after=0) == []
         assert proxy.logins > 1
 
 
@@ -114,8 +116,8 @@ def test_the_watch_for_silence_waits_its_time_however_early_is_told(
     migrations_dir: MigrationsDir,
 ) -> None:
     """No answer to a look that is only to tell something is no silence yet."""
-    monkeypatch.setattr(watcher, "FIRST_AFTER_S", 60.0)
-    monkeypatch.setattr(watcher, "SILENCE_S", 0.0)
+    monkeypatch.setattr(watcher, "CHECK_AFTER_S", 60.0)
+    monkeypatch.setattr(watcher, "GIVE_UP_AFTER_S", 0.0)
     monkeypatch.setattr(lookout, "_LOGIN_S", 0.2)
     migrations_dir.write("001.sql", "SELECT pg_sleep(1.5)")
 
@@ -127,7 +129,7 @@ def test_the_watch_for_silence_waits_its_time_however_early_is_told(
             with super().connection(timeout) as conn:
                 yield conn
 
-    assert migrate(Deaf(database.dsn)) == []
+    assert migrate(Deaf(parse_dsn(database.dsn))) == []
 
 
 @pytest.mark.parametrize("refusal", ["CONNECTION LIMIT 1", "PASSWORD 'another than before'", "NOLOGIN"])
@@ -138,13 +140,13 @@ def test_a_refused_login_is_an_answer_and_no_silence(
     migrations_dir: MigrationsDir,
     refusal: str,
 ) -> None:
-    monkeypatch.setattr(watcher, "SILENCE_S", 0.3)
+    monkeypatch.setattr(watcher, "GIVE_UP_AFTER_S", 0.3)
     migrations_dir.write("001.sql", "SELECT pg_sleep(2) FROM pg_advisory_xact_lock(1)")
     with database.admin_connect() as admin:
         admin.execute("SELECT pg_advisory_lock(1)")
         refuse = threading.Timer(0, _refuse, [database, admin, refusal])
         refuse.start()
-        assert migrate(Server(database.dsn))
+        assert migrate(Server(parse_dsn(database.dsn)))
         refuse.join()
 
 

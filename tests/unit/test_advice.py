@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from predeploy.apply.advice import after_failure
-from predeploy.migrations.directory import Migration
-from predeploy.migrations.large_file import BLOCK_BYTES
+from predeploy.migrations.large_file import _BLOCK_BYTES
+from predeploy.migrations.migration import Migration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,12 +21,12 @@ MISSING = 'relation "made_by_it" does not exist'
 def test_a_file_that_is_not_kept_is_searched_wherever_its_blocks_end(
     tmp_path: Path, before: int, made: str, named: str
 ) -> None:
-    content = b"\n" * (BLOCK_BYTES - before) + f"{made}\n".encode() + b"\n" * before
+    content = b"\n" * (_BLOCK_BYTES - before) + f"{made}\n".encode() + b"\n" * before
     path = tmp_path / "big.sql"
     path.write_bytes(content)
     big = Migration("big.sql", path=str(path))
-    told = f"Correct {named} first, which failed before: this may be a consequence."
-    assert after_failure("42P01", MISSING, [big, Migration("other.sql", "CREATE TABLE x ()")]) == told
+    expected = f"Correct {named} first, which failed before: this may be a consequence."
+    assert after_failure("42P01", MISSING, [big, Migration("other.sql", "CREATE TABLE x ()")]) == expected
     path.unlink()
-    told = "Correct big.sql, other.sql first, which failed before: this may be a consequence."
-    assert after_failure("42P01", MISSING, [big, Migration("other.sql", "CREATE TABLE x ()")]) == told
+    expected = "Correct big.sql, other.sql first, which failed before: this may be a consequence."
+    assert after_failure("42P01", MISSING, [big, Migration("other.sql", "CREATE TABLE x ()")]) == expected

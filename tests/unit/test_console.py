@@ -18,7 +18,8 @@ import pytest
 
 from predeploy.log.console import duration
 from predeploy.log.setup import open_log
-from predeploy.migrations.source_line import Excerpt
+from predeploy.migrations.migration import Migration
+from predeploy.migrations.source_line import SourceLine
 from scripts.pseudo_terminal import Screen
 from tests.support.eventually import eventually
 
@@ -61,7 +62,7 @@ def text_on_a_terminal(
     reader.start()
     try:
         with os.fdopen(end, "w") as stream:
-            open_log(style="text", stream=stream, environ={"TERM": term}, level=level).learn(secrets)
+            open_log(style="text", stream=stream, environ={"TERM": term}, level=level).add_secrets(secrets)
             yield lambda: b"".join(pieces).decode().replace("\r\n", "\n")
     finally:
         reader.join(10)
@@ -75,7 +76,7 @@ def screen(terminal: Callable[[], str]) -> list[str]:
 def text_of(level: str = "info", secrets: tuple[str, ...] = (), *, brief: bool = False, **record: Any) -> str:
     """Return what a record looks like in a pipe."""
     stream = io.StringIO()
-    open_log(style="text", stream=stream, level=level, brief=brief).learn(secrets)
+    open_log(style="text", stream=stream, level=level, brief=brief).add_secrets(secrets)
     emit(**record)
     return stream.getvalue()
 
@@ -127,7 +128,7 @@ def test_texts_that_explain_a_failure_are_indented_below_it() -> None:
     fields: dict[str, Any] = {
         "event": "migration.failed", "migration": "1.sql", "error": "no", "sqlstate": "23505", "line": 3,
         "hint": "do this", "advice": ["first a", "then b"], "constraint": "users_pkey", "nothing": None,
-        "code": "FOR_PROGRAMS", "holder": {"pid": 1}, "excerpt": Excerpt("hidden", 1, 1),
+        "code": "FOR_PROGRAMS", "holder": {"pid": 1}, "excerpt": SourceLine(Migration("001.sql", "hidden"), 1, 1),
     }  # fmt: skip
     shown = text_of(message="Failed: 1.sql:3: no (SQLSTATE 23505)", levelno=logging.ERROR, **fields).splitlines()
     assert shown == [
@@ -199,7 +200,7 @@ def test_a_long_message_is_wrapped_below_its_beginning() -> None:
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
 def test_no_part_of_what_is_shown_holds_a_secret(secret: str, term: str) -> None:
     with text_on_a_terminal(term, (secret,)) as terminal:
-        excerpt = Excerpt(f"a {secret} b {secret}", 1, 6)
+        excerpt = SourceLine(Migration("001.sql", f"a {secret} b {secret}"), 1, 6)
         texts = {"error": secret, "hint": f"a {secret}", "advice": [f"b {secret}"], "condition": secret}
         emit(secret, logging.ERROR, event="migration.failed", migration=f"1{secret}", excerpt=excerpt, **texts)
         emit(secret, event="migration.status", migration=secret, state="applied")
@@ -296,7 +297,12 @@ def test_of_a_long_line_the_part_around_the_caret_is_shown(line: str, column: in
     column = min(column, len(line))
     marked = line[: column - 1] + "!" + line[column:]
     with text_on_a_terminal(term) as terminal:
-        emit(event="migration.failed", migration="1.sql", excerpt=Excerpt(marked, 1, column), levelno=40)
+        emit(
+            event="migration.failed",
+            migration="1.sql",
+            excerpt=SourceLine(Migration("001.sql", marked), 1, column),
+            levelno=40,
+        )
     row, caret = screen(terminal)[-3:-1]
     before = row[: row.index("!")]
     assert len(before) + before.count("你") == caret.index("^")

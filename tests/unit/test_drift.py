@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from predeploy.apply.drift import has_changed, warn_of_drift, warn_of_order
-from predeploy.migrations.directory import Migration, MigrationFiles
+from predeploy.migrations.migration import Migration, MigrationFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,13 +40,13 @@ def rows(*names: str, **checksums: str | None) -> dict[str, str | None]:
     return {name: f"sum of {name}" for name in names} | checksums
 
 
-def told(records: Iterable[logging.LogRecord]) -> list[tuple[Any, ...]]:
+def logged(records: Iterable[logging.LogRecord]) -> list[tuple[Any, ...]]:
     assert {record.levelname for record in records} <= {"WARNING"}
     return [(vars(record)["event"], vars(record).get("migration"), record.getMessage()) for record in records]
 
 
 def events(records: Iterable[logging.LogRecord]) -> list[tuple[str, str]]:
-    return [(event, name) for event, name, _ in told(records)]
+    return [(event, name) for event, name, _ in logged(records)]
 
 
 @pytest.mark.parametrize(
@@ -66,18 +66,18 @@ def test_a_file_has_changed_when_both_checksums_are_known_and_differ(
     assert has_changed(Migration("001.sql", checksum=on_disk), applied) is changed
 
 
-def test_nothing_is_told_of_files_that_are_what_was_applied(warned: list[logging.LogRecord]) -> None:
+def test_files_that_are_what_was_applied_cause_no_warning(warned: list[logging.LogRecord]) -> None:
     warn_of_drift(files("1.sql", "2.sql"), rows("1.sql", "2.sql"))
     warn_of_drift(files("1.sql", "2.sql"), rows("1.sql"))
     warn_of_drift(files("1.sql"), {})
     warn_of_drift(files(), {})
     warn_of_drift(files(a=None, b="x"), rows(a="y", b=None))
-    assert told(warned) == []
+    assert logged(warned) == []
 
 
 def test_changed_and_missing_files_are_named(warned: list[logging.LogRecord]) -> None:
     warn_of_drift(files("1.sql", **{"2.sql": "new"}), rows("1.sql", "0.sql", "3.sql", **{"2.sql": "old"}))
-    assert told(warned) == [
+    assert logged(warned) == [
         ("migration.changed", "2.sql", "2.sql is not the file that was applied: put a change into a new migration"),
         ("migration.missing", "0.sql", "0.sql was applied, but its file is gone from the directory"),
         ("migration.missing", "3.sql", "3.sql was applied, but its file is gone from the directory"),
@@ -86,16 +86,16 @@ def test_changed_and_missing_files_are_named(warned: list[logging.LogRecord]) ->
 
 def test_a_name_with_a_percent_sign_is_only_a_name(warned: list[logging.LogRecord]) -> None:
     warn_of_drift(files(), rows("100%s.sql"))
-    assert told(warned)[0][2].startswith("100%s.sql was applied")
+    assert logged(warned)[0][2].startswith("100%s.sql was applied")
 
 
 @pytest.mark.parametrize(("missing", "lines"), [(20, 20), (21, 21), (500, 21)])
-def test_a_flood_of_warnings_is_cut(warned: list[logging.LogRecord], missing: int, lines: int) -> None:
+def test_many_warnings_are_cut_to_twenty(warned: list[logging.LogRecord], missing: int, lines: int) -> None:
     warn_of_drift(files(), rows(*(f"{number:03}.sql" for number in range(missing))))
     assert len(warned) == lines
     assert events(warned)[19] == ("migration.missing", "019.sql")
     if missing > 20:
-        assert told(warned)[20] == ("migration.missing", None, f"and {missing - 20} more of the same")
+        assert logged(warned)[20] == ("migration.missing", None, f"and {missing - 20} more of the same")
         assert vars(warned[20])["more"] == missing - 20
 
 
@@ -118,7 +118,7 @@ def test_a_flood_of_warnings_is_cut(warned: list[logging.LogRecord], missing: in
     ],
     ids=lambda value: None if value is None or len(str(value)) > 80 else str(value),
 )
-def test_numbers_that_run_against_the_order_are_told_once(
+def test_numbers_against_the_order_of_the_names_are_one_warning(
     warned: list[logging.LogRecord], names: list[str], pair: tuple[str, str] | None
 ) -> None:
     warn_of_order(files(*names), [], [])
@@ -126,7 +126,7 @@ def test_numbers_that_run_against_the_order_are_told_once(
     assert events(warned) == expected
     if pair:
         text = "{} runs before {}, as names sort by character: pad the numbers with zeros"
-        assert told(warned)[0][2] == text.format(*pair)
+        assert logged(warned)[0][2] == text.format(*pair)
 
 
 @pytest.mark.parametrize(
@@ -140,10 +140,10 @@ def test_numbers_that_run_against_the_order_are_told_once(
         ([], ["1.sql"], []),
     ],
 )
-def test_a_pending_file_before_an_applied_one_is_told(
+def test_a_pending_file_that_sorts_before_an_applied_one_is_a_warning(
     warned: list[logging.LogRecord], pending: list[str], applied: list[str], late: list[str]
 ) -> None:
     warn_of_order(files(*sorted({*pending, *applied})), pending, applied)
-    assert told(warned) == [
+    assert logged(warned) == [
         ("migration.late", name, f"{name} is pending, but sorts before an applied file") for name in late
     ]

@@ -6,6 +6,7 @@ import pytest
 
 from predeploy import errors
 from predeploy.errors import (
+    EXIT_CODES,
     ConfigurationError,
     ConnectionLost,
     DatabaseUrlInvalid,
@@ -33,9 +34,29 @@ def test_every_error_has_its_code_and_exit_code(error: StorageError, code: str, 
     assert (error.code, error.exit_code, str(error)) == (code, exit_code, "text")
 
 
-def test_the_table_is_complete() -> None:
+def test_no_error_is_without_a_contract() -> None:
     exceptions = {value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)}
     assert exceptions == {type(error) for error, _, _ in CONTRACT}
+
+
+def test_every_exit_code_has_its_outcome() -> None:
+    assert {code: known.outcome for code, known in EXIT_CODES.items()} == {
+        0: "succeeded",
+        1: "failed",
+        2: "misconfigured",
+        3: "unreachable",
+        4: "locked",
+        5: "refused",
+        6: "connection_lost",
+        10: "pending",
+        70: "crashed",
+    }
+    assert {error.exit_code for error, _, _ in CONTRACT} <= EXIT_CODES.keys()
+
+
+def test_a_lock_timeout_carries_the_statement_that_would_end_the_holder() -> None:
+    assert LockTimeout("text", "SELECT 1").fields == {"statement": "SELECT 1"}
+    assert LockTimeout("text").fields == {}
 
 
 def test_a_missing_or_malformed_url_is_a_configuration_error() -> None:

@@ -119,7 +119,7 @@ def test_a_line_without_an_event_has_one_even_so() -> None:
 @pytest.mark.parametrize("value", [0, 1, -1, 2**63, 0.5, True, False, None, [], {}, [1, [2.5, None]], {"a": {"b": 1}}])
 def test_values_keep_their_types(value: object) -> None:
     stream = io.StringIO()
-    open_log(stream=stream).learn(["12345678", "9223372036854775808", "True", "None"])
+    open_log(stream=stream).add_secrets(["12345678", "9223372036854775808", "True", "None"])
     log.info("x", extra={"value": value})
     [line] = logged(stream)
     assert line["value"] == value
@@ -251,7 +251,7 @@ def test_other_loggers_write_nothing(name: str | None, capfd: pytest.CaptureFixt
 
 def test_handlers_of_others_get_nothing_of_ours() -> None:
     stream, other = io.StringIO(), io.StringIO()
-    open_log(stream=stream).learn(["hunter2"])
+    open_log(stream=stream).add_secrets(["hunter2"])
     root, handler = logging.getLogger(), logging.StreamHandler(other)
     root.addHandler(handler)
     try:
@@ -314,22 +314,22 @@ def test_a_full_disk_stops_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 )
 def test_secrets_of_four_characters_or_more_are_masked(secrets: list[str], text: str, scrubbed: str) -> None:
     scrubber = Scrubber()
-    scrubber.learn(secrets)
+    scrubber.add_secrets(secrets)
     assert scrubber.scrub(text) == scrubbed
 
 
 def test_a_secret_inside_another_leaves_nothing_of_the_longer() -> None:
     scrubber = Scrubber()
-    scrubber.learn(["word"])
-    scrubber.learn(["password-with-word-in-it", "with-word"])
-    scrubber.learn(["passw"])
+    scrubber.add_secrets(["word"])
+    scrubber.add_secrets(["password-with-word-in-it", "with-word"])
+    scrubber.add_secrets(["passw"])
     assert scrubber.scrub("<password-with-word-in-it>") == "<***>"
 
 
 def test_what_was_learned_before_stays_known() -> None:
     scrubber = Scrubber()
-    scrubber.learn(["first-secret"])
-    scrubber.learn(["second-secret"])
+    scrubber.add_secrets(["first-secret"])
+    scrubber.add_secrets(["second-secret"])
     assert scrubber.scrub("first-secret second-secret") == "*** ***"
 
 
@@ -350,14 +350,14 @@ def test_what_was_learned_before_stays_known() -> None:
 )
 def test_secrets_are_masked_at_any_depth_and_in_any_object(value: object, scrubbed: object) -> None:
     scrubber = Scrubber()
-    scrubber.learn(["hunter2"])
+    scrubber.add_secrets(["hunter2"])
     assert scrubber.scrub(value) == scrubbed
 
 
 def test_no_part_of_a_line_holds_a_secret() -> None:
     secret = 'hun"ter\\2/ü\n!'
     stream = io.StringIO()
-    open_log(stream=stream).learn([secret])
+    open_log(stream=stream).add_secrets([secret])
     error = caught(f"cause {secret}")
     extra = {"dsn": secret, "list": [secret], "nested": {"deep": [{"er": secret}]}, "object": error}
     log.error("message %s", secret, exc_info=error, extra=extra)
@@ -367,7 +367,7 @@ def test_no_part_of_a_line_holds_a_secret() -> None:
 
 def test_a_traceback_is_in_the_line_and_scrubbed() -> None:
     stream = io.StringIO()
-    open_log(stream=stream).learn(["hunter2"])
+    open_log(stream=stream).add_secrets(["hunter2"])
     log.error("Failed", exc_info=caught("it was hunter2"))
     [line] = logged(stream)
     assert line["exc_info"].startswith("Traceback")
@@ -387,7 +387,7 @@ def test_a_traceback_is_in_the_line_and_scrubbed() -> None:
 )
 def test_a_secret_is_masked_however_often_it_is_quoted(secret: str, text: str, style: str) -> None:
     stream = io.StringIO()
-    open_log(style=style, stream=stream).learn([secret])
+    open_log(style=style, stream=stream).add_secrets([secret])
     log.error("%s", text)
     assert "***" in stream.getvalue()
     assert re.findall(r"a\\*\"b|it\\*'s", stream.getvalue()) == []
@@ -396,7 +396,7 @@ def test_a_secret_is_masked_however_often_it_is_quoted(secret: str, text: str, s
 @pytest.mark.parametrize("password", ["succeeded", "pending", "refused", "NOTICE"])
 def test_a_password_that_is_a_constant_of_ours_does_not_change_it(password: str) -> None:
     stream = io.StringIO()
-    open_log(stream=stream).learn([password])
+    open_log(stream=stream).add_secrets([password])
     constants = dict.fromkeys(("outcome", "state", "reason", "severity"), password)
     log.info(password, extra=constants)
     [line] = logged(stream)
@@ -406,7 +406,7 @@ def test_a_password_that_is_a_constant_of_ours_does_not_change_it(password: str)
 @pytest.mark.parametrize("password", ["postgres", "run.finished", "info", "2027", "migration"])
 def test_a_password_that_is_a_common_word_leaves_the_constants_alone(password: str) -> None:
     stream = io.StringIO()
-    open_log(stream=stream).learn([password])
+    open_log(stream=stream).add_secrets([password])
     event = {"postgres": "postgres.ready", "migration": "migration.applied"}.get(password, "run.finished")
     log.handle(
         logging.makeLogRecord(

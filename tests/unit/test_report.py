@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from predeploy.log.setup import open_log
-from predeploy.migrations.directory import MigrationError
+from predeploy.migrations.migration import MigrationError, MigrationResult
 from predeploy.report import Report
 
 if TYPE_CHECKING:
@@ -82,9 +82,11 @@ def message_of(report: Report) -> tuple[str, dict[str, Any]]:
         (143, "interrupted"),
     ],
 )
-def test_line_message_and_exit_code_say_the_same(report: Report, stream: Log, exit_code: int, outcome: str) -> None:
-    report.end(exit_code, "What happened.")
-    assert report.finish() == exit_code
+def test_the_last_line_the_message_and_the_exit_code_say_the_same(
+    report: Report, stream: Log, exit_code: int, outcome: str
+) -> None:
+    report.set_outcome(exit_code, "What happened.")
+    assert report.write() == exit_code
     [line] = stream.lines
     assert line["event"] == "run.finished"
     assert line["message"] == "What happened."
@@ -101,48 +103,48 @@ def test_the_summary_counts_files_and_time(stream: Log) -> None:
     report.result.applied += ["1.sql", "2.sql", "3.sql"]
     report.result.skipped += ["0.sql"]
     report.result.errors += [MigrationError("4.sql", "x"), MigrationError("5.sql", "y")]
-    report.end(1)
-    report.finish()
+    report.set_outcome(1)
+    report.write()
     [line] = stream.lines
     assert (line["applied"], line["skipped"], line["failed"]) == (3, 1, 2)
     assert 2500 <= line["duration_ms"] < 60_000
     assert round(line["duration_ms"], 1) == line["duration_ms"]
 
 
-def test_fields_of_the_ending_are_told_too(report: Report, stream: Log) -> None:
-    report.end(2, "x", code="STORAGE_CONFIGURATION")
-    report.finish()
+def test_more_fields_are_on_the_last_line_and_in_the_message(report: Report, stream: Log) -> None:
+    report.set_outcome(2, "x", code="STORAGE_CONFIGURATION")
+    report.write()
     assert stream.lines[0]["code"] == message_of(report)[1]["code"] == "STORAGE_CONFIGURATION"
 
 
-def test_the_last_word_on_the_ending_counts(report: Report, stream: Log) -> None:
-    report.end(0, "Done.", pending=0)
-    report.end(143, "Ended by SIGTERM.")
-    assert report.finish() == 143
+def test_the_last_outcome_that_is_set_counts(report: Report, stream: Log) -> None:
+    report.set_outcome(0, "Done.", pending=0)
+    report.set_outcome(143, "Ended by SIGTERM.")
+    assert report.write() == 143
     assert stream.lines[0]["message"] == "Ended by SIGTERM."
     assert "pending" not in stream.lines[0]
 
 
-def test_only_the_first_finish_writes(report: Report, stream: Log) -> None:
+def test_only_the_first_write_writes_and_its_outcome_stands(report: Report, stream: Log) -> None:
     assert report.termination_log
-    report.end(0, "Done.")
-    assert report.finish() == 0
+    report.set_outcome(0, "Done.")
+    assert report.write() == 0
     Path(report.termination_log).unlink()
-    report.end(143, "Ended by SIGTERM.")
-    assert report.finish() == 0  # what has been told stands
+    report.set_outcome(143, "Ended by SIGTERM.")
+    assert report.write() == 0  # what has been written stands
     assert [line["message"] for line in stream.lines] == ["Done."]
     assert not Path(report.termination_log).exists()
 
 
-def test_of_two_threads_that_finish_only_one_writes(report: Report, stream: Log) -> None:
-    report.end(0, "Done.")
+def test_of_several_threads_that_write_only_one_does(report: Report, stream: Log) -> None:
+    report.set_outcome(0, "Done.")
     gate = threading.Barrier(8)
 
-    def finish() -> None:
+    def write() -> None:
         gate.wait()
-        report.finish()
+        report.write()
 
-    threads = [threading.Thread(target=finish) for _ in range(8)]
+    threads = [threading.Thread(target=write) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -150,10 +152,31 @@ def test_of_two_threads_that_finish_only_one_writes(report: Report, stream: Log)
     assert len(stream.lines) == 1
 
 
-def test_a_run_that_never_ended_has_crashed(report: Report, stream: Log) -> None:
-    assert report.finish() == 70
+def test_a_run_without_an_outcome_has_crashed(report: Report, stream: Log) -> None:
+    assert report.write() == 70
     assert stream.lines[0]["outcome"] == "crashed"
     assert stream.lines[0]["message"]
+
+
+def test_a_run_that_is_followed_is_reported_with_its_result(report: Report, stream: Log) -> None:
+    result = MigrationResult(applied=["1.sql"])
+    report.follow(result, lambda: None)
+    result.applied.append("2.sql")
+    report.set_outcome(0)
+    report.write()
+    assert (stream.lines[0]["applied"], stream.lines[0]["message"]) == (2, "2 applied, 0 already there")
+
+
+@pytest.mark.parametrize("running", ["2.sql", None])
+def test_a_signal_is_reported_with_the_migration_that_it_interrupted(
+    report: Report, stream: Log, running: str | None
+) -> None:
+    report.follow(MigrationResult(applied=["1.sql"]), lambda: running)
+    report.set_interrupted(143, "SIGTERM")
+    assert report.write() == 143
+    [line] = stream.lines
+    assert (line["message"], line["outcome"], line["applied"]) == ("Ended by SIGTERM.", "interrupted", 1)
+    assert line.get("migration") == message_of(report)[1].get("migration") == running
 
 
 # The sentence
@@ -171,19 +194,19 @@ def test_a_run_that_never_ended_has_crashed(report: Report, stream: Log) -> None
         (0, 0, 11, 0, f"11 failed ({', '.join(f'f{n}.sql' for n in range(10))}, ...), 0 applied, 0 skipped"),
     ],
 )
-def test_without_a_message_the_ending_is_a_sentence_about_the_files(
+def test_without_a_message_the_outcome_is_a_sentence_about_the_files(
     report: Report, stream: Log, applied: int, skipped: int, failed: int, not_run: int, sentence: str
 ) -> None:
     report.result.applied += [f"a{n}.sql" for n in range(applied)]
     report.result.skipped += [f"s{n}.sql" for n in range(skipped)]
     report.result.errors += [MigrationError(f"f{n}.sql", "x") for n in range(failed)]
     report.result.not_run += [f"n{n}.sql" for n in range(not_run)]
-    report.end(1 if failed else 0)
-    report.finish()
+    report.set_outcome(1 if failed else 0)
+    report.write()
     assert stream.lines[0]["message"] == sentence
-    told, _, failures = message_of(report)[0].partition(": ")
+    shown, _, failures = message_of(report)[0].partition(": ")
     if failed:
-        assert told == re.sub(r" \(.*\)", "", sentence)
+        assert shown == re.sub(r" \(.*\)", "", sentence)
         assert failures == "; ".join(f"f{n}.sql: x" for n in range(failed))
     else:
         assert message_of(report)[0] == sentence
@@ -197,8 +220,8 @@ def test_without_a_message_the_ending_is_a_sentence_about_the_files(
 def test_a_huge_message_is_cut_at_a_character(stream: Log, tmp_path: Path, sign: str, shift: int) -> None:
     report = begin(stream, tmp_path)  # here, and not before: xdist cannot carry lone surrogates in captured logs
     message = "-" * shift + sign * 10_000
-    report.end(1, message)
-    report.finish()
+    report.set_outcome(1, message)
+    report.write()
     sentence, summary = message_of(report)
     shown = message.encode(errors="backslashreplace").decode()
     assert sentence.endswith("…")
@@ -214,8 +237,8 @@ def test_a_message_is_whole_as_long_as_it_fits(report: Report) -> None:
     for length in range(3900, 4080):
         fresh = Report(time.monotonic(), report.scrubber)
         fresh.termination_log = report.termination_log
-        fresh.end(1, "x" * length)
-        fresh.finish()
+        fresh.set_outcome(1, "x" * length)
+        fresh.write()
         sentence, summary = message_of(fresh)
         room = 4096 - 1 - len(json.dumps(summary))
         assert sentence == ("x" * length if length <= room else "x" * (room - 3) + "…")
@@ -223,23 +246,23 @@ def test_a_message_is_whole_as_long_as_it_fits(report: Report) -> None:
     assert seen == {True, False}
 
 
-def test_control_characters_do_not_reach_who_reads_it(report: Report) -> None:
+def test_the_termination_message_has_no_control_characters(report: Report) -> None:
     report.result.errors.append(MigrationError("\x1b[2J\x07.sql", "a\x00b\x9b31m\u2028c\u202ed\x7f"))
-    report.end(1)
-    report.finish()
+    report.set_outcome(1)
+    report.write()
     assert message_of(report)[0] == "1 failed, 0 applied, 0 skipped: [2J .sql: a b 31m c d"
     assert report.termination_log
     assert re.findall(rb"[\x00-\x09\x0b-\x1f\x7f]", Path(report.termination_log).read_bytes()) == []
 
 
-def test_the_first_failures_are_told_with_their_errors(report: Report, stream: Log) -> None:
+def test_the_termination_message_holds_the_first_failures_with_their_errors(report: Report, stream: Log) -> None:
     report.result.applied += ["1.sql"]
     report.result.errors += [
         MigrationError("2.sql", "no such table (SQLSTATE 42P01, line 37, column 12)", "42P01", 37),
         MigrationError("3.sql", "the file cannot be read: Permission denied"),
     ]
-    report.end(1)
-    report.finish()
+    report.set_outcome(1)
+    report.write()
     sentence, summary = message_of(report)
     assert sentence == (
         "2 failed, 1 applied, 0 skipped: 2.sql: no such table (SQLSTATE 42P01, line 37, column 12); "
@@ -251,8 +274,8 @@ def test_the_first_failures_are_told_with_their_errors(report: Report, stream: L
 
 def test_a_signal_does_not_hide_what_failed_before(report: Report) -> None:
     report.result.errors.append(MigrationError("2.sql", "no such table"))
-    report.end(143, "Ended by SIGTERM.")
-    report.finish()
+    report.set_interrupted(143, "SIGTERM")
+    report.write()
     assert message_of(report)[0] == "Ended by SIGTERM. Failed before: 2.sql: no such table"
 
 
@@ -260,15 +283,15 @@ def test_a_long_error_leaves_room_for_its_place_and_for_the_next_file(report: Re
     for name in ("1.sql", "2.sql"):
         error = f"{'long ' * 500}(SQLSTATE P0001, line 5)"
         report.result.errors.append(MigrationError(name, error, "P0001", 5))
-    report.end(1)
-    report.finish()
+    report.set_outcome(1)
+    report.write()
     sentence, _ = message_of(report)
     assert sentence.count("… (SQLSTATE P0001, line 5)") == 2
 
 
 def test_fields_that_are_too_long_are_left_out_and_not_cut(report: Report, stream: Log) -> None:
-    report.end(4, "x" * 5000, holder={"application_name": "🐘" * 1000}, pid=12)
-    report.finish()
+    report.set_outcome(4, "x" * 5000, holder={"application_name": "🐘" * 1000}, pid=12)
+    report.write()
     sentence, summary = message_of(report)
     assert len(sentence) > 1000
     assert "holder" not in summary
@@ -290,7 +313,7 @@ FAILURES = st.builds(MigrationError, WITH_SECRETS, WITH_SECRETS, st.none() | WIT
     message=st.none() | WITH_SECRETS,
     fields=st.dictionaries(st.sampled_from(["code", "holder", "more"]), WITH_SECRETS | st.lists(WITH_SECRETS)),
 )
-def test_whatever_happens_the_message_is_whole_short_and_without_secrets(
+def test_any_message_is_complete_short_and_without_secrets(
     stream: Log,
     tmp_path_factory: pytest.TempPathFactory,
     failures: list[MigrationError],
@@ -299,12 +322,12 @@ def test_whatever_happens_the_message_is_whole_short_and_without_secrets(
     fields: dict[str, Any],
 ) -> None:
     report = Report(time.monotonic(), open_log(stream=stream))
-    report.scrubber.learn(SECRETS)
+    report.scrubber.add_secrets(SECRETS)
     logging.getLogger("predeploy").handlers.clear()  # the log is of no interest here
     report.termination_log = str(tmp_path_factory.getbasetemp() / "message-of-any-kind")
     report.result.errors += failures * times
-    report.end(1, message, **fields)
-    report.finish()
+    report.set_outcome(1, message, **fields)
+    report.write()
     sentence, summary = message_of(report)
     assert (summary["failed"], summary["exit_code"]) == (len(failures) * times, 1)
     assert not any(secret in sentence or " ".join(secret.split()) in sentence for secret in SECRETS)
@@ -322,8 +345,8 @@ def texts_in(value: object) -> list[str]:
 
 @pytest.mark.parametrize("message", ["two\nlines", "a\r\nb", "tab\tand \x0b", "{}\n{}", '\n{"exit_code": 0}'])
 def test_the_first_line_is_one_line(report: Report, stream: Log, message: str) -> None:
-    report.end(1, message)
-    report.finish()
+    report.set_outcome(1, message)
+    report.write()
     sentence, summary = message_of(report)
     assert sentence == " ".join(message.split())
     assert summary["exit_code"] == 1
@@ -331,9 +354,9 @@ def test_the_first_line_is_one_line(report: Report, stream: Log, message: str) -
 
 
 def test_the_message_is_scrubbed_before_it_is_cut(report: Report, stream: Log) -> None:
-    report.scrubber.learn(["hunter2-" * 20])
-    report.end(1, "hunter2-" * 20 + "x" * 3700 + "hunter2-" * 20, code="hunter2-" * 20)
-    report.finish()
+    report.scrubber.add_secrets(["hunter2-" * 20])
+    report.set_outcome(1, "hunter2-" * 20 + "x" * 3700 + "hunter2-" * 20, code="hunter2-" * 20)
+    report.write()
     assert report.termination_log
     assert "hunter" not in Path(report.termination_log).read_text() + stream.getvalue()
     assert message_of(report)[1]["code"] == "***"
@@ -345,17 +368,17 @@ def test_the_message_is_scrubbed_before_it_is_cut(report: Report, stream: Log) -
 def test_a_secret_is_masked_before_and_after_white_space_has_become_a_space(
     report: Report, secret: str, text: str
 ) -> None:
-    report.scrubber.learn([secret])
-    report.end(1, f"<{text}>")
-    report.finish()
+    report.scrubber.add_secrets([secret])
+    report.set_outcome(1, f"<{text}>")
+    report.write()
     assert message_of(report)[0] == "<***>"
 
 
 def test_the_message_replaces_what_was_there(report: Report) -> None:
     assert report.termination_log
     Path(report.termination_log).write_text("old " * 5000)
-    report.end(0, "Done.")
-    report.finish()
+    report.set_outcome(0, "Done.")
+    report.write()
     assert message_of(report)[0] == "Done."
 
 
@@ -368,14 +391,14 @@ def test_the_message_replaces_what_was_there(report: Report) -> None:
         ("full", "No space left on device"),
     ],
 )
-def test_a_message_that_cannot_be_written_is_survived(
+def test_a_message_that_cannot_be_written_is_a_warning(
     report: Report, stream: Log, tmp_path: Path, path: str, why: str
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "full").symlink_to("/dev/full")
     report.termination_log = str(tmp_path / path)
-    report.end(0, "Done.")
-    assert report.finish() == 0
+    report.set_outcome(0, "Done.")
+    assert report.write() == 0
     warning, last = stream.lines
     assert (warning["event"], warning["level"]) == ("report.unwritten", "warning")
     assert warning["message"] == f"No termination message: {why}"
@@ -384,13 +407,13 @@ def test_a_message_that_cannot_be_written_is_survived(
 
 def test_without_a_place_no_message_is_written(report: Report, stream: Log, tmp_path: Path) -> None:
     report.termination_log = None
-    report.end(0, "Done.")
-    assert report.finish() == 0
+    report.set_outcome(0, "Done.")
+    assert report.write() == 0
     assert len(stream.lines) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-# A bug of ours
+# An internal error
 
 
 def crashed(error: Exception) -> Exception:
@@ -404,9 +427,9 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-def test_a_bug_of_ours_is_told_with_its_places_and_ends_the_run(report: Report, stream: Log) -> None:
-    report.crash(crashed(KeyError("some key")))
-    assert report.finish() == 70
+def test_an_internal_error_is_logged_with_its_traceback_and_exits_with_70(report: Report, stream: Log) -> None:
+    report.set_crashed(crashed(KeyError("some key")))
+    assert report.write() == 70
     crash, last = stream.lines
     assert (crash["event"], crash["level"]) == ("run.crashed", "error")
     assert crash["message"] == "A bug of ours: KeyError: 'some key'"
@@ -418,17 +441,17 @@ def test_a_bug_of_ours_is_told_with_its_places_and_ends_the_run(report: Report, 
     )
 
 
-def test_a_bug_is_told_without_secrets(report: Report, stream: Log) -> None:
-    report.scrubber.learn(["hunter2"])
-    report.crash(crashed(ValueError("hunter2 and more")))
-    report.finish()
+def test_an_internal_error_is_logged_without_secrets(report: Report, stream: Log) -> None:
+    report.scrubber.add_secrets(["hunter2"])
+    report.set_crashed(crashed(ValueError("hunter2 and more")))
+    report.write()
     assert "hunter2" not in stream.getvalue() + message_of(report)[0]
     assert stream.lines[0]["message"] == "A bug of ours: ValueError: *** and more"
 
 
 @pytest.mark.parametrize("error", [psycopg.OperationalError, psycopg.errors.UniqueViolation, psycopg.ProgrammingError])
-def test_the_text_of_a_database_error_is_not_told(report: Report, stream: Log, error: type[psycopg.Error]) -> None:
-    report.crash(crashed(error("Key (ssn)=(078-05-1120) already exists")))
-    report.finish()
+def test_the_text_of_a_database_error_is_not_logged(report: Report, stream: Log, error: type[psycopg.Error]) -> None:
+    report.set_crashed(crashed(error("Key (ssn)=(078-05-1120) already exists")))
+    report.write()
     assert "078" not in stream.getvalue() + message_of(report)[0]
     assert stream.lines[0]["message"] == f"A bug of ours: {error.__name__}"

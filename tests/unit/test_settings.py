@@ -32,7 +32,7 @@ def attribute(variable: str) -> str:
 
 def test_only_the_connection_string_is_required() -> None:
     assert load() == Settings(
-        dsn=DSN,
+        database_url=DSN,
         migrations_dir=DEFAULT_DIR,
         wait_timeout=60,
         lock_wait_timeout=300,
@@ -41,7 +41,6 @@ def test_only_the_connection_string_is_required() -> None:
         retries=5,
         watch_after=5,
         on_error="continue",
-        commit="each",
         require_files=False,
         log_level="info",
         log_format="auto",
@@ -107,7 +106,7 @@ def test_a_duration_is_seconds_or_has_a_unit(variable: str, text: str, seconds: 
         "30\0",
     ],
 )
-def test_a_bad_duration_is_named_and_not_shown(variable: str, text: str) -> None:
+def test_a_bad_duration_is_an_error_that_names_the_variable_and_not_its_value(variable: str, text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(**{variable: text})
     assert str(caught.value) == f"{variable} is no duration: write seconds (60), or with a unit: 500ms, 30s, 5m, 1h."
@@ -119,7 +118,7 @@ def test_retries_is_a_count(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "+1", "05", "1.5", "1e3", "10000", "٣", "inf", "many", " ", "9" * 5000])
-def test_a_bad_count_is_named_and_not_shown(text: str) -> None:
+def test_a_bad_count_is_an_error_that_names_the_variable_and_not_its_value(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(MIGRATE_RETRIES=text)
     assert str(caught.value) == "MIGRATE_RETRIES is no count: write a whole number from 1 to 9999."
@@ -129,7 +128,6 @@ def test_a_bad_count_is_named_and_not_shown(text: str) -> None:
     ("variable", "words"),
     [
         ("MIGRATE_ON_ERROR", ("continue", "stop")),
-        ("MIGRATE_COMMIT", ("each", "run")),
         ("MIGRATE_LOG_LEVEL", ("info", "debug", "warning", "error")),
         ("MIGRATE_LOG_FORMAT", ("auto", "json", "text")),
     ],
@@ -156,13 +154,13 @@ def test_a_truth_value_has_the_usual_spellings(text: str, truth: bool) -> None:
 
 
 @pytest.mark.parametrize("text", ["hunter2", "2", "t", "y", "si", " "])
-def test_a_bad_truth_value_is_named_and_not_shown(text: str) -> None:
+def test_a_bad_truth_value_is_an_error_that_names_the_variable_and_not_its_value(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(MIGRATE_REQUIRE_FILES=text)
     assert str(caught.value) == "MIGRATE_REQUIRE_FILES must be true or false."
 
 
-def test_the_directory_is_taken_as_it_is_written() -> None:
+def test_the_directory_is_used_as_it_is_written() -> None:
     assert load(MIGRATIONS_DIR="some dir/ü").migrations_dir == "some dir/ü"
 
 
@@ -171,7 +169,6 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         *DURATIONS,
         "MIGRATE_RETRIES",
         "MIGRATE_ON_ERROR",
-        "MIGRATE_COMMIT",
         "MIGRATE_REQUIRE_FILES",
         "MIGRATE_LOG_LEVEL",
         "MIGRATE_LOG_FORMAT",
@@ -182,16 +179,22 @@ def test_an_empty_variable_counts_as_not_set() -> None:
     assert load(**dict.fromkeys(names, "")) == load()
 
 
-def test_unknown_names_are_told_in_order_and_stop_nothing() -> None:
+def test_unknown_names_are_listed_in_order_and_stop_nothing() -> None:
     known = {"MIGRATE_TERMINATION_LOG": "/tmp/x", "MIGRATE_RETRIES": "2"}  # noqa: S108  never opened
     others = {
         "MIGRATE_SERVICE_HOST": "10.0.0.1",
         "MIGRATE_PORT": "",
+        "MIGRATE_COMMIT": "run",
         "MIGRATE_retries": "x",
         "MIGRATION": "1",
         "PATH": "/",
     }
-    assert load(**known, **others).unknown == ("MIGRATE_PORT", "MIGRATE_SERVICE_HOST", "MIGRATE_retries")
+    assert load(**known, **others).unknown == (
+        "MIGRATE_COMMIT",
+        "MIGRATE_PORT",
+        "MIGRATE_SERVICE_HOST",
+        "MIGRATE_retries",
+    )
 
 
 @pytest.mark.parametrize(
@@ -204,13 +207,13 @@ def test_unknown_names_are_told_in_order_and_stop_nothing() -> None:
         {"database_url": DSN},
     ],
 )
-def test_no_connection_string_is_an_error_of_its_own(environ: dict[str, str]) -> None:
+def test_a_missing_connection_string_has_an_error_of_its_own(environ: dict[str, str]) -> None:
     with pytest.raises(DatabaseUrlMissing, match=r"^DATABASE_URL environment variable is required\.$"):
         load_settings(environ, default_dir=DEFAULT_DIR)
 
 
-def test_white_space_around_the_connection_string_is_dropped() -> None:
-    assert load(DATABASE_URL=f" {DSN}\n").dsn == DSN
+def test_white_space_around_the_connection_string_is_ignored() -> None:
+    assert load(DATABASE_URL=f" {DSN}\n").database_url == DSN
 
 
 def test_the_connection_string_is_not_in_the_repr() -> None:
@@ -234,7 +237,7 @@ def test_the_connection_string_is_not_in_the_repr() -> None:
 def test_a_file_holds_the_connection_string(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "url").write_bytes(content)
     settings = load_settings({"DATABASE_URL_FILE": str(tmp_path / "url"), "DATABASE_URL": ""}, default_dir=DEFAULT_DIR)
-    assert settings.dsn == DSN
+    assert settings.database_url == DSN
 
 
 def test_a_file_may_be_a_pipe() -> None:
@@ -242,13 +245,13 @@ def test_a_file_may_be_a_pipe() -> None:
     os.write(writer, DSN.encode())
     os.close(writer)
     try:
-        assert load_settings({"DATABASE_URL_FILE": f"/dev/fd/{reader}"}, default_dir=DEFAULT_DIR).dsn == DSN
+        assert load_settings({"DATABASE_URL_FILE": f"/dev/fd/{reader}"}, default_dir=DEFAULT_DIR).database_url == DSN
     finally:
         os.close(reader)
 
 
 @pytest.mark.parametrize("dsn", [DSN, " "])
-def test_url_and_file_together_are_refused(tmp_path: Path, dsn: str) -> None:
+def test_url_and_file_together_are_an_error(tmp_path: Path, dsn: str) -> None:
     (tmp_path / "url").write_text(DSN)
     with pytest.raises(ConfigurationError) as caught:
         load(DATABASE_URL=dsn, DATABASE_URL_FILE=str(tmp_path / "url"))
@@ -266,7 +269,7 @@ def test_url_and_file_together_are_refused(tmp_path: Path, dsn: str) -> None:
     ],
     ids=["nothing", "blank", "only a byte order mark", "UTF-16", "Latin-1"],
 )
-def test_a_file_without_a_connection_string_is_told_without_its_content(
+def test_a_file_without_a_connection_string_is_an_error_that_does_not_quote_it(
     tmp_path: Path, content: bytes, why: str
 ) -> None:
     (tmp_path / "url").write_bytes(content)
@@ -287,16 +290,14 @@ def test_a_file_without_a_connection_string_is_told_without_its_content(
     ],
     ids=["missing", "a directory", "the connection string itself", "a long one", "NUL"],
 )
-def test_a_file_that_cannot_be_read_is_told_without_its_name(tmp_path: Path, named: str, why: str) -> None:
+def test_a_file_that_cannot_be_read_is_an_error_that_does_not_name_it(tmp_path: Path, named: str, why: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(DATABASE_URL="", DATABASE_URL_FILE=named.format(dir=tmp_path))
     assert str(caught.value) == f"The file named by DATABASE_URL_FILE cannot be read: {why}."
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize(
-    "variable", [*DURATIONS, "MIGRATE_RETRIES", "MIGRATE_ON_ERROR", "MIGRATE_COMMIT", "MIGRATE_REQUIRE_FILES"]
-)
+@pytest.mark.parametrize("variable", [*DURATIONS, "MIGRATE_RETRIES", "MIGRATE_ON_ERROR", "MIGRATE_REQUIRE_FILES"])
 def test_a_connection_string_in_the_wrong_variable_is_not_shown(variable: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^{variable} ") as caught:
         load(**{variable: DSN})
@@ -309,7 +310,7 @@ def test_the_termination_log_is_the_one_that_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("environ", [{}, {"MIGRATE_TERMINATION_LOG": ""}])
 @pytest.mark.parametrize("there", [True, False])
-def test_the_termination_log_is_kubernetes_own_where_it_is(
+def test_the_termination_log_is_the_one_of_kubernetes_where_it_exists(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], there: bool
 ) -> None:
     monkeypatch.setattr("os.path.exists", lambda path: there and path == "/dev/termination-log")
@@ -319,6 +320,6 @@ def test_the_termination_log_is_kubernetes_own_where_it_is(
 @pytest.mark.parametrize(
     "variable", ["DATABASE_UNPOOLED_URL", "DATABASE_URL_UNPOOLED", "DIRECT_DATABASE_URL", "DIRECT_URL"]
 )
-def test_the_way_around_a_pooler_is_known_by_the_name_of_its_variable(variable: str) -> None:
+def test_a_direct_connection_string_is_known_by_the_name_of_its_variable(variable: str) -> None:
     assert load(**{variable: "postgres://someone:hunter2@direct/app"}).direct_url == variable
     assert load(**{variable: ""}).direct_url == ""

@@ -1,4 +1,4 @@
-"""The texts are those of libpq, the servers and PgBouncer; what they say in other languages is told by SQLSTATE."""
+"""The texts are those of libpq, the servers and PgBouncer; in other languages their SQLSTATE decides."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from predeploy.connection.login_error_table import by_sqlstate
-from predeploy.connection.login_errors import explain, explain_statement
+from predeploy.connection.login_errors import classify_login_error, classify_statement_error
 from predeploy.errors import PostgresRefused, PostgresUnavailable, StorageError
 
 TO = 'connection to server at "db-9081" (10.9.8.7), port 5432 failed: '
@@ -88,13 +88,13 @@ PERMANENT = [
         '"zq7x" (server_login_retry)',
         "authentication",
     ),
-    # A permanent text wins over a passing one, whichever host came first.
+    # A permanent failure wins over a retryable one, whichever host came first.
     (TO + "Connection refused\n" + FATAL + 'password authentication failed for user "zq7x"', "authentication"),
     (FATAL + 'database "too many" does not exist', "unknown_database"),
     (FATAL + 'password authentication failed for user "starting up"', "authentication"),
 ]
 
-PASSING = [
+RETRYABLE = [
     (FATAL + "the database system is starting up", "starting_up"),
     (FATAL + "the database system is shutting down", "shutting_down"),
     (FATAL + "the database system is in recovery mode", "recovery"),
@@ -174,22 +174,22 @@ IN_THE_TEXTS = ("zq7x", "kv9w", "9081", "10.9.8.7", "root.crt")
 
 
 @pytest.mark.parametrize(("text", "reason"), PERMANENT)
-def test_what_waiting_cannot_help_is_a_refusal(text: str, reason: str) -> None:
-    error: Any = explain(psycopg.OperationalError(text))
+def test_a_permanent_failure_is_refused(text: str, reason: str) -> None:
+    error: Any = classify_login_error(psycopg.OperationalError(text))
     assert (type(error), error.reason) == (PostgresRefused, reason)
     assert_own_words(error)
 
 
-@pytest.mark.parametrize(("text", "reason"), PASSING)
-def test_what_may_pass_is_unavailability(text: str, reason: str) -> None:
-    error: Any = explain(psycopg.OperationalError(text))
+@pytest.mark.parametrize(("text", "reason"), RETRYABLE)
+def test_a_retryable_failure_is_unavailable(text: str, reason: str) -> None:
+    error: Any = classify_login_error(psycopg.OperationalError(text))
     assert (type(error), error.reason) == (PostgresUnavailable, reason)
     assert_own_words(error)
 
 
 @pytest.mark.parametrize("text", UNKNOWN)
-def test_what_is_not_known_may_pass(text: str) -> None:
-    error: Any = explain(psycopg.OperationalError(text))
+def test_an_unknown_failure_is_retryable(text: str) -> None:
+    error: Any = classify_login_error(psycopg.OperationalError(text))
     assert (type(error), error.reason) == (PostgresUnavailable, "unknown")
     assert str(error) == "the login failed for a reason that we do not know"
 
@@ -220,12 +220,115 @@ NOT_ADMITTED, NO_TLS = FATAL + 'no pg_hba.conf entry for host "10.9.8.7"', TO + 
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_of_several_hosts_one_speaks_for_all_of_what_they_share_and_for_itself_of_what_it_alone_wants(
+def test_of_several_hosts_one_that_rejects_what_they_share_speaks_for_all(
     hosts: list[tuple[str, str]], kind: type[StorageError], reason: str
 ) -> None:
-    """The last but one: a host has several addresses, and refuses for good at the one where it listens."""
-    error: Any = explain(psycopg.OperationalError(of_hosts(*hosts)))
+    """In the last two one host has several addresses, and refuses permanently at the one where it listens."""
+    error: Any = classify_login_error(psycopg.OperationalError(of_hosts(*hosts)))
     assert (type(error), error.reason) == (kind, reason)
+
+
+def verbose(severity: str, sqlstate: str, text: str, function: str = "f") -> str:
+    """Return what libpq writes after PQsetErrorVerbosity(VERBOSE)."""
+    return f"{TO}{severity}:  {sqlstate}: {text}\nLOCATION:  {function}, file.c:326\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "reason"),
+    [
+        (
+            verbose("FATAL", "28P01", "Passwort-Authentifizierung für Benutzer »x« fehlgeschlagen", "auth_failed"),
+            PostgresRefused,
+            "authentication",
+        ),
+        (verbose("SCHWERWIEGEND", "3D000", "Datenbank »kv9w« existiert nicht"), PostgresRefused, "unknown_database"),
+        (verbose("BLAH", "28000", "blah »zq7x«", "ClientAuthentication"), PostgresRefused, "not_admitted"),
+        (verbose("BLAH", "28000", "blah", "InitializeSessionUserId"), PostgresRefused, "role"),
+        (
+            verbose("BLAH", "28000", "blah\nDETAIL:  blah\nHINT:  blah", "auth_failed"),
+            PostgresRefused,
+            "authentication",
+        ),
+        (verbose("BLAH", "42501", "blah »kv9w«\nDETAIL:  blah", "CheckMyDatabase"), PostgresRefused, "privilege"),
+        (verbose("BLAH", "42501", "blah", "InitPostgres"), PostgresUnavailable, "shutting_down"),
+        (verbose("BLAH", "53300", "blah"), PostgresUnavailable, "too_many_clients"),
+        (verbose("BLAH", "57P03", "blah"), PostgresUnavailable, "not_accepting"),
+        (f"{TO}FATAL:  57P03: blah", PostgresUnavailable, "not_accepting"),  # a pooler names no function
+        (verbose("BLAH", "XX000", "blah"), PostgresUnavailable, "unknown"),
+        (verbose("FATAL", "XX000", "no pg_hba.conf entry"), PostgresRefused, "not_admitted"),
+    ],
+)
+def test_the_sqlstate_of_a_verbose_text_decides_in_every_language(
+    text: str, kind: type[StorageError], reason: str
+) -> None:
+    error: Any = classify_login_error(psycopg.OperationalError(text))
+    assert (type(error), error.reason) == (kind, reason)
+    assert_own_words(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "reason"),
+    [
+        (verbose("FATAL", "57P03", "the database system is starting up"), PostgresUnavailable, "starting_up"),
+        (verbose("FATAL", "57P03", "the database system is shutting down"), PostgresUnavailable, "shutting_down"),
+        (verbose("FATAL", "28000", 'role "x" is not permitted to log in', "f"), PostgresRefused, "role"),
+        # A text that contradicts the SQLSTATE in whether waiting helps does not count.
+        (verbose("FATAL", "57P03", "password authentication failed"), PostgresUnavailable, "not_accepting"),
+        (verbose("FATAL", "28P01", "too many clients"), PostgresRefused, "authentication"),
+    ],
+)
+def test_an_english_text_refines_its_sqlstate_and_never_overrules_it(
+    text: str, kind: type[StorageError], reason: str
+) -> None:
+    error: Any = classify_login_error(psycopg.OperationalError(text))
+    assert (type(error), error.reason) == (kind, reason)
+
+
+@pytest.mark.parametrize("quotes", ['"{}"', "»{}«", "« {} »", ">>{}<<"])
+@pytest.mark.parametrize("name", [":  28P01: ", "x:  28P01: y", "LOCATION:  auth_failed, auth.c:326", "SSL required"])
+@pytest.mark.parametrize(
+    ("sqlstate", "function", "reason"),
+    [("57P03", "f", "not_accepting"), ("55000", "CheckMyDatabase", "not_accepting"), ("XX000", "f", "unknown")],
+)
+def test_a_quoted_name_that_looks_like_a_sqlstate_decides_nothing(
+    quotes: str, name: str, sqlstate: str, function: str, reason: str
+) -> None:
+    text = verbose("FATAL", sqlstate, f"blah {quotes.format(name)} blah\nDETAIL:  {quotes.format(name)}", function)
+    error: Any = classify_login_error(psycopg.OperationalError(text))
+    assert (type(error), error.reason) == (PostgresUnavailable, reason)
+
+
+GERMAN_PASSWORD = verbose(
+    "FATAL", "28P01", "Passwort-Authentifizierung für Benutzer »zq7x« fehlgeschlagen", "auth_failed"
+)
+GERMAN_STARTING = verbose("FATAL", "57P03", "das Datenbanksystem startet", "ProcessStartupPacket")
+GERMAN_NOT_ADMITTED = verbose("FATAL", "28000", "kein pg_hba.conf-Eintrag für Host »10.9.8.7«", "ClientAuthentication")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "kind", "reason"),
+    [
+        ([("a", REFUSED), ("b", GERMAN_PASSWORD)], PostgresRefused, "authentication"),
+        ([("a", GERMAN_PASSWORD), ("b", GERMAN_STARTING)], PostgresRefused, "authentication"),
+        ([("a", GERMAN_NOT_ADMITTED), ("b", GERMAN_STARTING)], PostgresUnavailable, "not_accepting"),
+        ([("a", GERMAN_STARTING), ("b", GERMAN_NOT_ADMITTED)], PostgresUnavailable, "not_accepting"),
+        ([("a", GERMAN_NOT_ADMITTED), ("b", GERMAN_NOT_ADMITTED)], PostgresRefused, "not_admitted"),
+        ([("a", REFUSED), ("a", GERMAN_NOT_ADMITTED)], PostgresRefused, "not_admitted"),
+        ([("a", GERMAN_NOT_ADMITTED), ("b", REFUSED)], PostgresUnavailable, "refused"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_of_several_hosts_each_is_judged_by_its_own_sqlstate(
+    hosts: list[tuple[str, str]], kind: type[StorageError], reason: str
+) -> None:
+    error: Any = classify_login_error(psycopg.OperationalError(of_hosts(*hosts)))
+    assert (type(error), error.reason) == (kind, reason)
+
+
+def test_an_error_that_carries_its_sqlstate_is_judged_by_it() -> None:
+    """As those of a first statement do; psycopg's errors of a login carry none."""
+    error: Any = classify_login_error(psycopg.errors.CannotConnectNow("blah »28P01«"))
+    assert (type(error), error.reason) == (PostgresUnavailable, "not_accepting")
 
 
 @pytest.mark.parametrize(
@@ -239,9 +342,9 @@ def test_of_several_hosts_one_speaks_for_all_of_what_they_share_and_for_itself_o
     ],
     ids=["sslmode", "service", "ports", "connect_timeout", "host"],
 )
-def test_what_libpq_cannot_even_begin_with_is_a_configuration_error(error: psycopg.Error | UnicodeError) -> None:
-    assert_own_words(explained := explain(error))
-    assert explained.exit_code == 2
+def test_what_libpq_rejects_before_it_connects_is_a_configuration_error(error: psycopg.Error | UnicodeError) -> None:
+    assert_own_words(classified := classify_login_error(error))
+    assert classified.exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -269,14 +372,14 @@ def test_what_libpq_cannot_even_begin_with_is_a_configuration_error(error: psyco
         ("25006", "PreventCommandIfReadOnly", "read_only", False),
     ],
 )
-def test_what_a_sqlstate_says(sqlstate: str, function: str | None, reason: str, permanent: bool) -> None:
-    cause = by_sqlstate(sqlstate, function)
-    assert cause
-    assert (cause.reason, cause.permanent) == (reason, permanent)
+def test_a_sqlstate_and_its_function_decide(sqlstate: str, function: str | None, reason: str, permanent: bool) -> None:
+    failure = by_sqlstate(sqlstate, function)
+    assert failure
+    assert (failure.reason, failure.permanent) == (reason, permanent)
 
 
 @pytest.mark.parametrize("sqlstate", ["08P01", "XX000", "42601", "0A000"])
-def test_a_sqlstate_that_may_mean_anything_says_nothing(sqlstate: str) -> None:
+def test_a_sqlstate_with_many_meanings_decides_nothing(sqlstate: str) -> None:
     assert by_sqlstate(sqlstate, "errfinish") is None
 
 
@@ -286,14 +389,14 @@ def assert_own_words(error: StorageError) -> None:
     assert "\n" not in str(error)
 
 
-def test_a_refusal_is_a_sentence_and_unavailability_goes_on_in_one() -> None:
+def test_a_permanent_failure_is_a_sentence_with_a_remedy_and_a_retryable_one_a_clause() -> None:
     for text, _ in PERMANENT:
-        sentence = str(explain(psycopg.OperationalError(text)))
+        sentence = str(classify_login_error(psycopg.OperationalError(text)))
         assert sentence[0].isupper()
         assert sentence.endswith(".")
         assert ": " in sentence, "after the colon comes the remedy"
-    for text, _ in PASSING:
-        words = str(explain(psycopg.OperationalError(text)))
+    for text, _ in RETRYABLE:
+        words = str(classify_login_error(psycopg.OperationalError(text)))
         assert words[0].islower()
         assert not words.endswith(".")
 
@@ -323,9 +426,9 @@ def test_a_refusal_is_a_sentence_and_unavailability_goes_on_in_one() -> None:
     ],
     ids=lambda value: value.__name__,
 )
-def test_a_refused_statement_of_ours_is_told_with_its_sqlstate(
+def test_a_failed_statement_of_the_program_is_reported_with_its_sqlstate(
     error: type[psycopg.Error], kind: type[StorageError]
 ) -> None:
-    explained: Any = explain_statement(error("zq7x"))
-    assert (type(explained), explained.reason) == (kind, "statement")
-    assert str(explained) == f"The server refused a statement of ours: None (SQLSTATE {error.sqlstate})."
+    classified: Any = classify_statement_error(error("zq7x"))
+    assert (type(classified), classified.reason) == (kind, "statement")
+    assert str(classified) == f"The server refused a statement of ours: None (SQLSTATE {error.sqlstate})."

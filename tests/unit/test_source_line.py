@@ -11,7 +11,8 @@ import pytest
 from pythonjsonlogger.json import JsonFormatter
 
 from predeploy.log.setup import open_log
-from predeploy.migrations.source_line import Excerpt
+from predeploy.migrations.migration import Migration
+from predeploy.migrations.source_line import SourceLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,20 +36,20 @@ def _logging_as_it_was() -> Iterator[None]:
     ("line", "text"), [(1, "first"), (2, "second"), (3, "third"), (4, "fourth"), (5, ""), (6, "sixth")]
 )
 def test_a_line_is_found_whatever_ends_it(line: int, text: str) -> None:
-    assert Excerpt(SQL, line, 3).read() == (line, text, 3)
+    assert SourceLine(Migration("001.sql", SQL), line, 3).read() == (line, text, 3)
 
 
 def test_a_line_of_a_file_that_is_not_kept_is_read_from_it(tmp_path: Path) -> None:
     path = tmp_path / "001.sql"
     path.write_bytes(SQL.encode())
-    assert Excerpt("", 2, 3, str(path)).read() == (2, "second", 3)
+    assert SourceLine(Migration("001.sql", path=str(path)), 2, 3).read() == (2, "second", 3)
     path.unlink()
-    assert Excerpt("", 2, 3, str(path)).read() == (2, "", 3)
+    assert SourceLine(Migration("001.sql", path=str(path)), 2, 3).read() == (2, "", 3)
 
 
 @pytest.mark.parametrize("sql", ["", "one", "one\n"])
 def test_a_line_that_is_not_there_is_the_last(sql: str) -> None:
-    assert Excerpt(sql, 99).read()[2] is None
+    assert SourceLine(Migration("001.sql", sql), 99).read()[2] is None
 
 
 @pytest.mark.parametrize(
@@ -66,8 +67,8 @@ def test_a_line_that_is_not_there_is_the_last(sql: str) -> None:
     ],
     ids=["str", "repr", "format", "percent", "json", "json of vars", "pickle", "deepcopy", "in a list"],
 )
-def test_nothing_that_writes_it_writes_the_file(written: Callable[[Excerpt], str]) -> None:
-    assert "hunter2" not in written(Excerpt("PASSWORD 'hunter2'", 1, 3))
+def test_nothing_that_writes_it_writes_the_file(written: Callable[[SourceLine], str]) -> None:
+    assert "hunter2" not in written(SourceLine(Migration("001.sql", "PASSWORD 'hunter2'"), 1, 3))
 
 
 def vars_of(value: object) -> object:
@@ -78,7 +79,7 @@ def vars_of(value: object) -> object:
 def test_no_json_line_holds_an_excerpt_or_its_name() -> None:
     stream = io.StringIO()
     open_log(stream=stream, style="json")
-    excerpt = Excerpt("PASSWORD 'hunter2'", 1, 3)
+    excerpt = SourceLine(Migration("001.sql", "PASSWORD 'hunter2'"), 1, 3)
     logging.getLogger("predeploy").error("Failed", extra={"event": "migration.failed", "excerpt": excerpt})
     assert set(json.loads(stream.getvalue())) == {"timestamp", "level", "message", "event"}
 
@@ -89,6 +90,12 @@ def test_an_applications_own_json_log_gets_no_text_of_the_file() -> None:
     handler.setFormatter(JsonFormatter())
     logger = logging.getLogger("predeploy")
     logger.handlers[:] = [handler]
-    logger.error("Failed", extra={"excerpt": Excerpt("PASSWORD 'hunter2'", 1, 3), "more": [Excerpt("hunter2", 1)]})
+    logger.error(
+        "Failed",
+        extra={
+            "excerpt": SourceLine(Migration("001.sql", "PASSWORD 'hunter2'"), 1, 3),
+            "more": [SourceLine(Migration("001.sql", "hunter2"), 1)],
+        },
+    )
     assert "Failed" in stream.getvalue()
     assert "hunter2" not in stream.getvalue()

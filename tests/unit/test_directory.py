@@ -1,20 +1,24 @@
 from __future__ import annotations
 
+import builtins
 import hashlib
+import importlib
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from predeploy.errors import ConfigurationError
-from predeploy.migrations import directory as migrations
-from predeploy.migrations.directory import MOST_KEPT_BYTES, Migration, MigrationFiles, read_migrations
-from predeploy.migrations.large_file import BLOCK_BYTES
+from predeploy.migrations import directory
+from predeploy.migrations.chunks import MAX_MESSAGE_CHARS
+from predeploy.migrations.directory import MAX_KEPT_BYTES, read_migrations
+from predeploy.migrations.large_file import _BLOCK_BYTES
+from predeploy.migrations.migration import Migration, MigrationFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +28,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 SQL = "CREATE TABLE a (id int);\n"
 NOT_UTF8 = "the file is not UTF-8: save it as UTF-8"
+
+
+def sha256_of(text: str) -> str:
+    return hashlib.sha256(text.encode().replace(b"\r\n", b"\n")).hexdigest()
 
 
 def read_one(migrations_dir: MigrationsDir, content: str | bytes) -> Migration:
@@ -41,8 +49,7 @@ def names(directory: Path) -> list[str]:
 
 
 def test_a_file_is_its_name_text_and_checksum(migrations_dir: MigrationsDir) -> None:
-    checksum = hashlib.sha256(SQL.encode()).hexdigest()
-    assert read_one(migrations_dir, SQL) == Migration("001.sql", SQL, checksum, problem=None)
+    assert read_one(migrations_dir, SQL) == Migration("001.sql", SQL, sha256_of(SQL), problem=None)
 
 
 @pytest.mark.parametrize("missing", ["missing", "missing/below", "dangling"])
@@ -65,7 +72,7 @@ def test_an_empty_directory_has_no_files(tmp_path: Path) -> None:
     ],
     ids=["a file", "below a file", "a loop", "too long"],
 )
-def test_what_cannot_be_listed_is_not_an_empty_directory(tmp_path: Path, path: str, why: str) -> None:
+def test_a_directory_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, path: str, why: str) -> None:
     (tmp_path / "file").write_text(SQL)
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(ConfigurationError) as caught:
@@ -84,7 +91,7 @@ def public_dir() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    ("directory_mode", "file_mode", "told"),
+    ("directory_mode", "file_mode", "outcome"),
     [
         (0o555, 0o444, "None"),
         (0o555, 0o000, "the file cannot be read: Permission denied"),
@@ -95,14 +102,16 @@ def public_dir() -> Iterator[Path]:
         (0o000, 0o444, "The migrations directory cannot be listed: Permission denied."),
     ],
 )
-def test_what_permissions_forbid_is_told(public_dir: Path, directory_mode: int, file_mode: int, told: str) -> None:
+def test_what_permissions_forbid_is_reported(
+    public_dir: Path, directory_mode: int, file_mode: int, outcome: str
+) -> None:
     (public_dir / "001.sql").write_text(SQL)
     (public_dir / "001.sql").chmod(file_mode)
     public_dir.chmod(directory_mode)
-    assert _told_without_privilege(public_dir) == told
+    assert _outcome_without_privilege(public_dir) == outcome
 
 
-def _told_without_privilege(directory: Path) -> str:
+def _outcome_without_privilege(directory: Path) -> str:
     """Read in a process that is not root: no mode stops root."""
     source = """
 import os, sys
@@ -126,7 +135,7 @@ except ConfigurationError as error:
 # What is a migration, and in which order
 
 
-def test_files_come_in_code_point_order_of_their_names(migrations_dir: MigrationsDir) -> None:
+def test_files_are_sorted_by_the_code_points_of_their_names(migrations_dir: MigrationsDir) -> None:
     in_order = [
         " 1.sql",
         "!.sql",
@@ -165,22 +174,12 @@ def test_the_order_of_the_listing_does_not_matter(
     for number in range(20):
         migrations_dir.write(f"{number:03}.sql", SQL)
 
-    class Backwards:
-        def __init__(self, directory: Path) -> None:
-            self._entries = sorted(os_scandir(directory), key=lambda entry: entry.name, reverse=True)
-
-        def __enter__(self) -> list[os.DirEntry[str]]:
-            return self._entries
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-    os_scandir = os.scandir
-    monkeypatch.setattr("predeploy.migrations.directory.os.scandir", Backwards)
+    listdir = os.listdir
+    monkeypatch.setattr("predeploy.migrations.directory.os.listdir", lambda path: sorted(listdir(path), reverse=True))
     assert names(migrations_dir.path) == [f"{number:03}.sql" for number in range(20)]
 
 
-def test_other_files_and_dot_files_and_subdirectories_are_not_looked_at(migrations_dir: MigrationsDir) -> None:
+def test_other_files_dot_files_and_subdirectories_are_ignored(migrations_dir: MigrationsDir) -> None:
     for name in ("README.md", "001.sql.bak", "001.sql~", "001sql", "sql", "001.sql ", "001.psql", "x.sqlx"):
         migrations_dir.write(name, SQL)
     for name in (".sql", ".hidden.sql", "..sql", "._001.sql", ".SQL", ".x.SQL"):
@@ -190,7 +189,7 @@ def test_other_files_and_dot_files_and_subdirectories_are_not_looked_at(migratio
     assert read_migrations(migrations_dir.path) == MigrationFiles((), ())
 
 
-def test_what_ends_in_sql_in_other_letters_is_told_and_not_taken(migrations_dir: MigrationsDir) -> None:
+def test_a_name_that_ends_in_sql_in_capitals_is_listed_apart_and_not_read(migrations_dir: MigrationsDir) -> None:
     for name in ("b.SQL", "a.Sql", "c.sqL", "001.sql", "d.SQL.bak", ".e.SQL"):
         migrations_dir.write(name, SQL)
     files = read_migrations(migrations_dir.path)
@@ -263,10 +262,33 @@ def test_the_text_is_the_file_without_a_byte_order_mark(
     ],
     ids=repr,
 )
-def test_a_checksum_sees_every_change_but_those_of_a_checkout(
+def test_a_checksum_changes_with_the_file_but_not_with_its_line_ends_or_byte_order_mark(
     migrations_dir: MigrationsDir, content: bytes, same: bool
 ) -> None:
     assert (read_one(migrations_dir, content).checksum == hashlib.sha256(b"a\nb\n").hexdigest()) is same
+
+
+@pytest.mark.parametrize("missing", [[], ["_sha2"], ["_sha2", "_sha256"]], ids=["none", "one", "both"])
+def test_the_checksum_is_the_same_whatever_the_interpreter_has(
+    migrations_dir: MigrationsDir, missing: list[str]
+) -> None:
+    """Python before 3.12 has no `_sha2`, later ones have no `_sha256`, and an interpreter need not have either."""
+    import_module = builtins.__import__
+
+    def refuse(name: str, *rest: Any) -> Any:
+        if name in missing:
+            raise ImportError(name)
+        return import_module(name, *rest)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(builtins, "__import__", refuse)
+            importlib.reload(directory)
+        migrations_dir.write("001.sql", SQL)
+        [migration] = directory.read_migrations(migrations_dir.path).migrations
+        assert migration.checksum == sha256_of(SQL)
+    finally:
+        importlib.reload(directory)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +305,7 @@ def test_a_checksum_sees_every_change_but_those_of_a_checkout(
     ],
     ids=["nothing else", "Latin-1", "the first of two", "a surrogate", "cut off", "overlong", "UTF-16", "after a bom"],
 )
-def test_a_file_that_is_not_utf_8_is_told_with_its_line(
+def test_a_file_that_is_not_utf_8_has_a_problem_at_the_first_bad_line(
     migrations_dir: MigrationsDir, content: bytes, line: int
 ) -> None:
     migration = read_one(migrations_dir, content)
@@ -316,7 +338,7 @@ def test_a_file_that_cannot_be_read_is_a_problem_of_that_file(tmp_path: Path) ->
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
 @pytest.mark.timeout(10)  # the FIFO
-def test_nothing_stays_open(tmp_path: Path) -> None:
+def test_no_file_stays_open(tmp_path: Path) -> None:
     (tmp_path / "1.sql").write_text(SQL)
     (tmp_path / "2.sql").mkdir()
     os.mkfifo(tmp_path / "3.sql")
@@ -325,19 +347,19 @@ def test_nothing_stays_open(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == len(before)  # noqa: PTH208
 
 
-def test_a_file_that_goes_between_listing_and_reading_is_a_problem_of_that_file(
+def test_a_file_that_vanishes_after_the_listing_is_a_problem_of_that_file(
     migrations_dir: MigrationsDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("001.sql", "002.sql", "003.sql"):
         migrations_dir.write(name, SQL)
-    read_file = migrations._read_file  # noqa: SLF001  where the files begin
+    listdir = os.listdir
 
-    def lose_the_second(path: str) -> bytes | None:
-        if path.endswith("002.sql"):
-            Path(path).unlink()
-        return read_file(path)
+    def list_and_remove(path: Path) -> list[str]:
+        found = listdir(path)
+        (path / "002.sql").unlink()
+        return found
 
-    monkeypatch.setattr(migrations, "_read_file", lose_the_second)
+    monkeypatch.setattr("predeploy.migrations.directory.os.listdir", list_and_remove)
     problems = [m.problem for m in read_migrations(migrations_dir.path).migrations]
     assert problems == [None, "the file cannot be read: No such file or directory", None]
 
@@ -345,10 +367,10 @@ def test_a_file_that_goes_between_listing_and_reading_is_a_problem_of_that_file(
 def test_an_error_while_reading_is_a_problem_of_that_file(
     migrations_dir: MigrationsDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_path: str) -> bytes:
+    def fail(_file: int, _size: int) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(migrations, "_read_file", fail)
+    monkeypatch.setattr("predeploy.migrations.directory.os.read", fail)
     assert read_one(migrations_dir, SQL).problem == "the file cannot be read: Input/output error"
 
 
@@ -358,19 +380,40 @@ LINE = "SELECT 'Grüße';\r\n"
 
 
 def long(begin: str = "", end: str = "") -> str:
-    return begin + LINE * (MOST_KEPT_BYTES // len(LINE.encode()) + 1) + end
+    return begin + LINE * (MAX_KEPT_BYTES // len(LINE.encode()) + 1) + end
 
 
 def test_the_text_of_a_big_file_is_not_kept(migrations_dir: MigrationsDir) -> None:
     text = long("\ufeff")
-    checksum = hashlib.sha256(text[1:].encode().replace(b"\r\n", b"\n")).hexdigest()
     path = str(migrations_dir.path / "001.sql")
-    assert read_one(migrations_dir, text) == Migration("001.sql", checksum=checksum, path=path)
+    migration = read_one(migrations_dir, text)
+    assert migration == Migration("001.sql", checksum=sha256_of(text[1:]), path=path)
+    assert (migration.is_large, migration.transactional) == (True, True)
+
+
+def test_the_lines_of_a_big_file_and_of_a_kept_one_end_where_editors_end_them(migrations_dir: MigrationsDir) -> None:
+    begin = "\ufeffone\r\ntwo\n\nfour\rfive\u2028\x0c\n"
+    expected = ["one\r\n", "two\n", "\n", "four\r", "five\u2028\x0c\n"]
+    assert list(read_one(migrations_dir, begin).lines()) == expected
+    assert list(read_one(migrations_dir, begin + "six").lines()) == [*expected, "six"]
+    assert list(read_one(migrations_dir, "").lines()) == []
+    big = read_one(migrations_dir, long(begin))
+    lines = list(big.lines())
+    assert big.is_large
+    assert lines[:5] == expected
+    assert set(lines[5:]) == {LINE}
+
+
+def test_the_chunks_of_a_big_file_and_of_a_kept_one_are_its_text(migrations_dir: MigrationsDir) -> None:
+    for text in ("", SQL, "SELECT 1;\n" * 200_000, long("\ufeffSELECT 1;\n")):
+        chunks = list(read_one(migrations_dir, text).chunks())
+        assert "".join(chunk.text for chunk in chunks) == text.removeprefix("\ufeff")
+        assert (len(chunks) > 1) == (len(text) > MAX_MESSAGE_CHARS)
 
 
 def test_a_file_just_small_enough_is_kept(migrations_dir: MigrationsDir) -> None:
-    migration = read_one(migrations_dir, "x" * MOST_KEPT_BYTES)
-    assert (len(migration.sql), migration.path) == (MOST_KEPT_BYTES, None)
+    migration = read_one(migrations_dir, "x" * MAX_KEPT_BYTES)
+    assert (len(migration.sql), migration.path) == (MAX_KEPT_BYTES, None)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +422,7 @@ def test_a_file_just_small_enough_is_kept(migrations_dir: MigrationsDir) -> None
         "-- migrate:no-transaction\n",
         f"-- {'x' * 2_000_000}\n-- migrate:no-transaction\n",
         f"/* {'x' * 2_000_000} */\n-- migrate:no-transaction\n",
-        " " * (BLOCK_BYTES - 1) + "-- migrate:no-transaction\n",
+        " " * (_BLOCK_BYTES - 1) + "-- migrate:no-transaction\n",
     ],
     ids=["a directive", "a long comment", "a long block comment", "cut in the middle"],
 )
@@ -389,12 +432,12 @@ def test_a_big_file_that_runs_without_a_transaction_is_kept(migrations_dir: Migr
     assert (migration.sql == text, migration.transactional, migration.path) == (True, False, None)
 
 
-def test_a_big_file_with_a_directive_that_is_none_is_not_kept(migrations_dir: MigrationsDir) -> None:
+def test_a_big_file_with_what_only_looks_like_a_directive_is_not_kept(migrations_dir: MigrationsDir) -> None:
     migration = read_one(migrations_dir, long("-- migrate:no-transaction please\n"))
     assert (migration.sql, migration.transactional) == ("", True)
 
 
-def test_a_big_file_that_is_not_utf_8_is_told_with_its_line(migrations_dir: MigrationsDir) -> None:
+def test_a_big_file_that_is_not_utf_8_has_a_problem_at_the_first_bad_line(migrations_dir: MigrationsDir) -> None:
     content = long().encode() + b"\xff\n" + long().encode() + b"\xff"
     migration = read_one(migrations_dir, content)
     assert migration.problem == f"line {content.partition(bytes([255]))[0].count(bytes([10])) + 1}: {NOT_UTF8}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from predeploy.redaction.server_message import MOST_CHARS, disclose, disclose_hint
+from predeploy.redaction.server_message import MAX_CHARS, redact_hint, redact_message, redact_name, redact_text
 from predeploy.sql.literals import read_literals
 
 LITERAL = "SELECT 'hunter2'::regclass"
@@ -29,9 +29,9 @@ class Message:
     constraint_name: str | None = None
 
 
-def told(text: str, sqlstate: str, sql: str = LITERAL, **fields: str) -> str | None:
+def shown(text: str, sqlstate: str, sql: str = LITERAL, **fields: str) -> str | None:
     message: Any = Message(text, sqlstate, **fields)
-    return disclose(message, sql)
+    return redact_message(message, sql)
 
 
 @pytest.mark.parametrize(
@@ -67,21 +67,21 @@ def told(text: str, sqlstate: str, sql: str = LITERAL, **fields: str) -> str | N
         ('relation "a"hunter2" does not exist', "42P01", 'relation "a"***"***'),
     ],
 )  # fmt: skip
-def test_what_is_quoted_is_not_told(text: str, sqlstate: str, expected: str) -> None:
-    assert told(text, sqlstate) == expected
+def test_what_a_message_quotes_is_masked(text: str, sqlstate: str, expected: str) -> None:
+    assert shown(text, sqlstate) == expected
 
 
 @pytest.mark.parametrize("sqlstate", ["42601", "42602", "42622", "42703", "22P02", "XX000"])
-def test_a_name_that_may_be_a_string_in_the_wrong_quotes_is_not_told(sqlstate: str) -> None:
-    assert told('what about "hunter2"?', sqlstate, 'SELECT "hunter2"') == 'what about "***"?'
+def test_a_name_that_may_be_a_string_in_the_wrong_quotes_is_masked(sqlstate: str) -> None:
+    assert shown('what about "hunter2"?', sqlstate, 'SELECT "hunter2"') == 'what about "***"?'
 
 
 def test_a_file_is_read_once_for_all_its_notices() -> None:
     sql = "CREATE TABLE IF NOT EXISTS users (); RAISE NOTICE 'some words'; SELECT 'once'"
     before = read_literals.cache_info().misses
     for _ in range(100):
-        assert told('relation "users" already exists, skipping', "42P07", sql) is not None
-        assert told("some words", "00000", sql, source_function="exec_stmt_raise") == "some words"
+        assert shown('relation "users" already exists, skipping', "42P07", sql) is not None
+        assert shown("some words", "00000", sql, source_function="exec_stmt_raise") == "some words"
     assert read_literals.cache_info().misses - before == 2  # the other time without its RAISEs
 
 
@@ -100,24 +100,24 @@ def test_a_file_is_read_once_for_all_its_notices() -> None:
         ("division by zero", "22012"),
     ],
 )
-def test_names_are_told_in_every_language(text: str, sqlstate: str) -> None:
-    assert told(text, sqlstate) == text
+def test_names_are_shown_in_every_language(text: str, sqlstate: str) -> None:
+    assert shown(text, sqlstate) == text
 
 
-def test_a_parameter_is_named_and_its_value_is_not() -> None:
+def test_a_parameter_is_shown_and_its_value_is_masked() -> None:
     sql = "SET work_mem = 'much'"
-    assert told('invalid value for parameter "work_mem": "much"', "22023", sql) == (
+    assert shown('invalid value for parameter "work_mem": "much"', "22023", sql) == (
         'invalid value for parameter "work_mem": "***"'
     )
-    assert told("ungültiger Wert für Parameter »work_mem«: »much«", "22023", sql) == (
+    assert shown("ungültiger Wert für Parameter »work_mem«: »much«", "22023", sql) == (
         "ungültiger Wert für Parameter »work_mem«: »***«"
     )
 
 
-def test_an_object_that_the_server_names_is_told_whatever_the_file_quotes() -> None:
+def test_an_object_that_the_server_names_is_shown_whatever_the_file_quotes() -> None:
     text = 'duplicate key value violates unique constraint "hunter2"'
-    assert told(text, "23505", constraint_name="hunter2") == text
-    assert told(text, "23505") == 'duplicate key value violates unique constraint "***"'
+    assert shown(text, "23505", constraint_name="hunter2") == text
+    assert shown(text, "23505") == 'duplicate key value violates unique constraint "***"'
 
 
 @pytest.mark.parametrize(
@@ -139,41 +139,53 @@ def test_an_object_that_the_server_names_is_told_whatever_the_file_quotes() -> N
         ("", "password hash missing", "password hash missing"),
     ],
 )
-def test_the_authors_words_are_told_but_for_passwords(sql: str, text: str, expected: str) -> None:
-    assert told(text, "P0001", sql, source_function="exec_stmt_raise") == expected
+def test_the_authors_words_are_shown_but_for_passwords(sql: str, text: str, expected: str) -> None:
+    assert shown(text, "P0001", sql, source_function="exec_stmt_raise") == expected
 
 
-def test_a_hint_names_what_there_is_and_no_string_of_the_file() -> None:
+def test_a_hint_shows_existing_objects_and_no_string_of_the_file() -> None:
     message: Any = Message("x", "22P02", message_hint='Perhaps you meant "users" or "hunter2".')
-    assert disclose_hint(message, LITERAL) == 'Perhaps you meant "users" or "***".'
-    assert disclose_hint(Message("x", "22P02"), LITERAL) is None  # type: ignore[arg-type]
+    assert redact_hint(message, LITERAL) == 'Perhaps you meant "users" or "***".'
+    assert redact_hint(Message("x", "22P02"), LITERAL) is None  # type: ignore[arg-type]
+
+
+def test_the_name_of_an_object_is_masked_where_the_migration_has_it_as_a_string_only() -> None:
+    message: Any = Message("x", "42P01")
+    assert redact_name("hunter2", message, LITERAL) == "***"
+    assert redact_name("users", message, LITERAL) == "users"
+    assert redact_name("hunter2", message, "DROP TABLE hunter2") == "hunter2"
+    assert redact_name(None, message) is None
+
+
+def test_a_text_without_a_server_is_shown_but_for_passwords() -> None:
+    assert redact_text("at\x1b'here', password = hunter2") == "at 'here', password = ***"
 
 
 @pytest.mark.parametrize("text", [None, ""])
-def test_no_message_is_none(text: str | None) -> None:
-    assert disclose(Message(text)) is None  # type: ignore[arg-type]
+def test_a_missing_message_is_none(text: str | None) -> None:
+    assert redact_message(Message(text)) is None  # type: ignore[arg-type]
 
 
-def test_words_of_the_server_stay_though_the_file_quotes_them() -> None:
+def test_words_of_the_server_are_shown_though_the_file_quotes_them() -> None:
     text = "value too long for type character varying(9)"
-    assert told(text, "22001", "SELECT 'value', 'type', 'character'") == text
+    assert shown(text, "22001", "SELECT 'value', 'type', 'character'") == text
 
 
-def test_control_characters_are_spaces_and_lines_stay_lines() -> None:
+def test_control_characters_become_spaces_and_lines_stay_lines() -> None:
     text = "a\x00b\x1b[31mc\x85d\u2028e\nf\tg"
-    assert told(text, "P0001", source_function="exec_stmt_raise") == "a b [31mc d e\nf\tg"
+    assert shown(text, "P0001", source_function="exec_stmt_raise") == "a b [31mc d e\nf\tg"
 
 
 def test_a_long_text_is_cut_and_says_so() -> None:
-    assert told("x" * MOST_CHARS, "P0001") == "x" * MOST_CHARS
-    assert told("x" * (MOST_CHARS + 1), "P0001") == "x" * MOST_CHARS + "… (1 more characters)"
-    assert told("y" * 10_000_000, "P0001") == "y" * MOST_CHARS + f"… ({10_000_000 - MOST_CHARS} more characters)"
+    assert shown("x" * MAX_CHARS, "P0001") == "x" * MAX_CHARS
+    assert shown("x" * (MAX_CHARS + 1), "P0001") == "x" * MAX_CHARS + "… (1 more characters)"
+    assert shown("y" * 10_000_000, "P0001") == "y" * MAX_CHARS + f"… ({10_000_000 - MAX_CHARS} more characters)"
 
 
 def test_a_secret_on_the_edge_of_the_cut_is_masked_first() -> None:
-    shown = told("x" * (MOST_CHARS - 3) + " hunter2 " + "y" * 99, "XX000")
-    assert shown is not None
-    assert "hu" not in shown
+    text = shown("x" * (MAX_CHARS - 3) + " hunter2 " + "y" * 99, "XX000")
+    assert text is not None
+    assert "hu" not in text
 
 
 @pytest.mark.parametrize(
@@ -197,9 +209,9 @@ def test_a_secret_on_the_edge_of_the_cut_is_masked_first() -> None:
     ids=lambda sql: ascii(sql[:11]),
 )
 @pytest.mark.parametrize("source_function", ["", "exec_stmt_raise"])
-def test_any_text_is_read_in_time(sql: str, source_function: str) -> None:
+def test_any_text_is_read_in_linear_time(sql: str, source_function: str) -> None:
     """Not a test of speed: the bound is some hundred times what it takes, and square time takes longer."""
     started = time.monotonic()
-    told('syntax error at or near "' + sql[:70_000], "42601", sql, source_function=source_function)
-    told(sql[:70_000], "42P01", sql, source_function=source_function)
+    shown('syntax error at or near "' + sql[:70_000], "42601", sql, source_function=source_function)
+    shown(sql[:70_000], "42P01", sql, source_function=source_function)
     assert time.monotonic() - started < 20

@@ -1,8 +1,9 @@
-"""libpq alone and psycopg read alike, and where the one is not to be had the other does."""
+"""libpq by ctypes reads connection strings as psycopg does, which reads them where the library cannot be loaded."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -13,14 +14,15 @@ from typing import TYPE_CHECKING
 import psycopg_binary
 import pytest
 
-from predeploy.connection import conninfo, libpq
+from predeploy.connection import libpq
+from predeploy.connection.dsn import parse_dsn, write_conninfo
 from tests.support.dsns import CASES
 from tests.unit.test_dsn import KEY_VALUES, PW, SERVICES, URIS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from predeploy.connection.libpq import Option
+    from predeploy.connection.libpq import ConninfoReader, Option
 
 ROOT = Path(__file__).parents[2]
 DSNS = sorted({dsn for dsn, _ in (*URIS, *KEY_VALUES) if "\udcff" not in dsn and "\0" not in dsn})
@@ -35,18 +37,20 @@ ENVIRONMENTS = [
 ]
 
 
-def both_ways(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> tuple[object, object]:
-    """Return what libpq alone says and what psycopg says."""
-    assert libpq.load() is not None
-    alone = call()
+def read_by_both(monkeypatch: pytest.MonkeyPatch, read: Callable[[ConninfoReader], object]) -> tuple[object, object]:
+    """Return what libpq says by ctypes, and what psycopg says."""
+    by_ctypes = libpq.conninfo()
+    assert isinstance(by_ctypes, libpq.Libpq)
     with monkeypatch.context() as patch:
         patch.setattr(libpq, "load", lambda: None)
-        return alone, call()
+        by_psycopg = libpq.conninfo()
+    assert not isinstance(by_psycopg, libpq.Libpq)
+    return read(by_ctypes), read(by_psycopg)
 
 
 @pytest.fixture(params=ENVIRONMENTS, ids=lambda variables: " ".join(variables) or "nothing")
 def environment(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What libpq finds beside the connection string."""
+    """Variables and files that libpq reads next to the connection string."""
     (tmp_path / "services").write_text(SERVICES)
     (tmp_path / "passfile").write_text("*:*:*:me:Zq7x-me\ndb:5432:app:*:Zq7x-app\n*:*:*:*:Zq7x-any\n")
     (tmp_path / "passfile").chmod(0o600)
@@ -56,46 +60,52 @@ def environment(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyt
         monkeypatch.setenv(name, value)
 
 
-def test_every_connection_string_is_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_read_every_connection_string_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     dsns = DSNS + [case.dsn for case in CASES.values() if "\0" not in case.dsn and "\udcff" not in case.dsn]
-    alone, by_psycopg = both_ways(monkeypatch, lambda: [(dsn, conninfo.parse(dsn)) for dsn in dsns])
-    assert alone == by_psycopg
+    by_ctypes, by_psycopg = read_by_both(
+        monkeypatch, lambda reader: [(dsn, reader.parse(dsn.encode())) for dsn in dsns]
+    )
+    assert by_ctypes == by_psycopg
     assert len(dsns) > 500
 
 
 @pytest.mark.usefixtures("environment")
-def test_every_environment_is_read_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone, by_psycopg = both_ways(monkeypatch, conninfo.defaults)
-    assert alone == by_psycopg
+def test_both_read_every_environment_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_ctypes, by_psycopg = read_by_both(monkeypatch, lambda reader: reader.defaults())
+    assert by_ctypes == by_psycopg
 
 
 @pytest.mark.usefixtures("environment")
-def test_what_a_login_would_use_is_found_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    readable = [(dsn, options) for dsn in DSNS if (options := conninfo.parse(dsn)) is not None]
+def test_both_find_alike_what_a_login_would_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    readable = [(dsn, options) for dsn in DSNS if (options := libpq.conninfo().parse(dsn.encode())) is not None]
 
-    def resolved() -> list[tuple[str, tuple[list[Option], bytes] | None]]:
-        return [(dsn, conninfo.resolve({**named(options), "sslmode": "never-connect"})) for dsn, options in readable]
+    def resolve(reader: ConninfoReader) -> list[tuple[str, tuple[list[Option], bytes] | None]]:
+        never_connect = {"sslmode": "never-connect"}
+        return [
+            (dsn, reader.resolve(write_conninfo({**values(options), **never_connect}))) for dsn, options in readable
+        ]
 
-    alone, by_psycopg = both_ways(monkeypatch, resolved)
-    assert alone == by_psycopg
+    by_ctypes, by_psycopg = read_by_both(monkeypatch, resolve)
+    assert by_ctypes == by_psycopg
 
 
-def named(options: list[Option]) -> dict[str, str]:
+def values(options: list[Option]) -> dict[str, str]:
     return {keyword: value.decode(errors="replace") for keyword, value, _ in options if value is not None}
 
 
 @pytest.mark.parametrize("value", ["", " ", "'", "\\", "\\'", "a b", "\n", "=", "ü€🐘", "a\\", "'a'", "x'y\\z "])
 def test_every_value_comes_back_from_what_is_written(value: str) -> None:
-    options = conninfo.parse(conninfo.written({"password": value, "host": "db"}).decode())
-    assert options is not None
-    assert named(options) == {"password": value, "host": "db"}
+    assert parse_dsn(write_conninfo({"password": value, "host": "db"}).decode()).named == {
+        "password": value,
+        "host": "db",
+    }
 
 
-# Where the library is not what it should be
+# Where the library cannot be used
 
 
 def package(directory: Path, libraries: dict[str, bytes | Path] | None) -> None:
-    """Put a psycopg_binary there, with such libraries beside it."""
+    """Put a psycopg_binary there, with these libraries next to it."""
     (directory / "psycopg_binary").mkdir()
     (directory / "psycopg_binary" / "__init__.py").touch()
     if libraries is None:
@@ -127,7 +137,7 @@ def bundled(start: str) -> Path:
     ],
     ids=["no folder", "empty", "garbage", "nothing in it", "lacks the functions", "two", "another"],
 )
-def test_a_library_that_cannot_be_used_is_none(
+def test_a_library_that_cannot_be_used_is_not_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, libraries: dict[str, bytes | Path] | None
 ) -> None:
     package(tmp_path, libraries)
@@ -135,12 +145,12 @@ def test_a_library_that_cannot_be_used_is_none(
     assert libpq.load.__wrapped__() is None
 
 
-def test_where_psycopg_is_not_installed_with_its_library_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_of_psycopgs_wheel_none_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [os.fspath(Path(os.__file__).parent)])
     assert libpq.load.__wrapped__() is None
 
 
-def test_where_psycopg_is_built_for_another_library_ours_is_not_used(
+def test_where_psycopg_is_built_for_another_library_none_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "psycopg_c").mkdir()
@@ -163,3 +173,41 @@ print(*(path for path in sorted(mapped) if "/libpq" in path), sep="\\n")
         [sys.executable, "-c", source], cwd=ROOT, env={}, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.splitlines() == [str(bundled("libpq"))]
+
+
+# One run
+
+
+def calls_in_a_run(directory: Path, *functions: str) -> list[int]:
+    """Return how often a run of `migrate` that finds no server calls each function, in whichever thread."""
+    environ = {
+        "DATABASE_URL": f"host={directory} dbname=nowhere password={PW}",  # no socket is there
+        "MIGRATIONS_DIR": str(directory),
+        "MIGRATE_WAIT_TIMEOUT": "0",
+        "MIGRATE_LOG_FORMAT": "json",
+    }
+    source = f"""
+import collections, json, sys, threading
+import entrypoint
+counts = collections.Counter()
+def count(frame, event, argument):
+    if event == "call":
+        counts[frame.f_code.co_qualname] += 1
+threading.setprofile(count)
+sys.setprofile(count)
+exit_code = entrypoint.main([], {environ!r})
+sys.setprofile(None)
+print(json.dumps([exit_code, [counts[name] for name in {functions!r}]]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source], cwd=ROOT, env={}, capture_output=True, text=True, check=True, timeout=60
+    )
+    exit_code, counts = json.loads(done.stdout.splitlines()[-1])
+    assert (exit_code, done.stderr) == (3, "")
+    return list(counts)
+
+
+def test_a_run_parses_its_connection_string_once(tmp_path: Path) -> None:
+    (tmp_path / "001.sql").write_text("SELECT 1;\n")
+    functions = ("parse_dsn", "Libpq.parse", "Libpq.resolve", "_ByPsycopg.parse", "_ByPsycopg.resolve")
+    assert calls_in_a_run(tmp_path, *functions) == [1, 1, 1, 0, 0]

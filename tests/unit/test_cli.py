@@ -5,19 +5,23 @@ import re
 
 import pytest
 
-from predeploy import __version__, settings
-from predeploy.cli import OPTIONS, parse
-from predeploy.errors import ConfigurationError
+from predeploy import __version__, commands, settings
+from predeploy.cli import COMMANDS, CommandLine, parse
+from predeploy.errors import EXIT_CODES, ConfigurationError
 
-COMMANDS = ["migrate", "status", "check", "plan", "plan --rehearse", "health"]
+
+def test_every_command_of_the_command_line_exists_and_no_other() -> None:
+    assert list(COMMANDS) == list(commands.COMMANDS)
 
 
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [([], "migrate"), *[(command.split(), command) for command in COMMANDS], (["--", "status"], "status")],
 )
-def test_a_command_is_understood(arguments: list[str], command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse(arguments, COMMANDS) == (command, frozenset())
+def test_each_command_is_read_and_migrate_is_the_default(
+    arguments: list[str], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parse(arguments) == CommandLine(command)
     assert capsys.readouterr() == ("", "")
 
 
@@ -30,35 +34,34 @@ def test_a_command_is_understood(arguments: list[str], command: str, capsys: pyt
     ],
 )
 def test_every_command_has_the_option_json(arguments: list[str], command: str) -> None:
-    assert parse(arguments, COMMANDS) == (command, frozenset({"json"}))
-
-
-def test_an_option_of_one_command_is_refused_with_another() -> None:
-    assert parse(["plan", "--rehearse", "--json"], COMMANDS) == ("plan --rehearse", frozenset({"json"}))
-    with pytest.raises(ConfigurationError):
-        parse(["check", "--rehearse"], COMMANDS)
+    assert parse(arguments) == CommandLine(command, json=True)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["status", "--version"]])
-def test_version_is_one_line_and_no_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse(arguments, COMMANDS) is None
+def test_version_prints_one_line_and_runs_no_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(arguments) is None
     assert capsys.readouterr() == (f"pg-predeploy {__version__}\n", "")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["check", "--help"]])
-def test_help_tells_all_and_is_no_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse(arguments, COMMANDS) is None
+def test_help_lists_commands_options_and_exit_codes_and_runs_no_command(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parse(arguments) is None
     shown = capsys.readouterr()
     assert shown.err == ""
-    for word in (*COMMANDS, "128+n", "DATABASE_URL_FILE", "500ms", *(f"--{name} " for name in OPTIONS)):
+    for word in (*COMMANDS, "128+n", "DATABASE_URL_FILE", "500ms", "--json ", "--rehearse ", "--version"):
         assert word in shown.out
+    exit_codes = shown.out.partition("exit codes:\n")[2].splitlines()
+    expected = {str(code): known.meaning for code, known in EXIT_CODES.items()}
+    assert dict(line.split(maxsplit=1) for line in exit_codes) == expected | {"128+n": "ended by signal n"}
 
 
 def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
     names = set(re.findall(r'"((?:DATABASE|MIGRATE|MIGRATIONS)(?:_[A-Z]+)+)"', inspect.getsource(settings)))
     names -= {name for name in names if "UNPOOLED" in name}  # other programs'
-    assert len(names) == 15
-    parse(["--help"], COMMANDS)
+    assert len(names) == 14
+    parse(["--help"])
     shown = capsys.readouterr().out
     assert [name for name in names if f" {name} " not in shown] == []
 
@@ -73,7 +76,8 @@ def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
         ["status", "check"],
         ["--dry-run"],
         ["--rehearse"],
-        ["status", "--rehearse"],
+        ["check", "--rehearse"],
+        ["plan --rehearse", "--json"],
         ["plan", "--rehears"],
         ["--vers"],
         ["--hel"],
@@ -88,10 +92,10 @@ def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
     ],
     ids=" ".join,
 )
-def test_anything_else_is_refused_without_being_repeated(
+def test_anything_else_is_an_error_that_does_not_repeat_it(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        parse(arguments, COMMANDS)
+        parse(arguments)
     assert str(caught.value) == "Unknown command or option; pg-predeploy --help lists them."
     assert capsys.readouterr() == ("", "")

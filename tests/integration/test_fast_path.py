@@ -1,6 +1,6 @@
-"""A run that finds nothing to do ends without psycopg; in every other case psycopg goes on as if nobody had looked.
+"""A run with nothing to do ends without psycopg; in every other case psycopg starts from the beginning.
 
-What takes psycopg's way is seen by a psycopg that cannot be imported: such a run crashes.
+A run that needs psycopg is recognised by a psycopg that cannot be imported: it crashes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import psycopg
 import psycopg_binary
 import pytest
 
-from predeploy.apply.fast_path import LONGEST_S, Glance
-from predeploy.migrations.directory import MigrationResult, read_migrations
+from predeploy.apply.fast_path import MAX_S, FastPath
+from predeploy.connection.dsn import parse_dsn
+from predeploy.migrations.directory import read_migrations
+from predeploy.migrations.migration import MigrationResult
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 
@@ -42,7 +44,7 @@ NOT_LOADED = {
     *("decimal", "hashlib", "importlib.metadata", "email"),
     *("predeploy.connection.connect", "predeploy.connection.session", "predeploy.connection.login_errors"),
     *("predeploy.apply.migrator", "predeploy.apply.migrations_table"),
-    *("rich", "predeploy.log.console", "predeploy.migrations.directives", "predeploy.cli"),
+    *("rich", "predeploy.log.console", "predeploy.migrations.directives"),
 }
 MOST_MODULES = 115  # beside what the interpreter has loaded itself; two dozen of them are python-json-logger's
 
@@ -112,10 +114,10 @@ def test_without_the_library_psycopg_does_and_tells_the_same(
     assert run().report["applied"] == 4
     migrations_dir.write("002.sql", "SELECT 2")
     (migrations_dir.path / "003.sql").unlink()
-    by_glance, by_psycopg = alone(), without_library()
-    assert lasting(by_glance.events) == lasting(by_psycopg.events)
-    assert [event["migration"] for event in by_glance.named("migration.changed")] == ["002.sql"]
-    assert [event["migration"] for event in by_glance.named("migration.missing")] == ["003.sql"]
+    by_libpq, by_psycopg = alone(), without_library()
+    assert lasting(by_libpq.events) == lasting(by_psycopg.events)
+    assert [event["migration"] for event in by_libpq.named("migration.changed")] == ["002.sql"]
+    assert [event["migration"] for event in by_libpq.named("migration.missing")] == ["003.sql"]
     crashed = without_library(**no_psycopg)  # as soon as it reads the connection string
     assert [event["event"] for event in crashed.events] == ["run.crashed", "run.finished"], "the library was found"
 
@@ -219,10 +221,6 @@ def read_only(database: Database) -> None:
     database.admin_execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
 
 
-def no_login(database: Database) -> None:
-    database.admin_execute(f"ALTER ROLE {database.owner} PASSWORD 'another'")
-
-
 def a_notice(database: Database) -> None:
     database.execute("""
         ALTER TABLE _migrations RENAME TO kept;
@@ -231,7 +229,7 @@ def a_notice(database: Database) -> None:
     """)
 
 
-LEFT = [no_table, one_row_less, another_table, no_privilege, read_only, no_login, a_notice]
+LEFT = [no_table, one_row_less, another_table, no_privilege, read_only, a_notice]
 
 
 @pytest.mark.parametrize("change", LEFT, ids=lambda change: change.__name__)
@@ -243,6 +241,17 @@ def test_everything_else_is_left_to_psycopg_without_a_word(
     change(database)
     assert asked_for_psycopg(alone())
     eventually(lambda: not database.admin_query(OTHERS))
+
+
+@pytest.mark.parametrize("change", ["PASSWORD 'another'", "NOLOGIN"])
+@pytest.mark.direct("a pooler answers by itself")
+@pytest.mark.usefixtures("applied")
+def test_a_login_that_can_never_work_is_sent_once(
+    alone: Callable[..., Run], proxy: Proxy, database: Database, change: str
+) -> None:
+    database.admin_execute(f"ALTER ROLE {database.owner} {change}")
+    ended = alone(DATABASE_URL=database.dsn_at(proxy.port))
+    assert (ended.exit_code, ended.report["outcome"], proxy.logins) == (5, "refused", 1)
 
 
 @pytest.mark.usefixtures("applied")
@@ -269,7 +278,7 @@ def test_a_server_that_reports_no_standby_is_asked_in_the_same_message(
 
 @pytest.mark.parametrize("pooler", ["pgbouncer", "session_pgbouncer"])
 @pytest.mark.usefixtures("applied")
-def test_a_glance_goes_through_a_pooler_and_leaves_no_setting_in_it(
+def test_it_goes_through_a_pooler_and_leaves_no_setting_in_it(
     alone: Callable[..., Run], database: Database, request: pytest.FixtureRequest, pooler: str
 ) -> None:
     dsn = database.dsn_at(request.getfixturevalue(pooler).port)
@@ -281,7 +290,7 @@ def test_a_glance_goes_through_a_pooler_and_leaves_no_setting_in_it(
 @pytest.mark.parametrize("silent_after", [b"SCRAM-SHA-256", b"string_agg"], ids=["login", "question"])
 @pytest.mark.direct("a pooler has logged in already, and asks nothing of its own")
 @pytest.mark.usefixtures("applied")
-def test_a_glance_that_gets_no_answer_counts_as_a_part_of_the_wait(
+def test_a_fast_path_without_an_answer_counts_as_part_of_the_wait(
     run: Callable[..., Run], proxy: Proxy, database: Database, silent_after: bytes
 ) -> None:
     """Half of the wait is over when psycopg comes; the login that stays silent then ends with the other half."""
@@ -300,7 +309,7 @@ def test_a_glance_that_gets_no_answer_counts_as_a_part_of_the_wait(
 
 @pytest.mark.parametrize("silent_after", [b"SCRAM-SHA-256", b"string_agg"], ids=["login", "question"])
 @pytest.mark.usefixtures("applied")
-def test_a_signal_ends_a_glance_that_gets_no_answer(
+def test_a_signal_ends_a_fast_path_without_an_answer(
     start: Callable[..., Process], proxy: Proxy, database: Database, silent_after: bytes
 ) -> None:
     proxy.silent_after = silent_after
@@ -311,34 +320,34 @@ def test_a_signal_ends_a_glance_that_gets_no_answer(
     process.terminate()
     ended = process.finish()
     assert time.monotonic() - sent < SIGNAL_BOUND_S
-    assert proxy.logins == 1, "that was no glance any more"
+    assert proxy.logins == 1, "psycopg has logged in"
     assert (ended.exit_code, ended.report["exit_code"], ended.report["message"]) == (143, 143, "Ended by SIGTERM.")
 
 
 @pytest.mark.usefixtures("applied")
-def test_a_glance_behind_a_lock_leaves_nobody_waiting(start: Callable[..., Process], database: Database) -> None:
+def test_a_fast_path_behind_a_lock_leaves_no_session_waiting(start: Callable[..., Process], database: Database) -> None:
     with database.connect(autocommit=False) as holder:
         holder.execute("LOCK TABLE _migrations")
         process = start()
         eventually(lambda: database.query(WAITERS))
         process.kill()
         process.finish(as_json=False)
-        eventually(lambda: not database.query(WAITERS), LONGEST_S + 5)
+        eventually(lambda: not database.query(WAITERS), MAX_S + 5)
 
 
 @pytest.mark.parametrize("silent_after", [None, b"SCRAM-SHA-256", b"string_agg"], ids=["seen", "login", "question"])
 @pytest.mark.direct("a pooler keeps its sessions")
 @pytest.mark.usefixtures("applied")
-def test_neither_a_thread_nor_a_session_outlives_a_glance(
+def test_neither_a_thread_nor_a_session_outlives_the_fast_path(
     proxy: Proxy, database: Database, migrations_dir: MigrationsDir, silent_after: bytes | None
 ) -> None:
     proxy.silent_after = silent_after
     migrations_dir.write("001.sql", SQL)
     result = MigrationResult()
-    glance = Glance(database.dsn_at(proxy.port), wait_timeout=1, lock_wait_timeout=1)
-    seen = glance.finds_all_applied(read_migrations(migrations_dir.path), result)
+    fast_path = FastPath(parse_dsn(database.dsn_at(proxy.port)), wait_timeout=1)
+    seen = fast_path.everything_is_applied(read_migrations(migrations_dir.path), result)
     assert (seen, result.skipped) == (True, ["001.sql"]) if silent_after is None else (False, [])
-    eventually(lambda: "pg-predeploy-apart" not in {thread.name for thread in threading.enumerate()})
+    eventually(lambda: "pg-predeploy-background" not in {thread.name for thread in threading.enumerate()})
     if seen:  # the proxy, once silent, does not hang up either
         eventually(lambda: not database.query(OTHERS))
 

@@ -1,0 +1,186 @@
+"""The commands. Each takes the settings, the connection string and the report, and sets the report's outcome."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from predeploy import __version__
+from predeploy.errors import ConfigurationError
+from predeploy.migrations.directory import read_migrations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from predeploy.connection.connect import Connection
+    from predeploy.connection.dsn import Dsn
+    from predeploy.migrations.migration import MigrationFiles
+    from predeploy.report import Report
+    from predeploy.settings import Settings
+
+log = logging.getLogger("predeploy")
+
+STATES = ("applied", "pending", "changed", "missing")
+_MAX_NAMES = 5
+
+
+def migrate(settings: Settings, dsn: Dsn, report: Report) -> None:
+    """Apply what is pending."""
+    from predeploy.apply.fast_path import FastPath
+
+    started = time.monotonic()
+    fast_path = FastPath(dsn, wait_timeout=settings.wait_timeout)  # logs in while the files are read
+    files = _read_files(settings, dsn)
+    if fast_path.everything_is_applied(files, report.result):
+        report.set_outcome(0)
+        return
+    from predeploy.apply.migrator import Migrator
+    from predeploy.apply.run_options import RunOptions
+    from predeploy.connection.connect import Server
+
+    server = Server(dsn, wait_timeout=settings.wait_timeout, wait_started=started)
+    options = RunOptions(
+        lock_wait_timeout=settings.lock_wait_timeout,
+        lock_timeout=settings.lock_timeout,
+        statement_timeout=settings.statement_timeout,
+        attempts=settings.retries,
+        watch_after=settings.watch_after,
+        stop_on_error=settings.on_error == "stop",
+        direct_url=settings.direct_url,
+    )
+    migrator = Migrator(server, files, options)
+    report.follow(migrator.state.result, lambda: migrator.state.interrupted)
+    migrator.run()
+    report.set_outcome(1 if report.result.errors else 0)
+
+
+def status(settings: Settings, dsn: Dsn, report: Report) -> None:
+    """List every migration and its state."""
+    counts = _log_status(_statuses(settings, dsn))
+    report.set_outcome(0, ", ".join(f"{count} {state}" for state, count in counts.items()), **counts)
+
+
+def check(settings: Settings, dsn: Dsn, report: Report) -> None:
+    """Say by the exit code whether anything is pending."""
+    pending = [row.name for row in _statuses(settings, dsn) if row.state == "pending"]
+    report.set_outcome(10 if pending else 0, _describe_pending(pending), pending=len(pending))
+
+
+def plan(settings: Settings, dsn: Dsn, report: Report) -> None:
+    """Say what would run and which locks it would take, from the files' text."""
+    from predeploy.connection.connect import Server
+    from predeploy.plan.static_plan import log_plan
+
+    files = _read_files(settings, dsn)
+    with Server(dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
+        message, fields = log_plan(conn, files, report.result)
+    report.set_outcome(1 if report.result.errors else 0, message, **fields)
+
+
+def rehearse(settings: Settings, dsn: Dsn, report: Report) -> None:
+    """Run what is pending in a transaction that is rolled back."""
+    from predeploy.connection.connect import Server
+    from predeploy.plan.rehearsal import rehearse
+
+    files = _read_files(settings, dsn)
+    message, fields = rehearse(
+        Server(dsn, wait_timeout=settings.wait_timeout),
+        files,
+        report.result,
+        lock_wait_timeout=settings.lock_wait_timeout,
+        lock_timeout=settings.lock_timeout,
+        statement_timeout=settings.statement_timeout,
+    )
+    report.set_outcome(1 if report.result.errors else 0, message, **fields)
+
+
+def health(settings: Settings, dsn: Dsn, report: Report) -> None:
+    """Say whether the database answers."""
+    from predeploy.connection.connect import Server
+    from predeploy.connection.health import check_db_health
+
+    _read_files(settings, dsn)
+    found = check_db_health(Server(dsn))
+    message = f"Not healthy: {found.error}" if found.error else "Healthy"
+    report.set_outcome(0 if found.ok else 3, message, latency_ms=found.latency_ms)
+
+
+COMMANDS: dict[str, Callable[[Settings, Dsn, Report], None]] = {
+    "migrate": migrate,
+    "status": status,
+    "check": check,
+    "plan": plan,
+    "plan --rehearse": rehearse,
+    "health": health,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationStatus:
+    """One name and its state: `applied`, `pending`, `changed` since it was applied, or `missing` on disk."""
+
+    name: str
+    state: str
+    applied_at: datetime | None = None
+
+
+def migration_status(conn: Connection, files: MigrationFiles) -> list[MigrationStatus]:
+    """Return the state of every file and of every row without one, in order of the names."""
+    from predeploy.apply.drift import has_changed
+    from predeploy.apply.migrations_table import read_rows
+
+    rows = read_rows(conn) or {}
+    found = {}
+    for migration in files.migrations:
+        row = rows.get(migration.name)
+        state = "pending" if row is None else "changed" if has_changed(migration, row.checksum) else "applied"
+        found[migration.name] = MigrationStatus(migration.name, state, row.applied_at if row else None)
+    for name in rows.keys() - found.keys():
+        found[name] = MigrationStatus(name, "missing", rows[name].applied_at)
+    return [found[name] for name in sorted(found)]
+
+
+def _read_files(settings: Settings, dsn: Dsn) -> MigrationFiles:
+    """Log what starts, and read the files: a broken mount is known before a second of waiting."""
+    fields = {"version": __version__, "host": dsn.host, "port": dsn.port, "migrations_dir": settings.migrations_dir}
+    message = f"pg-predeploy {__version__} for Postgres at {dsn.host}:{dsn.port}"
+    log.info("%s", message, extra={"event": "run.started", **fields})
+    if settings.unknown:
+        names = {"event": "settings.unknown", "names": list(settings.unknown)}
+        log.warning("Ignored, as no settings of ours: %s", ", ".join(settings.unknown), extra=names)
+    files = read_migrations(settings.migrations_dir)
+    for name in files.lookalikes:
+        fields = {"event": "migration.ignored", "migration": name}
+        log.warning("Ignored: %s does not end in .sql in small letters", name, extra=fields)
+    if settings.require_files and not files.migrations:
+        raise ConfigurationError("MIGRATE_REQUIRE_FILES is set and there is no .sql file: is the directory mounted?")
+    return files
+
+
+def _statuses(settings: Settings, dsn: Dsn) -> list[MigrationStatus]:
+    from predeploy.connection.connect import Server
+
+    files = _read_files(settings, dsn)
+    with Server(dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
+        return migration_status(conn, files)
+
+
+def _log_status(rows: list[MigrationStatus]) -> dict[str, int]:
+    """Log each row, and return how many there are of each state."""
+    for row in rows:
+        applied_at = row.applied_at.isoformat() if row.applied_at else None
+        fields = {"migration": row.name, "state": row.state, "applied_at": applied_at}
+        log.info("%-7s %s", row.state, row.name, extra={"event": "migration.status", **fields})
+    counts = Counter(row.state for row in rows)
+    return {state: counts[state] for state in STATES}
+
+
+def _describe_pending(names: list[str]) -> str:
+    if not names:
+        return "Nothing is pending"
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f"{len(names)} pending: {', '.join(names[:_MAX_NAMES])}{more}"

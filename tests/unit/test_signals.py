@@ -1,0 +1,106 @@
+"""What a signal does to a process of its own; tests/integration/test_signals.py has the whole program."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from predeploy.signals import FINAL_LINE_S, FORCED_EXIT_AFTER_S, Terminated, signal_behind
+
+ROOT = Path(__file__).parents[2]
+BUSY_S = 5.0
+BEGIN = """
+import os, signal, sys, time
+from predeploy.signals import Terminated, deferred, ignore_signals_until_reported, raise_on_signals
+
+def send(signum=signal.SIGTERM):
+    os.kill(os.getpid(), signum)
+    time.sleep(0.02)
+
+def report_forced_exit(end):
+    print("forced", end, flush=True)
+    return 99
+
+raise_on_signals(report_forced_exit)
+"""
+
+
+def run(source: str) -> tuple[int, list[str]]:
+    """Return the exit code of a process and the lines that it has printed."""
+    command = [sys.executable, "-c", BEGIN + source]
+    done = subprocess.run(command, cwd=ROOT, env={}, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr == ""
+    return done.returncode, done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_a_deferred_block_is_raised_after_it(signum: signal.Signals) -> None:
+    source = f"""
+try:
+    with deferred():
+        with deferred():
+            send({int(signum)})
+            print("inner", flush=True)
+        time.sleep(0.02)
+        print("outer", flush=True)
+    time.sleep(10)
+    print("never")
+except Terminated as end:
+    print("raised", end, flush=True)
+    sys.exit(end.exit_code)
+"""
+    assert run(source) == (128 + signum, ["inner", "outer", f"raised {signum.name}"])
+
+
+def test_a_deferred_block_without_a_signal_raises_nothing() -> None:
+    assert run('with deferred():\n    pass\nprint("done")') == (0, ["done"])
+
+
+def test_only_the_first_signal_is_raised() -> None:
+    source = """
+try:
+    send()
+except Terminated as end:
+    send()
+    send(signal.SIGINT)
+    print("cleaned up after", end, flush=True)
+"""
+    assert run(source) == (0, ["cleaned up after SIGTERM"])
+
+
+def test_a_signal_does_not_interrupt_the_report() -> None:
+    source = 'ignore_signals_until_reported()\nsend()\nsend(signal.SIGINT)\nprint("reported", flush=True)'
+    assert run(source) == (0, ["reported"])
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["with deferred():\n    send()\n    time.sleep(60)", "ignore_signals_until_reported()\nsend()\ntime.sleep(60)"],
+    ids=["deferred", "while it reports"],
+)
+def test_a_process_that_does_not_end_after_a_signal_is_ended(source: str) -> None:
+    started = time.monotonic()
+    assert run(source) == (99, ["forced SIGTERM"])
+    assert FORCED_EXIT_AFTER_S < time.monotonic() - started < FORCED_EXIT_AFTER_S + BUSY_S
+
+
+def test_a_forced_exit_whose_report_blocks_comes_all_the_same() -> None:
+    source = "raise_on_signals(lambda end: time.sleep(60))\nwith deferred():\n    send()\n    time.sleep(60)"
+    started = time.monotonic()
+    assert run(source) == (143, [])
+    assert FORCED_EXIT_AFTER_S + FINAL_LINE_S < time.monotonic() - started < FORCED_EXIT_AFTER_S + BUSY_S
+
+
+def test_the_signal_is_found_behind_the_error_that_it_became() -> None:
+    end = Terminated(signal.SIGTERM)
+    caused, during = RuntimeError(), RuntimeError()
+    caused.__cause__ = end
+    during.__context__ = caused
+    assert signal_behind(during) is signal_behind(caused) is signal_behind(end) is end
+    assert signal_behind(RuntimeError()) is None
+    assert (end.exit_code, str(end)) == (143, "SIGTERM")
