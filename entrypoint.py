@@ -77,19 +77,19 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 def _read_settings(environ: Mapping[str, str], command_line: CommandLine, report: Report) -> tuple[Settings, Dsn]:
     """Read the settings and the connection string, and open the log as they say; secrets are masked from then on."""
     from predeploy.connection.dsn import parse_dsn, secrets_in
-    from predeploy.errors import DatabaseUrlInvalid
     from predeploy.log.setup import open_log
     from predeploy.settings import load_settings
 
-    report.scrubber.add_secrets(secrets_in(environ.get("DATABASE_URL", "")))  # before anything could quote it
-    settings = load_settings(environ, default_dir=_default_migrations_dir())
-    style = "json" if command_line.json else settings.log_format
-    brief = command_line.command != "migrate"
-    report.scrubber = open_log(level=settings.log_level, style=style, environ=environ, brief=brief)
+    url = environ.get("DATABASE_URL", "")
     try:
-        dsn = parse_dsn(settings.database_url)
-    except DatabaseUrlInvalid:
-        report.scrubber.add_secrets(secrets_in(settings.database_url))
+        settings = load_settings(environ, default_dir=_default_migrations_dir())
+        url = settings.database_url
+        style = "json" if command_line.json else settings.log_format
+        brief = command_line.command != "migrate"
+        report.scrubber = open_log(level=settings.log_level, style=style, environ=environ, brief=brief)
+        dsn = parse_dsn(url)
+    except Exception:  # its text may quote a connection string that nobody has understood
+        report.scrubber.add_secrets(secrets_in(url))
         raise
     report.scrubber.add_secrets(dsn.secrets)
     return settings, dsn

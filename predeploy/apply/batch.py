@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from predeploy.apply.message import Kind, MessagePlan, Part, StatementFailed, part, send
-from predeploy.connection.session import reset_again
+import psycopg
+
+from predeploy.apply.executor import Kind
+from predeploy.connection.message import Message, Part
+from predeploy.connection.session import is_lost, join, reset_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,12 +38,11 @@ class BatchInterrupted(Exception):
     """The reset after the last migration that was committed has failed: nothing after it has run."""
 
 
-class BatchMessage:
+class BatchMessage(NamedTuple):
     """The migrations of one message, and what is sent."""
 
-    def __init__(self, executions: Sequence[Execution], plan: MessagePlan) -> None:
-        self.executions = executions
-        self.plan = plan
+    executions: Sequence[Execution]
+    message: Message
 
 
 class Batch:
@@ -56,8 +58,11 @@ class Batch:
         self._profile = profile
         self._notice = f"pg-predeploy {os.urandom(12).hex()}"
         flush = f"DO LANGUAGE plpgsql 'BEGIN RAISE INFO ''{self._notice}''; END'"
-        self._between = part(Kind.RESET, (_BEGIN, *profile.reset, flush, "COMMIT"))
-        self._end = part(Kind.RESET, profile.reset)
+        before, after = join(_BEGIN), join(flush, "COMMIT")
+        between = f"{before.sql}{profile.reset.sql}{after.sql}"
+        statements = before.statements + profile.reset.statements + after.statements
+        self._between = Part(Kind.RESET, between, statements, quiet=True)
+        self._end = Part(Kind.RESET, profile.reset.sql, profile.reset.statements, quiet=True)
         self.is_possible = can_raise_notice  # until a migration disturbs the ones after it; planted bug
 
     def chars(self, migration: Migration) -> int:
@@ -74,10 +79,10 @@ class Batch:
         for index, execution in enumerate(executions):
             parts += execution.parts(execution.load(), index)
             parts.append(self._end if execution is executions[-1] else self._between)
-        return BatchMessage(executions, MessagePlan(parts))
+        return BatchMessage(executions, Message(parts))
 
     def run(
-        self, message: BatchMessage, on_start: Callable[[Execution], None], meanwhile: Callable[[], None]
+        self, batch: BatchMessage, on_start: Callable[[Execution], None], meanwhile: Callable[[], None]
     ) -> Iterator[Execution]:
         """Send it, call `on_start` with each migration that starts, and yield each as soon as it is committed.
 
@@ -85,23 +90,25 @@ class Batch:
         what `Execution.run` would raise. Raise `BatchNotParsed` or `BatchInterrupted` if it belongs to none, and a
         psycopg error when the connection is lost.
         """
-        waiting = iter(message.executions)
+        waiting = iter(batch.executions)
         running = next(waiting)
         running.start()
         on_start(running)
         try:
-            for answered, result in send(self._conn, message.plan, meanwhile):
-                if answered.kind is not Kind.RESET and running.on_result(answered, result):
+            for part, result in batch.message.send(self._conn, meanwhile):
+                if running.on_result(part, result):
                     yield running
                     if following := next(waiting, None):
                         running = following
                         running.start()
                         on_start(running)
-        except StatementFailed as failed:
-            if not failed.started:
+        except psycopg.Error as error:
+            if is_lost(self._conn):
+                raise
+            if not batch.message.started:
                 raise BatchNotParsed from None
-            if failed.part.kind is not Kind.RESET:
-                raise running.classify_error(failed, message.plan, running.load()) from None
+            if batch.message.part.kind is not Kind.RESET:
+                raise running.classify_error(error, batch.message, running.load()) from None
             self.is_possible = False
             reset_again(self._conn, self._profile)
             raise BatchInterrupted from None

@@ -23,13 +23,14 @@ from __future__ import annotations
 
 import re
 import time
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import psycopg
 
 from predeploy.apply.failure import failure_from
-from predeploy.apply.message import Kind, MessagePlan, Part, StatementFailed, part, send
-from predeploy.connection.session import is_lost, join, reset_again, run
+from predeploy.connection.message import Message, Part, run
+from predeploy.connection.session import COMMIT, is_lost, reset_again
 from predeploy.errors import PostgresRefused
 from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION
 from predeploy.migrations.migration import MigrationFailure
@@ -63,6 +64,17 @@ _ROW_REMOVED = (
 )
 _NEEDS_A_SESSION = "a no-transaction file cannot run through a pooler in transaction mode: its session is not its own"
 _NOT_COMMITTED = "the server rolled the transaction back instead of committing it"
+
+
+class Kind(Enum):
+    """The parts of a migration's message, in this order."""
+
+    BEGIN = "begin"
+    CLAIM = "claim"
+    BODY = "body"
+    ROW_CHECK = "row check"
+    COMMIT = "commit"
+    RESET = "reset"
 
 
 class AlreadyApplied(Exception):
@@ -112,7 +124,7 @@ class Execution:
         if self.migration.transactional:
             for chunk in self._chunks():
                 self._send(chunk)
-            if self._profile.commits and not self.committed:  # planted bug
+            if self._profile.commit == COMMIT and not self.committed:  # planted bug
                 raise MigrationFailure(_NOT_COMMITTED)
         else:
             self._require_lock()
@@ -135,20 +147,22 @@ class Execution:
     def parts(self, chunk: Chunk, migration: int = 0) -> Iterator[Part]:
         """Return the parts that send a chunk, up to its COMMIT; `migration` is its number in the message, from 0."""
         if not chunk.first:
-            yield part(Kind.BEGIN, self._profile.begin, migration)
-            yield part(Kind.CLAIM, (self._claim(),), migration)  # planted bug
+            begin = self._profile.begin
+            yield Part(Kind.BEGIN, begin.sql, begin.statements, migration, quiet=True)
+            yield Part(Kind.CLAIM, f"{self._claim()};", 1, migration, quiet=True)  # planted bug
         _, body = chunk.body()
         yield Part(Kind.BODY, f"{body};" if chunk.last else body, len(chunk.scan.statements), migration)
         may_lose_row = self._may_lose_row(chunk)
         if chunk.last and may_lose_row:  # planted bug
-            yield part(Kind.ROW_CHECK, self._table.row_check(self._conn, self.migration.name), migration)
+            check = self._table.row_check(self._conn, self.migration.name)
+            yield Part(Kind.ROW_CHECK, check.sql, check.statements, migration, quiet=True)
         if chunk.last:
-            yield part(Kind.COMMIT, self._profile.commit, migration)
+            yield Part(Kind.COMMIT, self._profile.commit.sql, self._profile.commit.statements, migration)
 
-    def on_result(self, answered: Part, result: PGresult) -> bool:
+    def on_result(self, part: Part, result: PGresult) -> bool:
         """Count a result; return whether it has committed. Raise `MigrationFailure` if it has rolled back instead."""
-        self.counter.count(of_body=answered.kind is Kind.BODY)
-        if answered.kind is not Kind.COMMIT or not self._profile.commits:
+        self.counter.count()
+        if part.kind is not Kind.COMMIT or self._profile.commit != COMMIT:
             return False
         if result.command_status != b"COMMIT":
             raise MigrationFailure(_NOT_COMMITTED)
@@ -157,17 +171,17 @@ class Execution:
         return True
 
     def classify_error(
-        self, failed: StatementFailed, plan: MessagePlan, chunk: Chunk
+        self, error: psycopg.Error, message: Message, chunk: Chunk
     ) -> MigrationFailure | AlreadyApplied | LockUnavailable:
-        """Return what the error of a statement in one of the parts means; see the head of this file."""
-        kind = failed.part.kind
-        if kind is Kind.CLAIM and (refused := _classify_claim_error(failed.error)):
+        """Return what the error in place of the message's next result means; see the head of this file."""
+        part = message.part
+        if part.kind is Kind.CLAIM and (refused := _classify_claim_error(error)):
             return refused
-        if kind is Kind.ROW_CHECK:
-            return MigrationFailure(_ROW_REMOVED, sqlstate=failed.error.sqlstate)
-        offset = chunk.body()[0] - plan.offset_of(Kind.BODY, failed.part.migration)
-        number = chunk.first + failed.number if kind is Kind.BODY else None
-        return failure_from(failed.error, chunk, number, offset, transactional=self.migration.transactional)
+        if part.kind is Kind.ROW_CHECK:
+            return MigrationFailure(_ROW_REMOVED, sqlstate=error.sqlstate)
+        offset = chunk.body()[0] - message.offset_of(Kind.BODY, part.migration)
+        number = chunk.first + message.number if part.kind is Kind.BODY else None
+        return failure_from(error, chunk, number, offset, transactional=self.migration.transactional)
 
     def _chunks(self) -> Iterator[Chunk]:
         """Yield the chunks; none is kept while the next one is read. Another attempt reads the file again."""
@@ -177,15 +191,18 @@ class Execution:
         yield from self._reader
 
     def _send(self, chunk: Chunk) -> None:
-        reset = [part(Kind.RESET, self._profile.reset)] if chunk.last else []
-        plan = MessagePlan([*self.parts(chunk), *reset])
+        reset = self._profile.reset
+        end = [Part(Kind.RESET, reset.sql, reset.statements, quiet=True)] if chunk.last else []
+        message = Message([*self.parts(chunk), *end])
         self.counter.start_message(chunk)
         try:
-            for answered, result in send(self._conn, plan, self._reader.read_ahead):
-                self.on_result(answered, result)
-        except StatementFailed as failed:
+            for part, result in message.send(self._conn, self._reader.read_ahead):
+                self.on_result(part, result)
+        except psycopg.Error as error:
+            if is_lost(self._conn):
+                raise
             if not self.committed:
-                raise self.classify_error(failed, plan, chunk) from None
+                raise self.classify_error(error, message, chunk) from None
             reset_again(self._conn, self._profile)
 
     def _end(self) -> None:
@@ -210,7 +227,7 @@ class Execution:
         for chunk in self._chunks():
             for number in range(len(chunk.scan.statements)):
                 self._run_statement(chunk, number, invalid_before)
-        run(self._conn, join(self._profile.reset))  # the migration may have left a read-only session
+        run(self._conn, self._profile.reset.sql)  # the migration may have left a read-only session
         if invalid_before is not None and (invalid := self._invalid_indexes(invalid_before)):
             raise MigrationFailure("a concurrent index build has left an INVALID index", hint=_drop_hint(invalid))
         try:
@@ -234,7 +251,7 @@ class Execution:
             if done:
                 failure.fields["hint"] = f"the {done} statement(s) before it have taken effect and stay"
             if invalid_before is not None:
-                run(self._conn, join(self._profile.reset))  # settings must not stand in the way of the query
+                run(self._conn, self._profile.reset.sql)  # settings must not stand in the way of the query
                 if invalid := self._invalid_indexes(invalid_before):
                     failure.fields["hint"] = _drop_hint(invalid)
             raise failure from None

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import psycopg
 from psycopg import pq, sql
 
-from predeploy.connection.session import run
+from predeploy.connection.message import run
+from predeploy.connection.session import join
 from predeploy.errors import ConfigurationError, PostgresRefused
 from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
     from predeploy.connection.connect import Connection
+    from predeploy.connection.session import Sql
 
 log = logging.getLogger(__name__)
 
@@ -114,13 +116,13 @@ class MigrationsTable:
         table = self._name = self._name or self.identifier.as_string(conn)
         return f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(values.values())})"  # noqa: S608  quoted above; planted bug
 
-    def row_check(self, conn: Connection, name: str) -> tuple[str, str]:
+    def row_check(self, conn: Connection, name: str) -> Sql:
         """Return two statements of which one fails when the migration's row, or the table, is no longer there.
 
         The role that logged in runs them, whatever role the migration has set.
         """
         query = sql.SQL(_ROW_CHECK).format(table=self.identifier, name=sql.Literal(name)).as_string(conn)
-        return "SET SESSION AUTHORIZATION DEFAULT", query
+        return join("SET SESSION AUTHORIZATION DEFAULT", query)
 
     def note_text(self, text: str) -> None:
         """Note that a migration's text is sent: if it names the table, a trigger may be on it from now on."""

@@ -16,15 +16,14 @@ from predeploy.apply.migrations_table import LOCATE, ensure_table, read_rows
 from predeploy.apply.run_options import RunOptions
 from predeploy.apply.run_state import MAX_LOSSES, RunState
 from predeploy.connection.login_errors import classify_statement_error
+from predeploy.connection.message import run
 from predeploy.connection.pooler import dedicated_backend_pid
 from predeploy.connection.session import (
     autocommit,
     direct_profile,
     is_lost,
-    join,
     pooled_profile,
     roll_back,
-    run,
 )
 from predeploy.errors import ConnectionLost, PostgresUnavailable, StorageError
 from predeploy.lock.advisory_lock import advisory_lock, end_stale_session
@@ -102,7 +101,7 @@ class Migrator:
             return
         profile = self._choose_profile(conn, watcher)
         with advisory_lock(conn, timeout=self._options.lock_wait_timeout, pooled=profile.pooled):
-            *_, can_raise_notice, located, schema = run(conn, f"{join(profile.setup)}{CAN_RAISE_NOTICE};{LOCATE}")
+            *_, can_raise_notice, located, schema = run(conn, f"{profile.setup.sql}{CAN_RAISE_NOTICE};{LOCATE}")
             table = ensure_table(conn, (located, schema))
             rows = {} if table.is_new else table.rows(conn)  # planted bug
             self.state.reconcile(rows)

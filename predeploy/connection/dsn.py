@@ -14,7 +14,7 @@ from predeploy.redaction.scrubber import MIN_SECRET_CHARS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from predeploy.connection.libpq import Option
+    from predeploy.connection.libpq import ConninfoReader, Option
 
 _SCHEMES = ("postgresql://", "postgres://")
 _ENCODE = "percent-encode every @ : / ? # % of the user name and the password (an @ is %40, a / is %2F)"
@@ -56,8 +56,9 @@ def parse_dsn(text: str | None) -> Dsn:
     """
     if not text or not text.strip():
         raise DatabaseUrlMissing("DATABASE_URL environment variable is required.")
-    named = _named_in(text)
-    resolved = _resolve(named)
+    reader = libpq.conninfo()
+    named = _named_in(text, reader)
+    resolved = _resolve(named, reader)
     if resolved is None:
         raise DatabaseUrlInvalid(
             "The service that DATABASE_URL or PGSERVICE names cannot be read: look for its section in the service file "
@@ -68,8 +69,8 @@ def parse_dsn(text: str | None) -> Dsn:
     port = used["port"] if used.get("port", "").strip(",") else "5432"
     if "@" in host or (host != "local socket" and not _are_hosts(host)) or not _are_ports(port):
         raise DatabaseUrlInvalid("PGHOST, PGHOSTADDR or PGPORT (or a service file) holds no host name or no port.")
-    passwords = [password, *_passwords_by_host(named, used), *_written_passwords(text)]
-    secrets = _secrets(text, used, passwords)
+    passwords = [password, *_passwords_by_host(named, used, reader), *_written_passwords(text)]
+    secrets = _secrets(text, used, passwords, reader)
     return Dsn(text, named, used, host, int(port) if port.isdigit() else port, frozenset(secrets))
 
 
@@ -77,7 +78,7 @@ def secrets_in(text: str) -> set[str]:
     """Return the secrets of a connection string that may be malformed: whatever could be a password in it."""
     authority = text.partition("://")[2]
     guesses = [re.split("[/@?]", authority.partition(":")[2], maxsplit=1)[0]] if authority else []
-    return _secrets(text, {}, [*_written_passwords(text), *guesses])
+    return _secrets(text, {}, [*_written_passwords(text), *guesses], libpq.conninfo())
 
 
 def write_conninfo(values: Mapping[str, str]) -> bytes:
@@ -86,7 +87,7 @@ def write_conninfo(values: Mapping[str, str]) -> bytes:
     return " ".join(f"{key}='{value}'" for key, value in quoted.items()).encode()
 
 
-def _named_in(text: str) -> dict[str, str]:
+def _named_in(text: str, reader: ConninfoReader) -> dict[str, str]:
     uri = text.startswith(_SCHEMES)
     if "://" in text.split("=", 1)[0] and not uri:
         raise DatabaseUrlInvalid("DATABASE_URL must start with postgresql:// or postgres://, without a driver name.")
@@ -96,7 +97,7 @@ def _named_in(text: str) -> dict[str, str]:
         raise DatabaseUrlInvalid("DATABASE_URL holds a NUL byte: write it as plain text, in UTF-8.")
     if not _is_unicode(_decoded(text) if uri else text):
         raise DatabaseUrlInvalid("DATABASE_URL is not UTF-8.")
-    options = libpq.conninfo().parse(text.encode())
+    options = reader.parse(text.encode())
     if options is None:
         remedy = _ENCODE if uri else "put values that hold spaces in single quotes, with \\ before ' and \\"
         raise DatabaseUrlInvalid(f"DATABASE_URL is malformed: {remedy}.")
@@ -150,9 +151,9 @@ def _is_ipv6(text: str) -> bool:
     return bool(_HOST_NAME.fullmatch(zone))
 
 
-def _resolve(named: Mapping[str, str]) -> tuple[dict[str, str], str] | None:
+def _resolve(named: Mapping[str, str], reader: ConninfoReader) -> tuple[dict[str, str], str] | None:
     """Return all that libpq would use, and the password that it has found; None when a service cannot be read."""
-    if resolved := libpq.conninfo().resolve(write_conninfo({**named, "sslmode": _NEVER_CONNECT})):
+    if resolved := reader.resolve(write_conninfo({**named, "sslmode": _NEVER_CONNECT})):
         used = _values(resolved[0])
         if used.get("sslmode") == _NEVER_CONNECT:
             del used["sslmode"]
@@ -161,13 +162,13 @@ def _resolve(named: Mapping[str, str]) -> tuple[dict[str, str], str] | None:
     return None
 
 
-def _passwords_by_host(named: Mapping[str, str], used: Mapping[str, str]) -> list[str]:
+def _passwords_by_host(named: Mapping[str, str], used: Mapping[str, str], reader: ConninfoReader) -> list[str]:
     """Return what a passfile holds for each of several hosts."""
     if "," not in used.get("host", ""):
         return []
     hosts, ports = used["host"].split(","), used.get("port", "").split(",")
     alone = {key: value for key, value in named.items() if key != "hostaddr"}
-    found = (_resolve({**alone, "host": host, "port": ports[n % len(ports)]}) for n, host in enumerate(hosts))
+    found = (_resolve({**alone, "host": host, "port": ports[n % len(ports)]}, reader) for n, host in enumerate(hosts))
     return [resolved[1] for resolved in found if resolved]
 
 
@@ -180,8 +181,8 @@ def _written_passwords(text: str) -> list[str]:
     return [password, password.rpartition(":")[2], *_PASSWORD_IN_URI.findall(text)]
 
 
-def _secrets(text: str, used: Mapping[str, str], passwords: Iterable[str]) -> set[str]:
-    defaults = libpq.conninfo().defaults()
+def _secrets(text: str, used: Mapping[str, str], passwords: Iterable[str], reader: ConninfoReader) -> set[str]:
+    defaults = reader.defaults()
     marked = {keyword for keyword, _, secret in defaults if secret}.union(_ALSO_SECRET)
     from_options = [v for k, v in (*used.items(), *_values(defaults).items()) if k in marked]
     found = {text}

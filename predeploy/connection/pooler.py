@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from predeploy.connection.session import ask, is_lost, run
+from predeploy.connection.message import run
+from predeploy.connection.session import ask, is_lost
 from predeploy.errors import ConfigurationError, StorageError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A session on the server: its settings, one message at a time, results as they come, the reset after a migration."""
+"""A session on the server: its settings, the reset after a migration, and whether it is lost."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
-from psycopg import generators, pq
-from psycopg.errors import error_from_result
+from psycopg import pq
+
+from predeploy.connection.message import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
-
-    from psycopg.pq.abc import PGresult
+    from collections.abc import Iterator
 
     from predeploy.connection.connect import Connection
 
@@ -46,9 +45,22 @@ _SERVER_KEEPALIVES = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "8000",
 }
-_CANCEL_S = 5.0
 _STRINGS = "SET standard_conforming_strings=on"
-_COPYING = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)
+
+
+class Sql(NamedTuple):
+    """Statements as one text, and how many there are."""
+
+    sql: str = ""
+    statements: int = 0
+
+
+def join(*statements: str) -> Sql:
+    """Return statements as one text, each with its semicolon."""
+    return Sql("".join(f"{statement};" for statement in statements), len(statements))
+
+
+COMMIT = join("COMMIT")
 
 
 class SessionProfile(NamedTuple):
@@ -59,16 +71,11 @@ class SessionProfile(NamedTuple):
     another `commit`.
     """
 
-    setup: tuple[str, ...] = ()
-    begin: tuple[str, ...] = ()
-    commit: tuple[str, ...] = ("COMMIT",)
-    reset: tuple[str, ...] = ()
+    setup: Sql = Sql()
+    begin: Sql = Sql()
+    commit: Sql = COMMIT
+    reset: Sql = Sql()
     pooled: bool = False
-
-    @property
-    def commits(self) -> bool:
-        """Whether the migration is committed at its end."""
-        return self.commit == ("COMMIT",)
 
 
 def direct_profile(*, lock_timeout: float, statement_timeout: float, options: str = "") -> SessionProfile:
@@ -79,7 +86,7 @@ def direct_profile(*, lock_timeout: float, statement_timeout: float, options: st
     settings = [f"{name}={value}" for name, value in _SERVER_KEEPALIVES.items() if name not in options]
     settings += ["default_transaction_isolation='read committed'", *_timeouts(lock_timeout, statement_timeout)]
     setup = (_STRINGS, _CHECK_INTERVAL.format(local="false"), *(f"SET {setting}" for setting in settings))
-    return SessionProfile(setup, begin=("BEGIN",), reset=(*_RESET, "DEALLOCATE ALL", *setup))
+    return SessionProfile(join(*setup), begin=join("BEGIN"), reset=join(*_RESET, "DEALLOCATE ALL", *setup))
 
 
 def pooled_profile(*, lock_timeout: float, statement_timeout: float) -> SessionProfile:
@@ -92,72 +99,12 @@ def pooled_profile(*, lock_timeout: float, statement_timeout: float) -> SessionP
     begin = ("BEGIN ISOLATION LEVEL READ COMMITTED", _CHECK_INTERVAL.format(local="true"), *local)
     setup = ("SET client_encoding='UTF8'", _STRINGS)
     reset = (*_RESET, "SELECT pg_catalog.pg_advisory_unlock_all()", *setup)
-    return SessionProfile(setup, begin, reset=reset, pooled=True)
+    return SessionProfile(join(*setup), join(*begin), reset=join(*reset), pooled=True)
 
 
 def _timeouts(lock_timeout: float, statement_timeout: float) -> list[str]:
     timeouts = {"lock_timeout": lock_timeout, "statement_timeout": statement_timeout}
     return [f"{name}={max(round(s * 1000), 1)}" for name, s in timeouts.items() if s > 0]
-
-
-def join(statements: Iterable[str]) -> str:
-    """Return statements as one text, each with its semicolon."""
-    return "".join(f"{statement};" for statement in statements)
-
-
-def results(
-    conn: Connection, message: str, meanwhile: Callable[[], None] = lambda: None
-) -> Generator[PGresult, None, None]:
-    """Send SQL as one simple-query message and yield the result of each statement as it arrives.
-
-    Raise the server's error in place of the result of the statement that failed; the server has then dropped the
-    rest of the message. `meanwhile` is called once, while the server works. An exception, in `meanwhile` or where the
-    results are read too, cancels the statement on the server before it is raised further.
-    """
-    pgconn = conn.pgconn
-    with conn.lock:
-        try:
-            pgconn.send_query(message.encode())
-            conn.wait(generators.send(pgconn))
-            _call(meanwhile, conn)
-            while result := conn.wait(generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result():
-                if result.status == pq.ExecStatus.FATAL_ERROR:
-                    raise error_from_result(result)
-                if result.status in _COPYING:  # validation rejects it; the protocol cannot go on from here
-                    conn.close()
-                    raise psycopg.OperationalError("COPY to or from the client is not possible in a migration")
-                yield result
-        except GeneratorExit:
-            _cancel(conn)
-            raise
-        finally:
-            with suppress(psycopg.Error):  # raised in place of a signal, it would let the run go on
-                _drain(conn)
-
-
-def run(conn: Connection, message: str) -> list[PGresult]:
-    """Send SQL as one simple-query message and return the results of its statements."""
-    return list(results(conn, message))
-
-
-def _call(meanwhile: Callable[[], None], conn: Connection) -> None:
-    try:
-        meanwhile()
-    except BaseException:
-        _cancel(conn)
-        raise
-
-
-def _cancel(conn: Connection) -> None:
-    if conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
-        with suppress(psycopg.Error):  # the connection is lost; the exception that led here counts
-            conn.cancel_safe(timeout=_CANCEL_S)
-
-
-def _drain(conn: Connection) -> None:
-    while not conn.closed and conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
-        if conn.wait(generators.fetch(conn.pgconn)) is None:
-            break
 
 
 def is_lost(conn: Connection) -> bool:
@@ -208,7 +155,7 @@ def reset_again(conn: Connection, profile: SessionProfile) -> None:
 
 
 def _clean(conn: Connection, profile: SessionProfile) -> None:
-    run(conn, ("ROLLBACK;" if _is_in_transaction(conn) else "") + join(profile.reset))
+    run(conn, ("ROLLBACK;" if _is_in_transaction(conn) else "") + profile.reset.sql)
 
 
 def _is_in_transaction(conn: Connection) -> bool:

@@ -68,13 +68,14 @@ def open_log(
 
 
 class _LazyHandler(logging.Handler):
-    """Makes the real handler for the first record; what that loads costs nothing until there is something to write."""
+    """Lets the real handler take its place at the first record: what that loads costs nothing before."""
 
     def __init__(self, make: Callable[[], logging.Handler]) -> None:
         super().__init__()
         self._make = make
-        self._handler: logging.Handler | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._handler = self._handler or self._make()
-        self._handler.handle(record)
+        handler = self._make()
+        log = logging.getLogger(LOGGER_NAME)
+        log.handlers[:] = [handler if other is self else other for other in log.handlers]
+        handler.handle(record)

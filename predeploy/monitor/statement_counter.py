@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class StatementCounter:
-    """Counts the results of one migration; `results` counts all of them, those around the migration too.
+    """Counts the results of one migration, that of its COMMIT too.
 
     The server keeps the results of a message back until it has 8 kB of them, so that the number of the running
     statement is exact only where the message holds no later one; otherwise it is a lower bound.
@@ -27,10 +27,10 @@ class StatementCounter:
         self._end = chunk.first + (len(chunk.scan.statements) if end is None else end)
         self.chunk = chunk
 
-    def count(self, *, of_body: bool = True) -> None:
-        """Count one more result, of a statement of the migration or of one around it."""
+    def count(self) -> None:
+        """Count one more result."""
         self.results += 1
-        self._next += of_body
+        self._next += 1
 
     def fields(self) -> dict[str, Any]:
         """Return `statement` (from 1), its `line` and `command`, or `statement_at_least`; and how many `statements`."""

@@ -13,6 +13,7 @@ from predeploy.apply.executor import AlreadyApplied, Execution
 from predeploy.apply.failure import log_failure
 from predeploy.apply.migrations_table import ensure_table, read_rows
 from predeploy.connection.login_errors import classify_statement_error
+from predeploy.connection.message import run
 from predeploy.connection.pooler import backend_pid, dedicated_backend_pid
 from predeploy.connection.session import (
     SessionProfile,
@@ -22,7 +23,6 @@ from predeploy.connection.session import (
     join,
     pooled_profile,
     roll_back,
-    run,
 )
 from predeploy.errors import ConnectionLost, LockTimeout
 from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION, wait_until_free
@@ -100,7 +100,7 @@ def rehearse(
             pooled = dedicated_backend_pid(conn, db) is None
             profile = pooled_profile(**timeouts) if pooled else direct_profile(**timeouts, options=conn.info.options)
             try:
-                run(conn, join(profile.setup))
+                run(conn, profile.setup.sql)
                 _begin(conn, profile, lock_wait_timeout)
                 watcher.backend = backend_pid(conn)
                 rehearsal = _Rehearsal(conn, profile, watcher, files, result)
@@ -127,7 +127,7 @@ def _begin(conn: Connection, profile: SessionProfile, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while True:
         wait_until_free(conn, timeout=max(deadline - time.monotonic(), 0))
-        run(conn, join(profile.begin))
+        run(conn, profile.begin.sql)
         (answer,) = run(conn, f"SELECT {TRY_IN_TRANSACTION}")
         if answer.get_value(0, 0) == b"t":
             log.info("Holding the migration lock", extra={"event": "lock.acquired"})
@@ -157,8 +157,8 @@ class _Rehearsal:
         self._relations = read_relations(conn)
         self._table: MigrationsTable = ensure_table(conn, alter=False)
         self._savepoint = f"rehearsal_{secrets.token_hex(8)}"  # no migration can know it
-        self._reset = join((*profile.reset, *profile.begin[1:]))
-        self._profile = SessionProfile(commit=_CHECK_DEFERRED, pooled=profile.pooled)
+        self._reset = profile.reset.sql + profile.begin.sql.partition(";")[2]
+        self._profile = SessionProfile(commit=join(*_CHECK_DEFERRED), pooled=profile.pooled)
         self._held = self._held_locks()
 
     def run(self, migration: Migration) -> None:

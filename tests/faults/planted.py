@@ -33,14 +33,14 @@ class Bug:
 BUGS: Mapping[str, Bug] = {
     "record_in_a_second_transaction": Bug(
         (
-            ("apply.executor", "(self._claim(),)", '("SELECT 1",)'),
+            ("apply.executor", 'f"{self._claim()};"', '"SELECT 1;"'),
             ("apply.executor", "if chunk.last and may_lose_row:", "if False:"),
             (
                 "apply.executor",
-                "            if self._profile.commits and not self.committed:",
+                "            if self._profile.commit == COMMIT and not self.committed:",
                 (
                     "            run(self._conn, self._claim())\n"
-                    "            if self._profile.commits and not self.committed:"
+                    "            if self._profile.commit == COMMIT and not self.committed:"
                 ),
             ),
             ("apply.batch", "self.is_possible = can_raise_notice", "self.is_possible = False"),

@@ -20,12 +20,10 @@ def whole(sql: str) -> Chunk:
     return Chunk(sql, scan(sql))
 
 
-def after(first: int = 0, end: int | None = None, *, around: int = 0, results: int = 0) -> StatementCounter:
+def after(first: int = 0, end: int | None = None, *, results: int = 0) -> StatementCounter:
     """Return a counter after a message with the statements from `first` to before `end`, and that many results."""
     counter = StatementCounter()
     counter.start_message(whole(SQL), first, end)
-    for _ in range(around):
-        counter.count(of_body=False)
     for _ in range(results):
         counter.count()
     return counter
@@ -35,8 +33,7 @@ def after(first: int = 0, end: int | None = None, *, around: int = 0, results: i
     ("counter", "fields"),
     [
         (after(), FIRST),
-        (after(around=2), FIRST),
-        (after(around=2, results=1), FIRST | {"statement_at_least": 2}),
+        (after(results=1), FIRST | {"statement_at_least": 2}),
         (after(results=2), THIRD),
         (after(results=5), THIRD),
         (after(1, 2), SECOND),
@@ -44,7 +41,7 @@ def after(first: int = 0, end: int | None = None, *, around: int = 0, results: i
         (after(0, 2, results=1), SECOND),
         (after(1, results=1), THIRD),
     ],
-    ids=["sent", "begun", "one result", "two", "more than there are", "alone", "alone, one", "last sent", "from 2"],
+    ids=["sent", "one result", "two", "more than there are", "alone", "alone, one", "last sent", "from 2"],
 )
 def test_the_number_is_exact_where_the_message_holds_no_later_statement(
     counter: StatementCounter, fields: dict[str, Any]
@@ -53,7 +50,7 @@ def test_the_number_is_exact_where_the_message_holds_no_later_statement(
 
 
 def test_every_result_is_counted() -> None:
-    assert after(around=2, results=3).results == 5
+    assert after(results=3).results == 3
 
 
 @pytest.mark.parametrize("sql", [None, "", "-- a comment"])

@@ -1,0 +1,120 @@
+"""One message to the server: its parts, and whose result arrives.
+
+SQL goes as one simple-query message of many statements. The server answers with one result per statement, in order, and
+drops the rest of the message at the first error. So to count results is to know where the server is.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+import psycopg
+from psycopg import generators, pq
+from psycopg.errors import error_from_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+    from enum import Enum
+
+    from psycopg.pq.abc import PGresult
+
+    from predeploy.connection.connect import Connection
+
+_CANCEL_S = 5.0
+_COPYING = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)
+
+
+class Part(NamedTuple):
+    """SQL with its number of statements, of the migration with that number in the message, from 0.
+
+    The results of a `quiet` part are counted and not reported.
+    """
+
+    kind: Enum | None
+    sql: str
+    statements: int
+    migration: int = 0
+    quiet: bool = False
+
+
+class Message:
+    """Ordered parts, sent together; `part` and `number` say which statement has the next result, from 0.
+
+    `started` is False until the first result: the server then may not have been able to parse the message.
+    """
+
+    def __init__(self, parts: Iterable[Part]) -> None:
+        self.parts = tuple(parts)
+        self.sql = "".join(part.sql for part in self.parts)
+        self.part = self.parts[0]
+        self.number = 0
+        self.started = False
+
+    def offset_of(self, kind: Enum, migration: int) -> int:
+        """Return where in the message a part begins, in characters."""
+        offset = 0
+        for part in self.parts:
+            if part.kind == kind and part.migration == migration:
+                return offset
+            offset += len(part.sql)
+        raise LookupError(kind)
+
+    def send(
+        self, conn: Connection, meanwhile: Callable[[], None] = lambda: None
+    ) -> Generator[tuple[Part, PGresult], None, None]:
+        """Send the message and yield each result as it arrives; `meanwhile` is called once, while the server works.
+
+        Raise the server's error in place of the result of the statement that failed. An exception, in `meanwhile` or
+        where the results are read too, cancels the statement on the server before it is raised further.
+        """
+        pgconn = conn.pgconn
+        places = ((part, number) for part in self.parts for number in range(part.statements))
+        self.part, self.number = next(places, (self.parts[0], 0))
+        self.started = False
+        with conn.lock:
+            try:
+                pgconn.send_query(self.sql.encode())
+                conn.wait(generators.send(pgconn))
+                _call(meanwhile, conn)
+                while result := conn.wait(generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result():
+                    if result.status == pq.ExecStatus.FATAL_ERROR:
+                        raise error_from_result(result)
+                    if result.status in _COPYING:  # validation rejects it; the protocol cannot go on from here
+                        conn.close()
+                        raise psycopg.OperationalError("COPY to or from the client is not possible in a migration")
+                    self.started = True
+                    if not self.part.quiet:
+                        yield self.part, result
+                    self.part, self.number = next(places, (self.part, self.number))
+            except GeneratorExit:
+                _cancel(conn)
+                raise
+            finally:
+                with suppress(psycopg.Error):  # raised in place of a signal, it would let the run go on
+                    _drain(conn)
+
+
+def run(conn: Connection, sql: str) -> list[PGresult]:
+    """Send SQL as one message and return the results of its statements."""
+    return [result for _, result in Message([Part(None, sql, 1)]).send(conn)]
+
+
+def _call(meanwhile: Callable[[], None], conn: Connection) -> None:
+    try:
+        meanwhile()
+    except BaseException:
+        _cancel(conn)
+        raise
+
+
+def _cancel(conn: Connection) -> None:
+    if conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+        with suppress(psycopg.Error):  # the connection is lost; the exception that led here counts
+            conn.cancel_safe(timeout=_CANCEL_S)
+
+
+def _drain(conn: Connection) -> None:
+    while not conn.closed and conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+        if conn.wait(generators.fetch(conn.pgconn)) is None:
+            break
