@@ -102,7 +102,7 @@ def _default_migrations_dir() -> str:
 
 
 def _report_forced_exit(signal: Terminated) -> int:
-    how = " before the server confirmed the end of what ran: _migrations tells what was committed"
+    how = ", before the server confirmed the end of what ran: _migrations tells what was committed"
     return _report_signal(signal, how)
 
 
@@ -112,7 +112,7 @@ def _report_signal(signal: Terminated, how: str = "") -> int:
     from predeploy.report import Report
 
     report = _reports[0] if _reports else Report(STARTED, open_log())
-    report.set_interrupted(signal.exit_code, f"{signal}{how}")
+    report.set_interrupted(signal.exit_code, str(signal), how)
     return report.write()
 
 

@@ -58,11 +58,12 @@ class Report:
         self._is_about_files = not message
         self._fields = fields
 
-    def set_interrupted(self, exit_code: int, by: str) -> None:
-        """Set the outcome of a run that a signal has ended."""
+    def set_interrupted(self, exit_code: int, signal: str, how: str = "") -> None:
+        """Set the outcome of a run that a signal has ended, `how` it has."""
         migration = self._interrupted()
         fields = {"migration": migration} if migration else {}
-        self.set_outcome(exit_code, f"Ended by {by}.", **fields)
+        while_it_ran = f" while {migration} ran" if migration else ""
+        self.set_outcome(exit_code, f"Ended by {signal}{while_it_ran}{how}.", **fields)
 
     def set_crashed(self, error: BaseException) -> None:
         """Set the outcome of a bug, and log where it is; psycopg's texts may hold rows and SQL."""

@@ -1,4 +1,4 @@
-"""Where the files and `_migrations` have come apart: warnings that change nothing about the run."""
+"""Where the files and `_migrations` differ: warnings that change nothing about the run."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MOST_WARNINGS = 20
+_MAX_WARNINGS = 20
 
 
 def has_changed(migration: Migration, applied: str | None) -> bool:
-    """Tell whether the file is another one than was applied, by its checksum; without both nobody knows."""
+    """Return whether the file differs from what was applied; without both checksums it is taken as the same."""
     return bool(applied and migration.checksum and applied != migration.checksum)
 
 
 def warn_of_drift(files: MigrationFiles, checksums: Mapping[str, str | None]) -> None:
-    """Name the files that were changed after they were applied, and the rows, of these checksums, without a file."""
+    """Warn of files that were changed after they were applied, and of rows without a file."""
     on_disk = {file.name: file.checksum for file in files.migrations}
     if on_disk == checksums:
         return  # as nearly always: so 10,000 are compared in 1 ms
     changed = [file.name for file in files.migrations if has_changed(file, checksums.get(file.name))]
-    _warn("changed", changed, "%s is not the file that was applied: put a change into a new migration")
-    _warn("missing", sorted(checksums.keys() - on_disk), "%s was applied, but its file is gone from the directory")
+    _warn("migration.changed", changed, "%s is not the file that was applied: put a change into a new migration")
+    _warn(
+        "migration.missing",
+        sorted(checksums.keys() - on_disk),
+        "%s was applied, but its file is gone from the directory",
+    )
 
 
 def warn_of_order(files: MigrationFiles, pending: Iterable[str], rows: Iterable[str]) -> None:
-    """Name what will run in another order than its author may think."""
+    """Warn of an order that the author may not expect."""
     if pair := _misordered([migration.name for migration in files.migrations]):
         log.warning(
             "%s runs before %s, as names sort by character: pad the numbers with zeros",
@@ -41,7 +45,9 @@ def warn_of_order(files: MigrationFiles, pending: Iterable[str], rows: Iterable[
             extra={"event": "migration.misordered", "migration": pair[0]},
         )
     last = max(rows, default="")
-    _warn("late", [name for name in pending if name < last], "%s is pending, but sorts before an applied file")
+    _warn(
+        "migration.late", [name for name in pending if name < last], "%s is pending, but sorts before an applied file"
+    )
 
 
 def _misordered(names: list[str]) -> tuple[str, str] | None:
@@ -53,8 +59,8 @@ def _misordered(names: list[str]) -> tuple[str, str] | None:
     return None
 
 
-def _warn(what: str, names: list[str], text: str) -> None:
-    for name in names[:_MOST_WARNINGS]:
-        log.warning(text, name, extra={"event": f"migration.{what}", "migration": name})
-    if (rest := len(names) - _MOST_WARNINGS) > 0:
-        log.warning("and %s more of the same", rest, extra={"event": f"migration.{what}", "more": rest})
+def _warn(event: str, names: list[str], text: str) -> None:
+    for name in names[:_MAX_WARNINGS]:
+        log.warning(text, name, extra={"event": event, "migration": name})
+    if (rest := len(names) - _MAX_WARNINGS) > 0:
+        log.warning("and %s more of the same", rest, extra={"event": event, "more": rest})

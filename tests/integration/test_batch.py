@@ -132,6 +132,18 @@ def test_an_error_names_its_own_file_line_and_column_and_the_others_are_applied(
     assert database.query("SELECT count(*) FROM a") == [(0,)]
 
 
+def test_a_migration_that_fails_in_a_shared_message_does_not_run_again_by_itself(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE SEQUENCE runs")  # a sequence is not rolled back
+    for number in range(1, 6):
+        migrations_dir.write(f"{number:03}.sql", "SELECT nextval('runs')" + ("; SELECT 1 / 0" if number == 3 else ""))
+    ended = run()
+    assert names(ended, "migration.failed") == ["003.sql"]
+    assert names(ended, "migration.applied") == ["001.sql", "002.sql", "004.sql", "005.sql"]
+    assert database.query("SELECT last_value FROM runs") == [(5,)]
+
+
 def test_many_files_that_cannot_be_read_at_all_are_each_told_of(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:

@@ -85,6 +85,31 @@ def test_a_file_outside_of_a_transaction_is_not_run_again(
     assert database.query(NAMES) == [("002.sql",)]
 
 
+@pytest.mark.parametrize(
+    ("mark", "runs"), [("", [1, 1, 2]), ("-- migrate:no-transaction\n", [1, 2])], ids=["transaction", "no transaction"]
+)
+def test_a_reported_migration_whose_row_is_gone_after_a_lost_connection_is_withdrawn(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, mark: str, runs: list[int]
+) -> None:
+    """As after a failover to a standby that lacked the last commit; there its effects are gone, too."""
+    database.execute("CREATE TABLE runs (n INT); CREATE SEQUENCE attempts")
+    migrations_dir.write("001.sql", f"{mark}INSERT INTO runs VALUES (1)")
+    migrations_dir.write("002.sql", "INSERT INTO runs SELECT 2 FROM pg_sleep(60 * (nextval('attempts') = 1)::int)")
+    process = start()
+    eventually(lambda: database.query(SLEEPERS))
+    database.execute("DELETE FROM _migrations WHERE name = '001.sql'")
+    database.query(TERMINATE_SLEEPERS)
+    run = process.finish()
+    assert names(run.named("migration.undone")) == ["001.sql"]
+    assert database.query("SELECT n FROM runs ORDER BY n") == [(n,) for n in runs]
+    if mark:
+        assert (run.exit_code, run.report["applied"], names(run.named("migration.failed"))) == (1, 1, ["001.sql"])
+        assert "look what is there" in run.named("migration.failed")[0]["error"]
+    else:
+        assert names(run.named("migration.applied")) == ["001.sql", "001.sql", "002.sql"]
+        assert (run.exit_code, run.report["applied"], run.report["failed"]) == (0, 2, 0)
+
+
 def test_an_error_that_only_looks_like_a_lost_connection_is_the_files_own(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:

@@ -15,8 +15,7 @@ from tests.unit.test_architecture import MODULES, ROOT
 
 PAGE = (ROOT / "docs/operations.md").read_text()
 _EVENT = re.compile(r"(?:connection|lock|migration|pooler|postgres|report|run|settings|table)\.[a-z_]+")
-DRIFT = {f"migration.{what}" for what in re.findall(r'_warn\("(\w+)"', (ROOT / "predeploy/apply/drift.py").read_text())}
-EVENTS = DRIFT | {
+EVENTS = {
     node.value
     for module in MODULES.values()
     for node in ast.walk(module)

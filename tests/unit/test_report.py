@@ -175,7 +175,8 @@ def test_a_signal_is_reported_with_the_migration_that_it_interrupted(
     report.set_interrupted(143, "SIGTERM")
     assert report.write() == 143
     [line] = stream.lines
-    assert (line["message"], line["outcome"], line["applied"]) == ("Ended by SIGTERM.", "interrupted", 1)
+    ended = "Ended by SIGTERM while 2.sql ran." if running else "Ended by SIGTERM."
+    assert (line["message"], line["outcome"], line["applied"]) == (ended, "interrupted", 1)
     assert line.get("migration") == message_of(report)[1].get("migration") == running
 
 
