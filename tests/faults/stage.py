@@ -51,7 +51,6 @@ class Stage:
         self._stack = ExitStack()
         self._database_stack = ExitStack()
         self._admin: psycopg.Connection | None = None
-        self._consoles: list[psycopg.Connection[dict[str, Any]]] = []
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -66,10 +65,6 @@ class Stage:
             for path, mode in POOLED.items() if has_pgbouncer() else ():
                 self.poolers[path] = stack.enter_context(PgBouncer(self.server, pool_mode=mode))
                 self.ports[path] = self.poolers[path].port
-                console = psycopg.connect(
-                    self.poolers[path].dsn(CONSOLE), autocommit=True, prepare_threshold=None, row_factory=dict_row
-                )
-                self._consoles.append(stack.enter_context(console))
             tls = server_tls(self.directory)
             self.wires = {
                 path: stack.enter_context(Wire(port, tls if path == "tls" else None))
@@ -148,7 +143,12 @@ class Stage:
         return locks + left + prepared
 
     def _pooled(self) -> dict[int, str]:
-        servers = [server for console in self._consoles for server in console.execute(b"SHOW SERVERS")]
+        """Return the states of the poolers' sessions by the backend's process id."""
+        servers = []
+        for pooler in self.poolers.values():  # a console of its own each time: PgBouncer has once ended a kept one
+            with psycopg.connect(pooler.dsn(CONSOLE), autocommit=True, row_factory=dict_row) as console:
+                console.prepare_threshold = None
+                servers += console.execute(b"SHOW SERVERS").fetchall()
         return {server["remote_pid"]: server["state"] for server in servers}
 
     def observe(self) -> tuple[dict[tuple[str, int], int], set[str]]:
