@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections import Counter
@@ -38,10 +39,13 @@ def migrate(settings: Settings, dsn: Dsn, report: Report) -> None:
     if fast_path.everything_is_applied(files, report.result):
         report.set_outcome(0)
         return
+    gc.disable()  # nothing that is imported becomes garbage: looking for it takes 10 ms of a run that applies 20 files
     from predeploy.apply.migrator import Migrator
     from predeploy.apply.run_options import RunOptions
     from predeploy.connection.connect import Server
 
+    gc.freeze()
+    gc.enable()
     server = Server(dsn, wait_timeout=settings.wait_timeout, wait_started=started)
     options = RunOptions(
         lock_wait_timeout=settings.lock_wait_timeout,
