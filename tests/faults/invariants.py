@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.faults.plan import File, Plan
-    from tests.faults.wire import Message
+    from tests.faults.fault_proxy import Message
 
 # A signal that comes when so little was left to do may be answered by the ending that was being told.
 _LAST_QUERIES = 4

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.wire import Wire
+from tests.faults.fault_proxy import FaultProxy
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
@@ -26,15 +26,15 @@ def names(run: Run, event: str) -> list[str]:
 
 
 def queries(server: PostgresServer, database: Database, run: Callable[..., Run]) -> tuple[int, Run]:
-    """Run over a line that counts the messages that hold SQL."""
-    with Wire(server.port) as wire:
-        wire.begin()
-        ended = run(DATABASE_URL=database.dsn_at(wire.port))
-        sent = [message.kind for message in wire.end() if message.sender == "client"]
+    """Run through a proxy that counts the messages that hold SQL."""
+    with FaultProxy(server.port) as proxy:
+        proxy.begin()
+        ended = run(DATABASE_URL=database.dsn_at(proxy.port))
+        sent = [message.kind for message in proxy.end() if message.sender == "client"]
     return sent.count("Q") + sent.count("P"), ended
 
 
-@pytest.mark.direct("it is a line of its own")
+@pytest.mark.direct("it has a proxy of its own")
 def test_the_number_of_round_trips_does_not_grow_with_the_number_of_files(
     server: PostgresServer, database: Database, run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:

@@ -14,7 +14,7 @@ from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
     from tests.faults.stage import Stage
-    from tests.faults.warm import Runner
+    from tests.faults.fork_server import Runner
 
 PASSING = {"timestamp", "duration_ms", "wait_s", "port"}
 BOTH = pytest.mark.parametrize("fresh", [False, True], ids=["forked", "fresh"])
@@ -29,7 +29,7 @@ def start(stage: Stage, statement: str, *, fresh: bool, **variables: str) -> Run
     directory = stage.reset([])
     (directory / "001.sql").write_text(statement)
     environment = stage.rivals_environment("direct", directory, **variables)
-    return stage.parent.start(environment, stage.directory / "warm", fresh=fresh)
+    return stage.fork_server.start(environment, stage.directory / "forked", fresh=fresh)
 
 
 def test_a_forked_run_says_and_sends_what_a_fresh_one_does(stage: Stage) -> None:
