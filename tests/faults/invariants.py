@@ -13,8 +13,8 @@ from tests.faults.plan import CUTS, KILLS, SIGNALS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.faults.plan import File, Plan
     from tests.faults.fault_proxy import Message
+    from tests.faults.plan import File, Plan
 
 # A signal that comes when so little was left to do may be answered by the ending that was being told.
 _LAST_QUERIES = 4

@@ -16,9 +16,9 @@ from psycopg import errors
 from psycopg.rows import dict_row
 
 from predeploy.lock.key import LOCK_KEY
-from tests.faults.plan import EFFECTS
-from tests.faults.fork_server import ForkServer
 from tests.faults.fault_proxy import FaultProxy
+from tests.faults.fork_server import ForkServer
+from tests.faults.plan import EFFECTS
 from tests.support.database import Database, fresh_database
 from tests.support.pgbouncer import CONSOLE, PgBouncer, PgBouncerMissing, find_pgbouncer
 from tests.support.postgres_server import PostgresServer

@@ -14,8 +14,8 @@ from tests.support.eventually import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.faults.stage import Stage
     from tests.faults.fault_proxy import Message
+    from tests.faults.stage import Stage
     from tests.support.database import Database
     from tests.support.postgres_server import PostgresServer
 
@@ -33,7 +33,7 @@ def connect(database: Database, proxy: FaultProxy) -> psycopg.Connection:
 
 
 def run_until(proxy: FaultProxy, database: Database, statement: str, kind: str, action: Action) -> list[str]:
-    """Run a statement through the proxy where `action` is taken at its message of that kind; return the kinds it saw."""
+    """Run a statement with a proxy that takes `action` at its message of that kind; return the kinds it saw."""
     with connect(database, proxy) as conn:
         seen = len(proxy.messages)
         proxy.faults = {seen + SELECTED.index(kind) + 1: lambda _message: action}
@@ -42,7 +42,9 @@ def run_until(proxy: FaultProxy, database: Database, statement: str, kind: str, 
     return [message.kind for message in proxy.messages[seen : seen + len(SELECTED)]]
 
 
-def test_messages_are_numbered_in_both_directions_and_over_all_connections(proxy: FaultProxy, database: Database) -> None:
+def test_messages_are_numbered_in_both_directions_and_over_all_connections(
+    proxy: FaultProxy, database: Database
+) -> None:
     proxy.begin()
     for _ in range(2):
         with connect(database, proxy) as conn:

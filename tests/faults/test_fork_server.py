@@ -13,8 +13,8 @@ from tests.faults.trial import Trial
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
-    from tests.faults.stage import Stage
     from tests.faults.fork_server import Runner
+    from tests.faults.stage import Stage
 
 PASSING = {"timestamp", "duration_ms", "wait_s", "port"}
 BOTH = pytest.mark.parametrize("fresh", [False, True], ids=["forked", "fresh"])

@@ -14,7 +14,7 @@ import pytest
 from predeploy.connection.connect import MIN_LOGIN_S
 from predeploy.monitor.watcher import CHECK_AFTER_S, GIVE_UP_AFTER_S
 from tests.support.database import fresh_database
-from tests.support.failing_proxy import Failure, FailingProxy
+from tests.support.failing_proxy import FailingProxy, Failure
 from tests.support.namespaces import entrypoint_with_names
 from tests.support.program import Program
 

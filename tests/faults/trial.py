@@ -8,16 +8,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tests.faults.fault_proxy import Action, Message, logged_in
 from tests.faults.invariants import Ended, Observation, Story, violations
 from tests.faults.plan import Length, Plan
-from tests.faults.fault_proxy import Action, Message, logged_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.faults.stage import Stage
     from tests.faults.fork_server import Runner
+    from tests.faults.stage import Stage
 
 RUN_S = 40.0  # more than any run may take whose waits end after 20 s
 CLEAN_RUN_S = 20.0

@@ -47,19 +47,6 @@ def test_a_waiter_says_who_holds_the_lock_and_goes_on_when_it_is_free(
     assert len(finished.named("lock.waiting")) == 1, "a line per poll"
 
 
-def test_a_lock_that_stays_held_ends_the_run_with_4_and_nothing_is_changed(
-    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
-) -> None:
-    migrations_dir.write("001.sql", "CREATE TABLE a ()")
-    with database.connect(application_name="another tool") as holder:
-        holder.execute(HOLD)
-        finished = run(MIGRATE_LOCK_WAIT_TIMEOUT="300ms")
-    assert finished.exit_code == 4
-    assert "another tool" in finished.report["message"]
-    assert finished.report["code"] == "STORAGE_LOCK_TIMEOUT"
-    assert database.query("SELECT to_regclass('_migrations'), to_regclass('a')") == [(None, None)]
-
-
 def test_with_nothing_pending_no_lock_is_taken(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:

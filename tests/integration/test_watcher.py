@@ -19,8 +19,7 @@ from predeploy.connection.connect import Server
 from predeploy.connection.dsn import parse_dsn
 from predeploy.errors import PostgresUnavailable
 from predeploy.migrations.directory import read_migrations
-from predeploy.monitor import second_connection as lookout
-from predeploy.monitor import watcher
+from predeploy.monitor import second_connection, watcher
 from tests.support.database import fresh_database
 from tests.support.eventually import eventually
 from tests.support.postgres_server import PostgresServer
@@ -118,7 +117,7 @@ def test_the_watch_for_silence_waits_its_time_however_early_is_told(
     """No answer to a look that is only to tell something is no silence yet."""
     monkeypatch.setattr(watcher, "CHECK_AFTER_S", 60.0)
     monkeypatch.setattr(watcher, "GIVE_UP_AFTER_S", 0.0)
-    monkeypatch.setattr(lookout, "_LOGIN_S", 0.2)
+    monkeypatch.setattr(second_connection, "_LOGIN_S", 0.2)
     migrations_dir.write("001.sql", "SELECT pg_sleep(1.5)")
 
     class Deaf(Server):
@@ -161,7 +160,7 @@ def _refuse(database: Database, admin: psycopg.Connection, refusal: str) -> None
 # The second connection
 
 OURS = "FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pg-predeploy/%'"
-LOOKOUTS = f"SELECT pid, application_name {OURS} AND state = 'idle' AND query LIKE '%json_build_object%'"
+SECOND_CONNECTIONS = f"SELECT pid, application_name {OURS} AND state = 'idle' AND query LIKE '%json_build_object%'"
 
 
 @contextmanager
@@ -174,8 +173,8 @@ def blocked(start: Callable[..., Process], database: Database) -> Iterator[tuple
         yield process, process.wait_for("migration.progress"), blocker
 
 
-def lookout_pid(database: Database) -> int:
-    [(pid, name)] = eventually(lambda: database.query(LOOKOUTS))
+def second_connection_pid(database: Database) -> int:
+    [(pid, name)] = eventually(lambda: database.query(SECOND_CONNECTIONS))
     assert re.fullmatch(rf"pg-predeploy/{re.escape(__version__)} \S+", name)
     return int(pid)
 
@@ -187,10 +186,10 @@ def test_the_second_connection_is_kept_while_a_file_runs_and_closed_when_it_ends
     for name in ("001.sql", "002.sql"):
         migrations_dir.write(name, f"SELECT '{name}' FROM busy")
     with blocked(start, database) as (process, _, blocker):
-        pid = lookout_pid(database)
+        pid = second_connection_pid(database)
         for _ in range(2):
             process.wait_for("migration.progress")
-            assert lookout_pid(database) == pid
+            assert second_connection_pid(database) == pid
         with database.connect(autocommit=False) as next_blocker:
             queued = threading.Thread(target=next_blocker.execute, args=["LOCK TABLE busy"])
             queued.start()  # behind the first file, before the second
@@ -199,7 +198,7 @@ def test_the_second_connection_is_kept_while_a_file_runs_and_closed_when_it_ends
             queued.join()
             assert process.wait_for("migration.applied")["migration"] == "001.sql"
             assert process.wait_for("migration.progress")["migration"] == "002.sql"
-            assert lookout_pid(database) != pid
+            assert second_connection_pid(database) != pid
     assert process.finish().exit_code == 0
     eventually(lambda: not database.query(f"SELECT {OURS}"))
 
@@ -210,11 +209,11 @@ def test_a_second_connection_that_is_ended_is_replaced(
 ) -> None:
     migrations_dir.write("001.sql", "TABLE busy")
     with blocked(start, database) as (process, _, blocker):
-        pid = lookout_pid(database)
+        pid = second_connection_pid(database)
         database.query("SELECT pg_terminate_backend(%s)", pid)
         told = process.wait_for("migration.progress")
         assert [by["pid"] for by in told["blocked_by"]] == [blocker.info.backend_pid]
-        assert lookout_pid(database) != pid
+        assert second_connection_pid(database) != pid
     run = process.finish()
     assert (run.exit_code, run.named("connection.lost"), run.named("connection.silent")) == (0, [], [])
 

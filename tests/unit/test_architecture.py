@@ -85,7 +85,9 @@ def test_every_module_has_its_place_in_the_list() -> None:
 
 
 def test_a_module_imports_only_from_its_own_line_of_the_list_and_those_below() -> None:
-    own = [(module, name) for module in OWN for name in imports(module) if name.startswith(("predeploy.", "entrypoint"))]
+    own = [
+        (module, name) for module in OWN for name in imports(module) if name.startswith(("predeploy.", "entrypoint"))
+    ]
     assert len(own) > len(OWN)
     assert [(a, b) for a, b in own if depth_of(b) <= depth_of(a) and box_of(b) != box_of(a)] == []
 
