@@ -238,9 +238,9 @@ def test_exit_code(
     sentence, _, summary = stage.termination_log.read_text().partition("\n")
     counted = re.sub(r" \(.*?\)", "", run.report["message"]) if run.report["failed"] else run.report["message"]
     assert sentence.startswith(counted)
-    told = json.loads(summary)
-    assert {key: run.report[key] for key in told} == told
-    assert (told["exit_code"], told["outcome"]) == (exit_code, outcome)
+    logged = json.loads(summary)
+    assert {key: run.report[key] for key in logged} == logged
+    assert (logged["exit_code"], logged["outcome"]) == (exit_code, outcome)
 
 
 def test_a_crash_is_logged_once_with_the_place_and_without_the_password(

@@ -160,8 +160,8 @@ def test_a_name_that_could_be_taken_for_two_is_left_to_psycopg(
 
 @pytest.mark.parametrize(
     ("checksum", "changed"),
-    [("NULL", 0), ("''", 0), ("repeat('0', 64)", 1), (f"'{hashlib.sha256(SQL.encode()).hexdigest()}'", 0)],
-    ids=["null", "empty", "another", "the same"],
+    [("NULL", 0), ("''", 0), ("repeat('0', 64)", 1)],
+    ids=["null", "empty", "another"],
 )
 @pytest.mark.usefixtures("applied")
 def test_what_another_implementation_wrote_is_understood(
@@ -225,8 +225,8 @@ def read_only(database: Database) -> None:
 def a_notice(database: Database) -> None:
     database.execute("""
         ALTER TABLE _migrations RENAME TO kept;
-        CREATE FUNCTION told(text) RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE WARNING 'look'; RETURN $1; END$$;
-        CREATE VIEW _migrations AS SELECT told(name) AS name, applied_at, checksum FROM kept;
+        CREATE FUNCTION passed(text) RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE WARNING 'look'; RETURN $1; END$$;
+        CREATE VIEW _migrations AS SELECT passed(name) AS name, applied_at, checksum FROM kept;
     """)
 
 

@@ -70,10 +70,10 @@ def test_a_lock_timeout_says_what_the_holder_looks_like_and_the_statement_that_e
     with holder_that_is(state, database, name) as conn:
         finished = run(MIGRATE_LOCK_WAIT_TIMEOUT="300ms")
         pid = conn.info.backend_pid
-        (told,) = finished.named("lock.waiting")
-        assert told["timeout_s"] == 0.3
-        assert 0 <= told["left_s"] <= 0.3
-        holder = told["holder"]
+        (logged,) = finished.named("lock.waiting")
+        assert logged["timeout_s"] == 0.3
+        assert 0 <= logged["left_s"] <= 0.3
+        holder = logged["holder"]
         assert (holder["pid"], holder["application_name"], holder["state"]) == (pid, name, state)
         assert (holder["user"], holder["client_addr"]) == (database.owner, "127.0.0.1")
         assert 0 <= holder["state_age_s"] <= holder["age_s"]
@@ -120,9 +120,9 @@ def test_a_state_that_changes_and_lasts_is_told_of(
         process = start()
         assert process.wait_for("lock.waiting")["holder"]["state"] == "idle"
         holder.execute("BEGIN")
-        told = process.wait_for("lock.waiting", timeout=8)
-        assert told["holder"]["state"] == "idle in transaction"
-        assert "in a transaction for " in told["message"]
+        logged = process.wait_for("lock.waiting", timeout=8)
+        assert logged["holder"]["state"] == "idle in transaction"
+        assert "in a transaction for " in logged["message"]
     finished = process.finish()
     assert (finished.exit_code, len(finished.named("lock.waiting"))) == (0, 2)
 
@@ -180,10 +180,10 @@ def test_a_holder_of_another_role_is_told_of_as_far_as_it_is_seen(
         conn.execute(HOLD)
         finished = run(MIGRATE_LOCK_WAIT_TIMEOUT="300ms")
         pid = conn.info.backend_pid
-    (told,) = finished.named("lock.waiting")
-    seen: dict[str, Any] = told["holder"]
+    (logged,) = finished.named("lock.waiting")
+    seen: dict[str, Any] = logged["holder"]
     assert (seen["pid"], seen["application_name"]) == (pid, "an administrator")
     assert (seen["state"], seen["client_addr"], seen["age_s"]) == (None, None, None)
-    assert "another role's session, whose state only that role, a superuser or pg_monitor sees" in told["message"]
+    assert "another role's session, whose state only that role, a superuser or pg_monitor sees" in logged["message"]
     assert "Ask a superuser" in finished.report["message"]
     assert finished.report["statement"] == f"SELECT pg_terminate_backend({pid});"

@@ -302,17 +302,3 @@ def test_an_invalid_index_of_somebody_else_does_not_matter(
         database.execute("CREATE UNIQUE INDEX CONCURRENTLY theirs ON a (id)")
     migrations_dir.write("001.sql", f"{NO_TRANSACTION}CREATE INDEX CONCURRENTLY ours ON a (id);")
     assert run().exit_code == 0
-
-
-# Notices
-
-
-def test_notices_are_told_with_the_migration_that_caused_them(
-    run: Callable[..., Run], migrations_dir: MigrationsDir
-) -> None:
-    migrations_dir.write("001.sql", "DO $$ BEGIN RAISE NOTICE 'hello'; RAISE WARNING 'careful'; END $$")
-    told = [(e["migration"], e["level"], e["severity"], e["message"]) for e in run().named("postgres.notice")]
-    assert told == [
-        ("001.sql", "info", "NOTICE", "Postgres says: hello"),
-        ("001.sql", "warning", "WARNING", "Postgres says: careful"),
-    ]

