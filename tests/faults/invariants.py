@@ -131,12 +131,12 @@ def _told(story: Story) -> Iterator[str]:
     run, rows = story.run, story.first.rows
     logged = Counter([*run.applied, *story.stranger, *(name for rival in story.rivals for name in rival.applied)])
     if wrong := sorted(set(logged) - rows):
-        yield f"told as applied and is not: {wrong}"
+        yield f"reported as applied and is not: {wrong}"
     in_doubt = {name for ended in (run, *story.rivals) for name in ended.in_doubt}  # perhaps it was he, and he says so
     if story.kinds & {*SIGNALS}:  # who is interrupted takes the row of what he was running for his own
         in_doubt |= set(story.stranger)
     if twice := sorted(name for name, count in logged.items() if count > 1 and name not in in_doubt):
-        yield f"told as applied by more than one, or twice: {twice}"
+        yield f"reported as applied by more than one, or twice: {twice}"
     lost_and_signalled = story.kinds & {*SIGNALS} and story.kinds & {*CUTS, "freeze_sigterm"}
     left_early = UNCONFIRMED in run.report.get("message", "")
     confirmed = not run.killed and not left_early and not lost_and_signalled
