@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,17 @@ def run(program: Program) -> Callable[..., Run]:
 def start(program: Program) -> Callable[..., Process]:
     """Start the program and go on: `start(*args, NAME="value", OTHER=None)`."""
     return program.start
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Undo what open_log does to the whole process."""
+    logger = logging.getLogger("predeploy")
+    before = (logger.handlers[:], logger.level, logger.propagate, logging.lastResort, logging.raiseExceptions)
+    yield
+    logger.handlers[:], level, logger.propagate, logging.lastResort, logging.raiseExceptions = before
+    logger.setLevel(level)
+    logging.captureWarnings(capture=False)
 
 
 @pytest.fixture

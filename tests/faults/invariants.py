@@ -13,10 +13,10 @@ from tests.faults.plan import CUTS, KILLS, SIGNALS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.faults.fault_proxy import Message
     from tests.faults.plan import File, Plan
-    from tests.faults.wire import Message
 
-# A signal that comes when so little was left to do may be answered by the ending that was being told.
+# A signal that comes when so little was left to do may be answered by the ending that was being reported.
 _LAST_QUERIES = 4
 UNCONFIRMED = "before the server confirmed"  # what is said when the time to answer a signal was over first
 _SIGNAL_CODES = {"sigterm": 143, "sigint": 130, "freeze_sigterm": 143}
@@ -129,18 +129,18 @@ def _once(story: Story) -> Iterator[str]:
 def _told(story: Story) -> Iterator[str]:
     """What is logged as applied is; what is there was logged by whoever applied it, if he could; failures are real."""
     run, rows = story.run, story.first.rows
-    told = Counter([*run.applied, *story.stranger, *(name for rival in story.rivals for name in rival.applied)])
-    if wrong := sorted(set(told) - rows):
-        yield f"told as applied and is not: {wrong}"
+    logged = Counter([*run.applied, *story.stranger, *(name for rival in story.rivals for name in rival.applied)])
+    if wrong := sorted(set(logged) - rows):
+        yield f"reported as applied and is not: {wrong}"
     in_doubt = {name for ended in (run, *story.rivals) for name in ended.in_doubt}  # perhaps it was he, and he says so
     if story.kinds & {*SIGNALS}:  # who is interrupted takes the row of what he was running for his own
         in_doubt |= set(story.stranger)
-    if twice := sorted(name for name, count in told.items() if count > 1 and name not in in_doubt):
-        yield f"told as applied by more than one, or twice: {twice}"
+    if twice := sorted(name for name, count in logged.items() if count > 1 and name not in in_doubt):
+        yield f"reported as applied by more than one, or twice: {twice}"
     lost_and_signalled = story.kinds & {*SIGNALS} and story.kinds & {*CUTS, "freeze_sigterm"}
     left_early = UNCONFIRMED in run.report.get("message", "")
     confirmed = not run.killed and not left_early and not lost_and_signalled
-    if confirmed and (untold := sorted(rows - set(told))):
+    if confirmed and (untold := sorted(rows - set(logged))):
         yield f"applied and nobody said so: {untold}: {run.report.get('message')}"
     shaken = bool(story.kinds & {*CUTS, *KILLS, *SIGNALS})
     for ended in (run, *story.rivals):

@@ -30,7 +30,7 @@ def points(stage: Stage, wanted: int | None = None) -> list[Plan]:
     found = [
         replace(run, faults=((fault, message.number),))
         for run in RUNS
-        if run.path in stage.wires
+        if run.path in stage.proxies
         for message in record(stage, run)
         for fault in FAULTS
     ]

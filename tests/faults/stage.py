@@ -1,4 +1,4 @@
-"""Where trials take place: a server of their own, a way to it by each path, and the warm parent of the runners."""
+"""Where trials take place: a server of their own, a way to it by each path, and the fork server of the runners."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from psycopg import errors
 from psycopg.rows import dict_row
 
 from predeploy.lock.key import LOCK_KEY
+from tests.faults.fault_proxy import FaultProxy
+from tests.faults.fork_server import ForkServer
 from tests.faults.plan import EFFECTS
-from tests.faults.warm import WarmParent
-from tests.faults.wire import Wire
 from tests.support.database import Database, fresh_database
 from tests.support.pgbouncer import CONSOLE, PgBouncer, PgBouncerMissing, find_pgbouncer
 from tests.support.postgres_server import PostgresServer
@@ -56,7 +56,7 @@ class Stage:
         with ExitStack() as stack:
             self.directory = Path(tempfile.mkdtemp(prefix="faults-"))
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
-            self.parent = stack.enter_context(WarmParent(self._planted))
+            self.fork_server = stack.enter_context(ForkServer(self._planted))
             # A deadlock that a blocking waiter brings about is to show before anything else runs out.
             self.server = stack.enter_context(PostgresServer(settings={"deadlock_timeout": "200ms"}))
             stack.callback(self._close_database)
@@ -66,8 +66,8 @@ class Stage:
                 self.poolers[path] = stack.enter_context(PgBouncer(self.server, pool_mode=mode))
                 self.ports[path] = self.poolers[path].port
             tls = server_tls(self.directory)
-            self.wires = {
-                path: stack.enter_context(Wire(port, tls if path == "tls" else None))
+            self.proxies = {
+                path: stack.enter_context(FaultProxy(port, tls if path == "tls" else None))
                 for path, port in self.ports.items()
             }
             self.renew()
@@ -99,12 +99,12 @@ class Stage:
         return directory
 
     def environment(self, path: str, directory: Path, **variables: str) -> dict[str, str]:
-        """What a run is given that goes by the path's wire."""
-        dsn = self.database.dsn_at(self.wires[path].port) + ("?sslmode=require" if path == "tls" else "")
+        """What a run is given that connects through the path's proxy."""
+        dsn = self.database.dsn_at(self.proxies[path].port) + ("?sslmode=require" if path == "tls" else "")
         return {"DATABASE_URL": dsn, **self._limits(directory), **variables}
 
     def rivals_environment(self, path: str, directory: Path, **variables: str) -> dict[str, str]:
-        """The same for somebody else, who comes without a wire."""
+        """The same for another instance, which connects without a proxy."""
         return {"DATABASE_URL": self.database.dsn_at(self.ports[path]), **self._limits(directory), **variables}
 
     def _limits(self, directory: Path) -> dict[str, str]:
@@ -186,7 +186,7 @@ def has_pgbouncer() -> bool:
 
 def server_tls(directory: Path) -> ssl.SSLContext:
     """Make a key and a certificate, and return the context of a server that shows it."""
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=wire"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     files = ["-keyout", str(directory / "key"), "-out", str(directory / "certificate")]
     subprocess.run([*command.split(), *files], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.wire import Wire
+from tests.faults.fault_proxy import FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,10 +23,10 @@ def test_a_run_that_finds_nothing_to_do_takes_a_login_and_one_message(
     for number in range(files):
         migrations_dir.write(f"{number:03}.sql", "SELECT 1")
     assert run().report["applied"] == files
-    with Wire(database.server.port) as wire:
-        dsn = f"{database.dsn_at(wire.port)}?gssencmode=disable&sslmode=disable"
+    with FaultProxy(database.server.port) as proxy:
+        dsn = f"{database.dsn_at(proxy.port)}?gssencmode=disable&sslmode=disable"
         ended = run(DATABASE_URL=dsn)
-        messages = wire.end()
-    assert (ended.exit_code, ended.report["skipped"], wire.problems) == (0, files, [])
+        messages = proxy.end()
+    assert (ended.exit_code, ended.report["skipped"], proxy.problems) == (0, files, [])
     assert [message.kind for message in messages if message.sender == "client"] == ["startup", "p", "p", "Q", "X"]
     assert [message.kind for message in messages if message.kind in "QZ"] == ["Z", "Q", "Z"]

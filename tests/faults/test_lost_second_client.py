@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def test_a_pooler_in_session_mode_is_seen_as_such_though_the_look_at_it_is_cut_off(stage: Stage) -> None:
     """Taken for one in transaction mode it would make a no-transaction file fail, and the exit code say: mend it."""
-    if "session" not in stage.wires:
+    if "session" not in stage.proxies:
         pytest.skip("no PgBouncer")
     run = Plan("session", ("no-transaction",))
     messages = record(stage, run)

@@ -1,4 +1,4 @@
-"""A signal comes where it is easily lost: while a notice is told, or in the moment in which the connection breaks."""
+"""A signal comes where it is easily lost: while a notice is logged, or at the moment in which the connection breaks."""
 
 from __future__ import annotations
 

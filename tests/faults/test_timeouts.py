@@ -14,7 +14,7 @@ import pytest
 from predeploy.connection.connect import MIN_LOGIN_S
 from predeploy.monitor.watcher import CHECK_AFTER_S, GIVE_UP_AFTER_S
 from tests.support.database import fresh_database
-from tests.support.line import Failure, Line
+from tests.support.failing_proxy import FailingProxy, Failure
 from tests.support.namespaces import entrypoint_with_names
 from tests.support.program import Program
 
@@ -44,20 +44,20 @@ SIGNAL_BOUND_S = 2.0
 @contextmanager
 def failing(
     database: Database, program: Program, turn: int, failure: Failure, wait_s: float
-) -> Iterator[tuple[Line, Process]]:
-    """Start a process with a line of its own, and go on when the line has failed."""
-    with Line(database.server.port, turn, failure) as line:
+) -> Iterator[tuple[FailingProxy, Process]]:
+    """Start a process with a proxy of its own, and go on when the proxy has failed."""
+    with FailingProxy(database.server.port, turn, failure) as proxy:
         # As a client without Kerberos: whether it first asks for that is a matter of the machine.
-        dsn = f"{database.dsn_at(line.port)}?gssencmode=disable"
+        dsn = f"{database.dsn_at(proxy.port)}?gssencmode=disable"
         process = program.start(DATABASE_URL=dsn, MIGRATE_WAIT_TIMEOUT=str(wait_s))
-        assert line.failed.wait(30), f"turn {turn} never came"
-        yield line, process
+        assert proxy.failed.wait(30), f"turn {turn} never came"
+        yield proxy, process
 
 
 @pytest.fixture
 def many_files(migrations_dir: MigrationsDir) -> None:
     """More turns than are looked at."""
-    for number in range(12):  # each its own message, as it must: what travels together makes no turns
+    for number in range(12):  # each its own message, as it must: files in one message make no turns
         migrations_dir.write(f"{number:03}.sql", f"-- migrate:no-transaction\nCREATE TABLE t{number} ()")
 
 
@@ -68,17 +68,17 @@ def test_a_line_that_fails_for_good_ends_the_run_within_its_bound(
 ) -> None:
     """The processes start one after the other, so that none waits for the processor, and wait side by side."""
 
-    def ended(line: Line, process: Process) -> tuple[Run, float]:
+    def ended(proxy: FailingProxy, process: Process) -> tuple[Run, float]:
         run = process.finish()
-        return run, time.monotonic() - line.failed_at
+        return run, time.monotonic() - proxy.failed_at
 
-    # The lines end before any database is dropped: that waits for sessions which are still in their login.
-    with ExitStack() as databases, ExitStack() as lines, ThreadPoolExecutor(len(TURNS)) as waiters:
+    # The proxies end before any database is dropped: that waits for sessions which are still in their login.
+    with ExitStack() as databases, ExitStack() as proxies, ThreadPoolExecutor(len(TURNS)) as waiters:
         results = []
         for turn in TURNS:
             database = databases.enter_context(fresh_database(server))
-            line, process = lines.enter_context(failing(database, program, turn, failure, WAIT_S))
-            results.append((turn, waiters.submit(ended, line, process)))
+            proxy, process = proxies.enter_context(failing(database, program, turn, failure, WAIT_S))
+            results.append((turn, waiters.submit(ended, proxy, process)))
         for turn, result in results:
             run, elapsed = result.result()
             in_login = turn <= FAST_PATH_TURNS + LOGIN_TURNS

@@ -8,16 +8,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tests.faults.fault_proxy import Action, Message, logged_in
 from tests.faults.invariants import Ended, Observation, Story, violations
 from tests.faults.plan import Length, Plan
-from tests.faults.wire import Action, Message, logged_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.faults.fork_server import Runner
     from tests.faults.stage import Stage
-    from tests.faults.warm import Runner
 
 RUN_S = 40.0  # more than any run may take whose waits end after 20 s
 CLEAN_RUN_S = 20.0
@@ -42,7 +42,7 @@ class Outcome:
 
 
 class Trial:
-    """A plan on its way: does what the faults say when the wire asks."""
+    """A plan on its way: does what the faults say when the proxy asks."""
 
     def __init__(self, stage: Stage, plan: Plan) -> None:
         self.stage = stage
@@ -56,23 +56,23 @@ class Trial:
         self.answer_s = 0.0  # from the first signal to the run's end
         self._signalled: float | None = None
         self._runner: Future[Runner] = Future()
-        self._wire = stage.wires[plan.path]
+        self._proxy = stage.proxies[plan.path]
 
     def run(self) -> Outcome:
-        plan, stage, wire = self.plan, self.stage, self._wire
+        plan, stage, proxy = self.plan, self.stage, self._proxy
         self._directory = stage.reset(plan.files)
-        wire.begin({number: self._fault(kind) for kind, number in plan.faults})
+        proxy.begin({number: self._fault(kind) for kind, number in plan.faults})
         environment = stage.environment(plan.path, self._directory)
-        self._runner.set_result(stage.parent.start(environment, stage.directory / "run", fresh=plan.fresh))
+        self._runner.set_result(stage.fork_server.start(environment, stage.directory / "run", fresh=plan.fresh))
         run = self._finish("the run", self._the_runner(), RUN_S)
         self.answer_s = time.monotonic() - self._signalled if self._signalled else 0.0
-        self.messages = wire.end()  # a frozen line must not keep for the server what has gone
+        self.messages = proxy.end()  # a frozen proxy must not keep for the server what has gone
         rivals = [self._finish("another runner", rival, RUN_S) for rival in self.rivals]
         first = self._observe("the faults")
-        wire.begin()
-        again = stage.parent.start(environment, stage.directory / "clean")
+        proxy.begin()
+        again = stage.fork_server.start(environment, stage.directory / "clean")
         clean = self._finish("the clean run", again, CLEAN_RUN_S)
-        wire.end()
+        proxy.end()
         for runner in (self._the_runner(), *self.rivals, again):
             runner.close()
         second = self._observe("the clean run")
@@ -98,10 +98,10 @@ class Trial:
 
     def _observe(self, after: str) -> Observation:
         """Wait until nothing moves any more, then look."""
-        if self._wire.problems:
-            raise self._wire.problems[0]
+        if self._proxy.problems:
+            raise self._proxy.problems[0]
         deadline = time.monotonic() + (0 if self.troubles else SETTLE_S)
-        while left := self.stage.leftovers(self.plan.path, self._wire.backends):
+        while left := self.stage.leftovers(self.plan.path, self._proxy.backends):
             if time.monotonic() > deadline:
                 self.troubles.append(f"left behind after {after}: {left[0]}")
                 break
@@ -182,7 +182,7 @@ class Trial:
     def _start_rival(self, **variables: str) -> Runner:
         environment = self.stage.rivals_environment(self.plan.path, self._directory, **variables)
         directory: Path = self.stage.directory / f"rival{len(self.rivals)}"
-        rival = self.stage.parent.start(environment, directory)
+        rival = self.stage.fork_server.start(environment, directory)
         self.rivals.append(rival)
         return rival
 
@@ -201,7 +201,7 @@ def record(stage: Stage, plan: Plan) -> list[Message]:
 def measure(stage: Stage) -> dict[str, Length]:
     """Measure how many messages undisturbed runs have."""
     lengths = {}
-    for path in stage.wires:
+    for path in stage.proxies:
         one, three = record(stage, Plan(path, ("plain",))), record(stage, Plan(path, ("plain",) * 3))
         per_file = (len(three) - len(one)) // 2
         lengths[path] = Length(logged_in(one), len(one) - per_file, per_file)

@@ -1,4 +1,4 @@
-"""Many files in one message: told of one by one, blamed one by one, and none of them is another's business."""
+"""Many files in one message: logged one by one, blamed one by one, and none of them affects another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.wire import Wire
+from tests.faults.fault_proxy import FaultProxy
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
@@ -26,15 +26,15 @@ def names(run: Run, event: str) -> list[str]:
 
 
 def queries(server: PostgresServer, database: Database, run: Callable[..., Run]) -> tuple[int, Run]:
-    """Run over a line that counts the messages that hold SQL."""
-    with Wire(server.port) as wire:
-        wire.begin()
-        ended = run(DATABASE_URL=database.dsn_at(wire.port))
-        sent = [message.kind for message in wire.end() if message.sender == "client"]
+    """Run through a proxy that counts the messages that hold SQL."""
+    with FaultProxy(server.port) as proxy:
+        proxy.begin()
+        ended = run(DATABASE_URL=database.dsn_at(proxy.port))
+        sent = [message.kind for message in proxy.end() if message.sender == "client"]
     return sent.count("Q") + sent.count("P"), ended
 
 
-@pytest.mark.direct("it is a line of its own")
+@pytest.mark.direct("it has a proxy of its own")
 def test_the_number_of_round_trips_does_not_grow_with_the_number_of_files(
     server: PostgresServer, database: Database, run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
@@ -86,7 +86,7 @@ def test_messages_are_bounded(database: Database, run: Callable[..., Run], migra
     assert database.query("SELECT count(*), min(size) > 100000, max(size) < 140000 FROM seen") == [(12, True, True)]
 
 
-def test_each_file_is_told_of_when_it_is_committed_while_those_behind_it_still_run(
+def test_each_file_is_logged_when_it_is_committed_while_those_after_it_still_run(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a ()")
@@ -108,8 +108,8 @@ def test_what_runs_behind_others_is_watched_by_its_own_name(
     migrations_dir.write("001.sql", "CREATE TABLE a ()")
     migrations_dir.write("002.sql", "SELECT 1;\nSELECT pg_sleep(60)")
     process = start(MIGRATE_WATCH_AFTER="1")
-    told = process.wait_for("migration.progress")
-    assert told["migration"] == "002.sql"
+    logged = process.wait_for("migration.progress")
+    assert logged["migration"] == "002.sql"
     process.terminate()
     process.finish()
 
@@ -144,9 +144,7 @@ def test_a_migration_that_fails_in_a_shared_message_does_not_run_again_by_itself
     assert database.query("SELECT last_value FROM runs") == [(5,)]
 
 
-def test_many_files_that_cannot_be_read_at_all_are_each_told_of(
-    run: Callable[..., Run], migrations_dir: MigrationsDir
-) -> None:
+def test_many_files_with_syntax_errors_are_each_logged(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     for number in range(20):
         migrations_dir.write(f"{number:03}.sql", "SELECT 1" if number % 4 == 0 else "SELEC 1")
     ended = run()
@@ -154,51 +152,32 @@ def test_many_files_that_cannot_be_read_at_all_are_each_told_of(
     assert names(ended, "migration.failed") == [f"{number:03}.sql" for number in range(20) if number % 4]
 
 
-def test_after_a_failure_stop_leaves_out_what_travelled_behind_it(
-    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
-) -> None:
-    for number, text in enumerate(["SELECT 1", "SELECT 1 / 0", "CREATE TABLE c ()", "CREATE TABLE d ()"], 1):
-        migrations_dir.write(f"{number:03}.sql", text)
-    ended = run(MIGRATE_ON_ERROR="stop")
-    assert names(ended, "migration.not_run") == ["003.sql", "004.sql"]
-    assert database.query("SELECT to_regclass('c'), to_regclass('d')") == [(None, None)]
-
-
-def test_a_notice_is_told_with_the_file_that_raised_it_and_our_own_are_not(
+def test_a_notice_is_logged_with_the_file_that_raised_it_and_the_programs_own_are_not(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     for name in ("001.sql", "002.sql", "003.sql"):
-        migrations_dir.write(name, f"DO $$BEGIN RAISE NOTICE 'this is {name}'; RAISE INFO 'and this'; END$$")
-    told = [(line["migration"], line["message"]) for line in run().named("postgres.notice")]
-    assert told == [
-        (name, f"Postgres says: {text}")
+        migrations_dir.write(name, f"DO $$BEGIN RAISE NOTICE 'this is {name}'; RAISE WARNING 'and this'; END$$")
+    notices = run().named("postgres.notice")
+    assert [(line["migration"], line["level"], line["severity"], line["message"]) for line in notices] == [
+        (name, level, severity, f"Postgres says: {text}")
         for name in ("001.sql", "002.sql", "003.sql")
-        for text in (f"this is {name}", "and this")
+        for level, severity, text in (("info", "NOTICE", f"this is {name}"), ("warning", "WARNING", "and this"))
     ]
 
 
-@pytest.mark.parametrize(
-    "left",
-    [
-        "SET default_transaction_isolation = serializable",
-        "SET default_transaction_read_only = on",
-        "SET default_transaction_isolation = serializable; {}; {}".format(
-            "SET default_transaction_read_only = on", "SET default_transaction_deferrable = on"
-        ),
-    ],
-)
 def test_no_file_runs_in_a_transaction_like_the_one_before_it_wants(
-    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, left: str
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE seen (isolation text, read_only text)")
     seen = "INSERT INTO seen SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')"
-    migrations_dir.write("001.sql", left)
+    names = ("isolation = serializable", "read_only = on", "deferrable = on")
+    migrations_dir.write("001.sql", "; ".join(f"SET default_transaction_{name}" for name in names))
     migrations_dir.write("002.sql", seen)
     assert run().report["applied"] == 2
     assert database.query("SELECT * FROM seen") == [("read committed", "off")]
 
 
-def test_without_the_right_to_raise_a_notice_files_travel_alone(
+def test_without_the_right_to_raise_a_notice_each_file_has_its_own_message(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.admin_execute("REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")

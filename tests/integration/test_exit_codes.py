@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,11 +40,11 @@ class Stage:
     def run_against(self, dsn: str) -> Run:
         return self.run(DATABASE_URL=dsn)
 
-    def run_and_signal(self, signum: signal.Signals) -> Run:
+    def run_and_terminate(self) -> Run:
         self.migrations_dir.write("001.sql", "SELECT pg_sleep(60)")
         process = self.program.start(**self._with_termination_log({}))
         eventually(lambda: self.database.query(SLEEPING))
-        process.signal(signum)
+        process.terminate()
         return process.finish()
 
     @property
@@ -67,10 +66,6 @@ def no_files(stage: Stage) -> Run:
 
 def no_directory(stage: Stage) -> Run:
     return stage.run(MIGRATIONS_DIR=str(stage.tmp_path / "nowhere"))
-
-
-def only_errors_logged(stage: Stage) -> Run:
-    return stage.run(MIGRATE_LOG_LEVEL="error")
 
 
 def nothing_pending(stage: Stage) -> Run:
@@ -139,41 +134,13 @@ def wrong_password(stage: Stage) -> Run:
     return stage.run_against(database.server.dsn(database.name, database.owner, "not the password"))
 
 
-def unknown_role(stage: Stage) -> Run:
-    database = stage.database
-    return stage.run_against(database.server.dsn(database.name, "nobody we know", "hunter2"))
-
-
 def unknown_database(stage: Stage) -> Run:
     database = stage.database
     return stage.run_against(database.server.dsn("nowhere", database.owner, database.password))
 
 
-def no_connect_privilege(stage: Stage) -> Run:
-    name, owner = stage.database.name, stage.database.owner
-    stage.database.admin_execute(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC, {owner}")
-    return stage.run()
-
-
-def no_login(stage: Stage) -> Run:
-    stage.database.admin_execute(f"ALTER ROLE {stage.database.owner} NOLOGIN")
-    return stage.run()
-
-
 def tls_required(stage: Stage) -> Run:
     return stage.run_against(f"{stage.database.dsn}?sslmode=require")
-
-
-def no_create_privilege(stage: Stage) -> Run:
-    stage.migrations_dir.write("001.sql", "SELECT 1")
-    stage.database.admin_execute("ALTER SCHEMA public OWNER TO postgres; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-    return stage.run()
-
-
-def table_not_ours_to_read(stage: Stage) -> Run:
-    stage.migrations_dir.write("001.sql", "SELECT 1")
-    stage.database.admin_execute("CREATE TABLE public._migrations (name TEXT PRIMARY KEY, applied_at TIMESTAMPTZ)")
-    return stage.run()
 
 
 def may_not_lock(stage: Stage) -> Run:
@@ -210,24 +177,16 @@ def pending(stage: Stage) -> Run:
     return stage.run("check")
 
 
-def broken_library(stage: Stage, module: str = "tenacity") -> Run:
+def broken_library(stage: Stage) -> Run:
     """A module that shadows the real one and lacks everything: the bug of an installation."""
     (stage.tmp_path / "shadow").mkdir()
-    (stage.tmp_path / "shadow" / f"{module}.py").write_text("")
+    (stage.tmp_path / "shadow" / "tenacity.py").write_text("")
     variables = {"DATABASE_URL": f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/app"}
     return stage.run(PYTHONPATH=str(stage.tmp_path / "shadow"), **variables)
 
 
-def broken_driver(stage: Stage) -> Run:
-    return broken_library(stage, "psycopg")
-
-
 def sigterm(stage: Stage) -> Run:
-    return stage.run_and_signal(signal.SIGTERM)
-
-
-def sigint(stage: Stage) -> Run:
-    return stage.run_and_signal(signal.SIGINT)
+    return stage.run_and_terminate()
 
 
 @pytest.mark.parametrize(
@@ -236,7 +195,6 @@ def sigint(stage: Stage) -> Run:
         (file_applied, 0, "succeeded"),
         (no_files, 0, "succeeded"),
         (no_directory, 0, "succeeded"),
-        (only_errors_logged, 0, "succeeded"),
         (nothing_pending, 0, "succeeded"),
         (healthy, 0, "succeeded"),
         (failing_file, 1, "failed"),
@@ -255,20 +213,13 @@ def sigint(stage: Stage) -> Run:
         ),
         (lock_held, 4, "locked"),
         (wrong_password, 5, "refused"),
-        (unknown_role, 5, "refused"),
         (unknown_database, 5, "refused"),
-        (no_connect_privilege, 5, "refused"),
-        (no_login, 5, "refused"),
         (tls_required, 5, "refused"),
-        (no_create_privilege, 5, "refused"),
-        (table_not_ours_to_read, 5, "refused"),
         (may_not_lock, 5, "refused"),
         (server_gone_for_good, 6, "connection_lost"),
         (pending, 10, "pending"),
         (broken_library, 70, "crashed"),
-        (broken_driver, 70, "crashed"),
         (sigterm, 143, "interrupted"),
-        (sigint, 130, "interrupted"),
     ],
 )
 def test_exit_code(
@@ -287,9 +238,9 @@ def test_exit_code(
     sentence, _, summary = stage.termination_log.read_text().partition("\n")
     counted = re.sub(r" \(.*?\)", "", run.report["message"]) if run.report["failed"] else run.report["message"]
     assert sentence.startswith(counted)
-    told = json.loads(summary)
-    assert {key: run.report[key] for key in told} == told
-    assert (told["exit_code"], told["outcome"]) == (exit_code, outcome)
+    logged = json.loads(summary)
+    assert {key: run.report[key] for key in logged} == logged
+    assert (logged["exit_code"], logged["outcome"]) == (exit_code, outcome)
 
 
 def test_a_crash_is_logged_once_with_the_place_and_without_the_password(
@@ -299,11 +250,3 @@ def test_a_crash_is_logged_once_with_the_place_and_without_the_password(
     (crash,) = run.named("run.crashed")
     assert "tenacity" in crash["message"]
     assert any("connect.py" in frame for frame in crash["traceback"])
-
-
-def test_files_after_a_failed_one_are_applied_and_the_exit_code_tells_of_the_failure(
-    program: Program, database: Database, migrations_dir: MigrationsDir, tmp_path: Path
-) -> None:
-    run = failing_file(Stage(program, database, migrations_dir, tmp_path))
-    assert (run.report["applied"], run.report["failed"]) == (1, 1)
-    assert database.query("SELECT name FROM _migrations") == [("002.sql",)]

@@ -44,7 +44,8 @@ NOT_LOADED = {
     *("decimal", "hashlib", "importlib.metadata", "email"),
     *("predeploy.connection.connect", "predeploy.connection.session", "predeploy.connection.login_errors"),
     *("predeploy.apply.migrator", "predeploy.apply.migrations_table"),
-    *("rich", "predeploy.log.console", "predeploy.migrations.directives"),
+    *("rich", "predeploy.log.console", "predeploy.migrations.directives", "predeploy.migrations.source_line"),
+    *("predeploy.monitor.activity", "predeploy.monitor.second_connection", "predeploy.lock.holder"),
 }
 MOST_MODULES = 115  # beside what the interpreter has loaded itself; two dozen of them are python-json-logger's
 
@@ -135,14 +136,14 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_known_whatever_signs_it_has(
-    run: Callable[..., Run], alone: Callable[..., Run], migrations_dir: MigrationsDir, name: str
+def test_names_are_known_whatever_signs_they_have(
+    run: Callable[..., Run], alone: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
-    migrations_dir.write(name, SQL)
-    assert run().report["applied"] == 1
+    for name in NAMES:
+        migrations_dir.write(name, "SELECT 1")
+    assert run().report["applied"] == len(NAMES)
     ended = alone()
-    assert (ended.exit_code, ended.report["skipped"], len(ended.events)) == (0, 1, 3)
+    assert (ended.exit_code, ended.report["skipped"], len(ended.events)) == (0, len(NAMES), 3)
 
 
 def test_a_name_that_could_be_taken_for_two_is_left_to_psycopg(
@@ -159,8 +160,8 @@ def test_a_name_that_could_be_taken_for_two_is_left_to_psycopg(
 
 @pytest.mark.parametrize(
     ("checksum", "changed"),
-    [("NULL", 0), ("''", 0), ("repeat('0', 64)", 1), (f"'{hashlib.sha256(SQL.encode()).hexdigest()}'", 0)],
-    ids=["null", "empty", "another", "the same"],
+    [("NULL", 0), ("''", 0), ("repeat('0', 64)", 1)],
+    ids=["null", "empty", "another"],
 )
 @pytest.mark.usefixtures("applied")
 def test_what_another_implementation_wrote_is_understood(
@@ -224,8 +225,8 @@ def read_only(database: Database) -> None:
 def a_notice(database: Database) -> None:
     database.execute("""
         ALTER TABLE _migrations RENAME TO kept;
-        CREATE FUNCTION told(text) RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE WARNING 'look'; RETURN $1; END$$;
-        CREATE VIEW _migrations AS SELECT told(name) AS name, applied_at, checksum FROM kept;
+        CREATE FUNCTION passed(text) RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE WARNING 'look'; RETURN $1; END$$;
+        CREATE VIEW _migrations AS SELECT passed(name) AS name, applied_at, checksum FROM kept;
     """)
 
 

@@ -65,7 +65,7 @@ def unhealthy(db: ConnectionSource) -> DbHealth:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the cases that need the whole of the time: one of them waits for all five seconds, the others for one."""
+    """For the cases that need the whole of the time: wait for one second, not for five."""
     monkeypatch.setattr("predeploy.connection.health.HEALTH_TIMEOUT_S", 1.0)
 
 
@@ -85,23 +85,7 @@ def frozen(*pids: int) -> Iterator[None]:
 
 
 @SOURCES
-def test_a_running_server_is_healthy(database: Database, source: Callable[[str], Any]) -> None:
-    with opened(source, database.dsn) as db:
-        check_db_health(db)  # the first one may pay for a login
-        health = min((check_db_health(db) for _ in range(5)), key=lambda health: health.latency_ms)
-    assert (health.ok, health.error) == (True, None)
-    assert 0 < health.latency_ms < 100
-
-
-@pytest.mark.usefixtures("impatient")
-@SOURCES
-def test_nothing_listens(source: Callable[[str], Any]) -> None:
-    with opened(source, f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/app") as db:
-        assert "refused" in (unhealthy(db).error or "")
-
-
-@SOURCES
-def test_refused_for_good_is_told_at_once_and_once_mended_the_next_check_is_healthy(
+def test_a_permanent_refusal_is_reported_at_once_and_once_fixed_the_next_check_is_healthy(
     database: Database, source: Callable[[str], Any]
 ) -> None:
     dsn = database.server.dsn(database.name, database.owner, "not the password")
@@ -127,7 +111,7 @@ def test_a_request_to_the_pool_is_refused_with_the_servers_reason_not_the_pools(
         pass
 
 
-def test_a_refusal_of_before_is_not_told_again_while_the_next_login_lasts(
+def test_an_earlier_refusal_is_not_reported_again_while_the_next_login_lasts(
     server: PostgresServer, database: Database
 ) -> None:
     with Proxy(server.port) as proxy, opened(create_db, database.dsn_at(proxy.port)) as db:
@@ -161,6 +145,7 @@ def test_a_request_to_a_pool_that_is_lent_out_keeps_its_place(database: Database
         assert waiting.result().ok
 
 
+@pytest.mark.usefixtures("impatient")
 @SOURCES
 def test_a_server_that_never_answers(source: Callable[[str], Any]) -> None:
     with silent_port() as port, opened(source, f"postgresql://someone:hunter2@127.0.0.1:{port}/app") as db:
@@ -207,7 +192,7 @@ def test_checks_on_a_frozen_server_do_not_use_up_the_pool(private_server: Postgr
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_pool_that_is_lent_out_is_told_as_such(database: Database) -> None:
+def test_a_pool_that_is_lent_out_is_reported_as_such(database: Database) -> None:
     with create_db(database.dsn, max_size=1) as db:
         with db.connection():
             assert "pool" in (unhealthy(db).error or "")
@@ -273,31 +258,15 @@ def test_the_first_use_may_be_by_many_threads_at_once(database: Database) -> Non
         assert all(health.ok for health in callers.map(check_db_health, [db] * 8))
 
 
-@pytest.mark.parametrize(
-    ("dsn", "code", "message"),
-    [
-        (None, "STORAGE_DB_URL_MISSING", "DATABASE_URL environment variable is required."),
-        ("", "STORAGE_DB_URL_MISSING", "DATABASE_URL environment variable is required."),
-        ("mysql://someone:hunter2@db/app", "STORAGE_DB_URL_INVALID", "must start with postgresql://"),
-        ("postgresql://someone:hun%zzter2@db/app", "STORAGE_DB_URL_INVALID", "malformed"),
-        ("postgresql://someone:hun/ter2@db/app", "STORAGE_DB_URL_INVALID", "percent-encode"),
-        ("host=db password=hun ter2", "STORAGE_DB_URL_INVALID", "single quotes"),
-    ],
-)
-def test_a_bad_url_is_refused_before_anything_is_opened(dsn: str | None, code: str, message: str) -> None:
-    with pytest.raises(StorageError) as caught:
-        create_db(dsn)
-    assert caught.value.code == code
-    assert message in str(caught.value)
-    for secret in ("hun", "ter2"):
-        assert secret not in str(caught.value)
+def test_a_bad_url_is_rejected_before_anything_is_opened() -> None:
+    with pytest.raises(StorageError, match="must start with postgresql://") as caught:
+        create_db("mysql://someone:hunter2@db/app")
+    assert caught.value.code == "STORAGE_DB_URL_INVALID"
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("password", ["not the password", "hunter2/@:%"])
-def test_the_pools_own_log_does_not_tell_the_url(
-    database: Database, caplog: pytest.LogCaptureFixture, password: str
-) -> None:
+def test_the_pools_own_log_does_not_hold_the_url(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    password = "hunter2/@:%"
     dsn = database.server.dsn(database.name, database.owner, password)
     with caplog.at_level(logging.DEBUG, logger="psycopg.pool"), opened(create_db, dsn) as db:
         unhealthy(db)
@@ -305,12 +274,3 @@ def test_the_pools_own_log_does_not_tell_the_url(
     assert dsn not in caplog.text
     assert password not in caplog.text
     assert database.owner not in caplog.text
-
-
-def test_a_pool_works_on_after_migrations(database: Database, migrations_dir: MigrationsDir) -> None:
-    migrations_dir.write("001.sql", "CREATE TABLE t (); SET search_path = nowhere")
-    with create_db(database.dsn) as db:
-        assert run_migrations(db, migrations_dir.path).applied == ["001.sql"]
-        assert check_db_health(db).ok
-        with db.connection() as conn:
-            assert conn.execute("SHOW search_path").fetchone() == ('"$user", public',)

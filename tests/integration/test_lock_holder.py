@@ -1,4 +1,4 @@
-"""What a waiter is told of the session that has the lock, and how an operator can end it."""
+"""What a waiter logs of the session that has the lock, and how an operator can end it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from predeploy.lock import holder as holder_room
+from predeploy.lock import holder as holder_module
 from predeploy.lock.holder import LockWait
 from predeploy.lock.key import LOCK_KEY
 from tests.support.eventually import eventually
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 HOLD = f"SELECT pg_advisory_lock({LOCK_KEY})"
 HELD = f"l.locktype = 'advisory' AND l.objid = {LOCK_KEY} AND l.granted"
 RUNNER = "pg-predeploy/0.0.1 another-host"
-IN_VAIN = "FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND state = 'active' AND pid <> pg_backend_pid()"
+BUSY = "FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND state = 'active' AND pid <> pg_backend_pid()"
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def holder_that_is(state: str, database: Database, name: str) -> Iterator[psycop
             conn.execute("SELECT 'hunter2'")
         if state == "active":
             busy.start()
-            eventually(lambda: database.query(f"SELECT {IN_VAIN.replace('%', '%%')}"))
+            eventually(lambda: database.query(f"SELECT {BUSY.replace('%', '%%')}"))
         try:
             yield conn
         finally:  # the thread must not read from a socket that is somebody else's by then
@@ -63,17 +63,17 @@ def _sleep(conn: psycopg.Connection) -> None:
         ("active", RUNNER, "It looks like a runner at work. Look at its log and let it finish"),
     ],
 )
-def test_a_wait_in_vain_says_what_the_holder_looks_like_and_the_statement_that_ends_it(
+def test_a_lock_timeout_says_what_the_holder_looks_like_and_the_statement_that_ends_it(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, state: str, name: str, looks: str
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a ()")
     with holder_that_is(state, database, name) as conn:
         finished = run(MIGRATE_LOCK_WAIT_TIMEOUT="300ms")
         pid = conn.info.backend_pid
-        (told,) = finished.named("lock.waiting")
-        assert told["timeout_s"] == 0.3
-        assert 0 <= told["left_s"] <= 0.3
-        holder = told["holder"]
+        (logged,) = finished.named("lock.waiting")
+        assert logged["timeout_s"] == 0.3
+        assert 0 <= logged["left_s"] <= 0.3
+        holder = logged["holder"]
         assert (holder["pid"], holder["application_name"], holder["state"]) == (pid, name, state)
         assert (holder["user"], holder["client_addr"]) == (database.owner, "127.0.0.1")
         assert 0 <= holder["state_age_s"] <= holder["age_s"]
@@ -120,23 +120,23 @@ def test_a_state_that_changes_and_lasts_is_told_of(
         process = start()
         assert process.wait_for("lock.waiting")["holder"]["state"] == "idle"
         holder.execute("BEGIN")
-        told = process.wait_for("lock.waiting", timeout=8)
-        assert told["holder"]["state"] == "idle in transaction"
-        assert "in a transaction for " in told["message"]
+        logged = process.wait_for("lock.waiting", timeout=8)
+        assert logged["holder"]["state"] == "idle in transaction"
+        assert "in a transaction for " in logged["message"]
     finished = process.finish()
     assert (finished.exit_code, len(finished.named("lock.waiting"))) == (0, 2)
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Callable[[], list[int]]:
-    """Look at every call, and return the process ids that were told."""
+def logged_pids(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Callable[[], list[int]]:
+    """Look at every call, and return the process ids that were logged."""
     monkeypatch.setattr(logging.getLogger("predeploy"), "propagate", True)
-    monkeypatch.setattr(holder_room, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(holder_module, "_LOOK_EVERY_S", 0.0)
     return lambda: [vars(record)["holder"]["pid"] for record in caplog.records]
 
 
-def test_another_holder_is_told_of_however_short_it_has_the_lock(
-    database: Database, told: Callable[[], list[int]]
+def test_another_holder_is_logged_however_short_it_has_the_lock(
+    database: Database, logged_pids: Callable[[], list[int]]
 ) -> None:
     with database.connect() as conn, database.connect() as first, database.connect() as second:
         wait = LockWait(conn, HELD, 300.0)
@@ -146,11 +146,11 @@ def test_another_holder_is_told_of_however_short_it_has_the_lock(
         first.close()
         eventually(lambda: second.execute(HOLD.replace("pg_", "pg_try_")).fetchone() == (True,))
         wait.report(0.1)
-        assert told() == pids
+        assert logged_pids() == pids
 
 
-def test_a_runner_at_work_that_is_idle_and_active_in_turn_is_told_of_once(
-    database: Database, told: Callable[[], list[int]]
+def test_a_runner_at_work_that_is_idle_and_active_in_turn_is_logged_once(
+    database: Database, logged_pids: Callable[[], list[int]]
 ) -> None:
     with database.connect() as holder, database.connect() as conn:
         holder.execute(HOLD)
@@ -161,7 +161,7 @@ def test_a_runner_at_work_that_is_idle_and_active_in_turn_is_told_of_once(
             wait.report(0.1)
             holder.execute("COMMIT")
             wait.report(0.2)
-        assert told() == [holder.info.backend_pid]
+        assert logged_pids() == [holder.info.backend_pid]
 
 
 def test_the_holder_is_looked_at_once_a_second_at_most(database: Database) -> None:
@@ -180,10 +180,10 @@ def test_a_holder_of_another_role_is_told_of_as_far_as_it_is_seen(
         conn.execute(HOLD)
         finished = run(MIGRATE_LOCK_WAIT_TIMEOUT="300ms")
         pid = conn.info.backend_pid
-    (told,) = finished.named("lock.waiting")
-    seen: dict[str, Any] = told["holder"]
+    (logged,) = finished.named("lock.waiting")
+    seen: dict[str, Any] = logged["holder"]
     assert (seen["pid"], seen["application_name"]) == (pid, "an administrator")
     assert (seen["state"], seen["client_addr"], seen["age_s"]) == (None, None, None)
-    assert "another role's session, whose state only that role, a superuser or pg_monitor sees" in told["message"]
+    assert "another role's session, whose state only that role, a superuser or pg_monitor sees" in logged["message"]
     assert "Ask a superuser" in finished.report["message"]
     assert finished.report["statement"] == f"SELECT pg_terminate_backend({pid});"

@@ -164,8 +164,8 @@ def test_such_a_role_waits_and_comes_back_after_a_loss(
     with database.admin_connect(application_name="an administrator") as holder:
         holder.execute(f"SELECT pg_advisory_lock({LOCK_KEY})")
         process = start()
-        told = process.wait_for("lock.waiting")["holder"]
-        assert told["pid"] == holder.info.backend_pid
+        logged = process.wait_for("lock.waiting")["holder"]
+        assert logged["pid"] == holder.info.backend_pid
     sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
     [(pid,)] = eventually(lambda: database.query(sleeping))
     database.query("SELECT pg_terminate_backend(%s)", pid)

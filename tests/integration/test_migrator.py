@@ -61,15 +61,6 @@ def test_an_error_is_placed_in_the_file_by_line_and_column(
     assert event["error"] == 'column "***" does not exist'
 
 
-def test_a_syntax_error_is_placed_too_and_nothing_of_the_file_runs(
-    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
-) -> None:
-    migrations_dir.write("001.sql", "CREATE TABLE a (id int);\nCREATE TABEL b (id int);")
-    event = failure(run())
-    assert (event["sqlstate"], event["line"], event["column"]) == ("42601", 2, 8)
-    assert database.query("SELECT to_regclass('a'), (SELECT count(*) FROM _migrations)") == [(None, 0)]
-
-
 def test_an_error_without_a_position_is_placed_by_its_statement(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
@@ -98,17 +89,6 @@ def test_a_deferred_constraint_that_fails_at_commit_is_the_files_error(
     assert database.query("SELECT name FROM _migrations") == [("002.sql",)]
 
 
-def test_the_hint_of_the_server_is_told(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
-    migrations_dir.write("001.sql", "CREATE TABLE a (colour int); SELECT color FROM a")
-    assert failure(run())["hint"] == 'Perhaps you meant to reference the column "a.colour".'
-
-
-def test_later_failures_say_that_they_came_after_one(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
-    for name in ("001.sql", "002.sql"):
-        migrations_dir.write(name, "SELECT 1/0")
-    assert [event["after_failure"] for event in run().named("migration.failed")] == [False, True]
-
-
 def test_on_error_stop_reports_the_rest_as_not_run(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -129,55 +109,56 @@ def test_require_files_refuses_an_empty_directory(run: Callable[..., Run]) -> No
     assert "is the directory mounted?" in finished.report["message"]
 
 
-@pytest.mark.parametrize(
-    ("content", "line", "says"),
-    [
-        ("SELECT 1;\nBEGIN;\nSELECT 2;\nCOMMIT;", 2, "BEGIN"),
-        ("SELECT 1;\n\nCOMMIT;", 3, "COMMIT"),
-        ("INSERT INTO a VALUES (1); COMMIT; BEGIN;", 1, "COMMIT"),
-        ("COPY a FROM stdin;\n1\n2\n\\.\n", 1, "--inserts"),
-        ("\\restrict abc\nSELECT 1;\n", 1, "pg_dump"),
-        ("SELECT 1;\n\\connect other\n", 2, "psql"),
-        ("SELECT 1;\nSELECT 'open", 2, "never closed"),
-        ("SELECT 1;\n/* open", 2, "never closed"),
-        ("SELECT 1;\nSELECT '\0';", 2, "NUL"),
-        ("-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT 2;", 3, "roll back"),
-    ],
-)
-def test_what_would_wedge_the_session_is_refused_before_anything_is_sent(
-    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, content: str, line: int, says: str
+REJECTED = [
+    ("SELECT 1;\nBEGIN;\nSELECT 2;\nCOMMIT;", 2, "BEGIN"),
+    ("SELECT 1;\n\nCOMMIT;", 3, "COMMIT"),
+    ("INSERT INTO a VALUES (1); COMMIT; BEGIN;", 1, "COMMIT"),
+    ("COPY a FROM stdin;\n1\n2\n\\.\n", 1, "--inserts"),
+    ("\\restrict abc\nSELECT 1;\n", 1, "pg_dump"),
+    ("SELECT 1;\n\\connect other\n", 2, "psql"),
+    ("SELECT 1;\nSELECT 'open", 2, "never closed"),
+    ("SELECT 1;\n/* open", 2, "never closed"),
+    ("SELECT 1;\nSELECT '\0';", 2, "NUL"),
+    ("-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT 2;", 3, "roll back"),
+]
+
+
+def test_what_would_wedge_the_session_is_rejected_before_anything_is_sent(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
-    migrations_dir.write("001.sql", "CREATE TABLE a (id int)")
-    migrations_dir.write("002.sql", content)
-    migrations_dir.write("003.sql", "INSERT INTO a VALUES (3)")
+    migrations_dir.write("000.sql", "CREATE TABLE a (id int)")
+    for number, (content, _, _) in enumerate(REJECTED, 1):
+        migrations_dir.write(f"{number:03}.sql", content)
+    migrations_dir.write("999.sql", "INSERT INTO a VALUES (3)")
     finished = run()
-    event = failure(finished)
-    assert (event["migration"], event["line"]) == ("002.sql", line)
-    assert says in event["error"]
-    assert "sqlstate" not in event, "the server saw it"
-    assert finished.exit_code == 1
+    for event, (content, line, says) in zip(finished.named("migration.failed"), REJECTED, strict=True):
+        assert (event["line"], says in event["error"]) == (line, True), content
+        assert "sqlstate" not in event, "the server saw it"
+    assert (finished.exit_code, finished.report["applied"]) == (1, 2)
     assert database.query("SELECT id FROM a") == [(3,)]
 
 
-@pytest.mark.parametrize("content", ["", "  \n", "-- nothing yet", "/* nothing */ ;; -- yet", "\ufeffSELECT 1"])
-def test_a_file_without_a_statement_or_with_a_byte_order_mark_is_applied(
-    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, content: str
-) -> None:
-    migrations_dir.write("001.sql", content)
-    assert run().exit_code == 0
-    assert database.query("SELECT name FROM _migrations") == [("001.sql",)]
-
-
 @pytest.mark.parametrize(
-    "name", ['it\'s "so".sql', "with space.sql", "ünïcødé ✓.sql", "back\\slash.sql", "$$ %s {}.sql"]
+    "contents", [[""], ["  \n", "-- nothing yet", "/* nothing */ ;; -- yet", "\ufeffSELECT 1"]], ids=["one", "several"]
 )
-def test_any_name_is_recorded_as_it_is(
-    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, name: str
+def test_files_without_a_statement_or_with_a_byte_order_mark_are_applied(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, contents: list[str]
 ) -> None:
-    migrations_dir.write(name, "SELECT 1")
-    assert names(run(), "migration.applied") == [name]
-    assert database.query("SELECT name FROM _migrations") == [(name,)]
-    assert run().report["skipped"] == 1
+    for number, content in enumerate(contents):
+        migrations_dir.write(f"{number}.sql", content)
+    assert run().exit_code == 0
+    assert database.query("SELECT count(*) FROM _migrations") == [(len(contents),)]
+
+
+def test_any_name_is_recorded_as_it_is(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    odd = ["$$ %s {}.sql", "back\\slash.sql", 'it\'s "so".sql', "with space.sql", "ünïcødé ✓.sql"]
+    for name in odd:
+        migrations_dir.write(name, "SELECT 1")
+    assert names(run(), "migration.applied") == odd
+    assert sorted(database.query("SELECT name FROM _migrations")) == [(name,) for name in odd]
+    assert run().report["skipped"] == len(odd)
 
 
 def test_percent_signs_and_placeholders_reach_the_server_untouched(
@@ -188,7 +169,7 @@ def test_percent_signs_and_placeholders_reach_the_server_untouched(
     assert database.query("SELECT t FROM a") == [("%s %(x)s {} $1 :x",)]
 
 
-def test_a_big_file_is_one_transaction_and_its_error_is_placed_beyond_the_first_piece(
+def test_a_big_file_is_one_transaction_and_its_error_is_placed_beyond_the_first_chunk(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     rows = "".join(f"INSERT INTO a VALUES ('{number:0100}');\n" for number in range(30_000))
@@ -262,27 +243,6 @@ def test_a_lock_timeout_is_tried_again_until_the_lock_is_free(
     assert names(finished, "migration.applied") == ["001.sql"]
 
 
-def test_after_the_last_attempt_it_is_an_error_and_the_run_goes_on(
-    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
-) -> None:
-    database.execute("CREATE TABLE busy (id int)")
-    migrations_dir.write("001.sql", "ALTER TABLE busy ADD COLUMN more int")
-    migrations_dir.write("002.sql", "SELECT 1")
-    with database.connect(autocommit=False) as other:
-        other.execute("LOCK TABLE busy")
-        finished = run(MIGRATE_LOCK_TIMEOUT="50ms", MIGRATE_RETRIES="2")
-    assert len(finished.named("migration.retrying")) == 1
-    assert failure(finished)["sqlstate"] == "55P03"
-    assert names(finished, "migration.applied") == ["002.sql"]
-
-
-def test_a_statement_timeout_is_an_error_at_once(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
-    migrations_dir.write("001.sql", "SELECT 1;\nSELECT pg_sleep(30)")
-    finished = run(MIGRATE_STATEMENT_TIMEOUT="200ms")
-    assert (failure(finished)["sqlstate"], failure(finished)["line"]) == ("57014", 2)
-    assert finished.named("migration.retrying") == []
-
-
 # Without a transaction
 
 
@@ -315,11 +275,6 @@ def test_a_failing_no_transaction_file_keeps_what_came_before_and_says_so(
     assert database.query("SELECT count(*) FROM _migrations") == [(0,)]
 
 
-def test_what_needs_no_transaction_says_so(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
-    migrations_dir.write("001.sql", "VACUUM")
-    assert "-- migrate:no-transaction" in failure(run())["advice"]
-
-
 @pytest.mark.session("runs outside of a transaction")
 def test_an_invalid_index_of_a_failed_build_is_named_and_never_taken_for_success(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
@@ -347,17 +302,3 @@ def test_an_invalid_index_of_somebody_else_does_not_matter(
         database.execute("CREATE UNIQUE INDEX CONCURRENTLY theirs ON a (id)")
     migrations_dir.write("001.sql", f"{NO_TRANSACTION}CREATE INDEX CONCURRENTLY ours ON a (id);")
     assert run().exit_code == 0
-
-
-# Notices
-
-
-def test_notices_are_told_with_the_migration_that_caused_them(
-    run: Callable[..., Run], migrations_dir: MigrationsDir
-) -> None:
-    migrations_dir.write("001.sql", "DO $$ BEGIN RAISE NOTICE 'hello'; RAISE WARNING 'careful'; END $$")
-    told = [(e["migration"], e["level"], e["severity"], e["message"]) for e in run().named("postgres.notice")]
-    assert told == [
-        ("001.sql", "info", "NOTICE", "Postgres says: hello"),
-        ("001.sql", "warning", "WARNING", "Postgres says: careful"),
-    ]

@@ -89,7 +89,7 @@ def test_a_direct_connection_is_no_pooler(run: Callable[..., Run], migrations_di
     assert (ended.named("pooler.detected"), len(ended.named("lock.acquired"))) == ([], 1)
 
 
-@pytest.mark.parametrize("variable", ["DATABASE_UNPOOLED_URL", "DIRECT_URL", None])
+@pytest.mark.parametrize("variable", ["DIRECT_URL", None])
 def test_in_transaction_mode_a_no_transaction_file_is_refused_and_the_way_around_named(
     run: Callable[..., Run],
     database: Database,
@@ -204,8 +204,9 @@ STATE = """
 """
 
 
-@pytest.mark.parametrize("leftover", LEFTOVERS)
-@pytest.mark.parametrize("failing", [False, True], ids=["applied", "failed"])
+@pytest.mark.parametrize(
+    ("leftover", "failing"), [*((name, False) for name in LEFTOVERS), ("the migration lock itself", True)]
+)
 def test_what_a_file_leaves_in_the_session_does_not_reach_the_pools_next_client(
     run: Callable[..., Run],
     database: Database,
@@ -224,7 +225,7 @@ def test_what_a_file_leaves_in_the_session_does_not_reach_the_pools_next_client(
     assert database.query(ADVISORY_LOCKS) == [(0,)]
 
 
-def test_a_file_in_pieces_and_one_with_literal_backslashes_are_read_as_they_are_meant(
+def test_a_file_in_chunks_and_one_with_literal_backslashes_are_read_as_they_are_meant(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
 ) -> None:
     row = "INSERT INTO effects VALUES ('ü\\n" + "x" * 1000 + "');\n"

@@ -82,7 +82,7 @@ def test_a_wrong_password_is_refused_on_both_ways_in(server: PostgresServer) -> 
             psycopg.connect(wrong, host=way)
 
 
-@pytest.mark.parametrize("end", ["fast", "immediate", "kill"])
+@pytest.mark.parametrize("end", ["fast", "kill"])
 def test_data_and_port_survive_a_restart(end: str, private_server: PostgresServer) -> None:
     assert can_write(private_server)
     dsn = private_server.dsn()
@@ -146,7 +146,7 @@ def test_a_wrong_pg_bin_is_an_error_and_not_passed_over(monkeypatch: pytest.Monk
         find_binaries()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_no_server_outlives_a_process_that_was_ended_by_a_signal(signum: signal.Signals) -> None:
     with tempfile.TemporaryDirectory(prefix="t-") as directory:
         Path(directory).chmod(0o755)

@@ -30,20 +30,24 @@ LEFT_BEHIND = {
     "a notification": "LISTEN probe; NOTIFY probe, 'x'",
     "silence": "SET client_min_messages = error",
 }
+NO_TRANSACTION = "-- migrate:no-transaction\n"
+MANY = ("old string syntax", "temporary tables", "a prepared statement", "a held cursor", "a listener", "silence")
+ALL_OF_THEM = "; ".join(LEFT_BEHIND[name] for name in (*MANY, "another search_path", "a read-only session"))
 
 
-@pytest.mark.parametrize("leftover", LEFT_BEHIND)
-@pytest.mark.parametrize("failing", [False, True], ids=["applied", "failed"])
-@pytest.mark.parametrize("head", ["", "-- migrate:no-transaction\n"], ids=["transaction", "no-transaction"])
+@pytest.mark.parametrize(
+    ("leaving", "failing"),
+    [
+        *(pytest.param(leaving, False, id=name) for name, leaving in LEFT_BEHIND.items()),
+        pytest.param(ALL_OF_THEM, True, id="failed"),
+        pytest.param(NO_TRANSACTION + ALL_OF_THEM, False, id="no-transaction"),
+        pytest.param(NO_TRANSACTION + ALL_OF_THEM, True, id="no-transaction, failed"),
+    ],
+)
 def test_the_next_file_starts_in_a_fresh_session(
-    run: Callable[..., Run],
-    database: Database,
-    migrations_dir: MigrationsDir,
-    leftover: str,
-    failing: bool,
-    head: str,
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, leaving: str, failing: bool
 ) -> None:
-    migrations_dir.write("001.sql", f"{head}{LEFT_BEHIND[leftover]};" + ("SELECT 1/0;" if failing else ""))
+    migrations_dir.write("001.sql", f"{leaving};" + ("SELECT 1/0;" if failing else ""))
     migrations_dir.write(
         "002.sql",
         r"""

@@ -63,8 +63,8 @@ def test_05_all_tables_have_the_columns_types_constraints_and_defaults_of_the_sc
     db: Pool, database: Database, table: str
 ) -> None:
     run_migrations(db, OWN)
-    test_schema.test_columns(database, table)
-    test_schema.test_keys(database, table)
+    test_schema.check_columns(database, table)
+    test_schema.check_keys(database, table)
 
 
 def test_06_events_session_id_is_nullable(db: Pool, database: Database) -> None:

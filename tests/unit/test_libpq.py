@@ -172,7 +172,7 @@ print(*(path for path in sorted(mapped) if "/libpq" in path), sep="\\n")
     done = subprocess.run(
         [sys.executable, "-c", source], cwd=ROOT, env={}, capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.splitlines() == [str(bundled("libpq"))]
+    assert done.stdout.splitlines() == [str(bundled("libpq").resolve())]
 
 
 # One run

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-log = logging.getLogger("predeploy.some_room")
+pytestmark = pytest.mark.usefixtures("restored_logging")
+log = logging.getLogger("predeploy.some_module")
 
 
 @pytest.fixture
@@ -33,17 +34,6 @@ def _far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         time.tzset()
         yield
     time.tzset()
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """Undo what open_log does to the whole process."""
-    logger = logging.getLogger("predeploy")
-    before = (logger.handlers[:], logger.level, logger.propagate, logging.lastResort, logging.raiseExceptions)
-    yield
-    logger.handlers[:], level, logger.propagate, logging.lastResort, logging.raiseExceptions = before
-    logger.setLevel(level)
-    logging.captureWarnings(capture=False)
 
 
 def logged(stream: io.StringIO) -> list[dict[str, Any]]:

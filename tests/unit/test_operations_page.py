@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import re
 
-import pytest
-
 from predeploy.apply.advice import ADVICE, SPECIAL, condition_of
 from predeploy.apply.failure import NAMES
 from predeploy.connection import login_error_table
@@ -29,9 +27,8 @@ def test_the_events_are_found() -> None:
     assert len(EVENTS) >= 28
 
 
-@pytest.mark.parametrize("event", sorted(EVENTS))
-def test_every_event_is_explained(event: str) -> None:
-    assert f"`{event}`" in PAGE
+def test_every_event_is_explained() -> None:
+    assert [event for event in sorted(EVENTS) if f"`{event}`" not in PAGE] == []
 
 
 def test_every_explained_event_exists() -> None:

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,8 +18,7 @@ from predeploy.log.setup import open_log
 from predeploy.migrations.migration import MigrationError, MigrationResult
 from predeploy.report import Report
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 class Log(io.StringIO):
@@ -31,14 +30,9 @@ class Log(io.StringIO):
 
 
 @pytest.fixture
-def stream() -> Iterator[Log]:
+def stream() -> Log:
     """Where the log goes during the test."""
-    logger = logging.getLogger("predeploy")
-    before = (logger.handlers[:], logger.level, logger.propagate, logging.lastResort, logging.raiseExceptions)
-    yield Log()
-    logger.handlers[:], level, logger.propagate, logging.lastResort, logging.raiseExceptions = before
-    logger.setLevel(level)
-    logging.captureWarnings(capture=False)
+    return Log()
 
 
 @pytest.fixture

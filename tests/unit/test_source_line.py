@@ -15,21 +15,11 @@ from predeploy.migrations.migration import Migration
 from predeploy.migrations.source_line import SourceLine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("restored_logging")
 SQL = "first\nsecond\r\nthird\rfourth\n\nsixth"
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """Undo what open_log does to the whole process."""
-    logger = logging.getLogger("predeploy")
-    before = (logger.handlers[:], logger.level, logger.propagate, logging.lastResort, logging.raiseExceptions)
-    yield
-    logger.handlers[:], level, logger.propagate, logging.lastResort, logging.raiseExceptions = before
-    logger.setLevel(level)
-    logging.captureWarnings(capture=False)
 
 
 @pytest.mark.parametrize(

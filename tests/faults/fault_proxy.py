@@ -1,4 +1,4 @@
-"""A line to the server that knows Postgres' messages, numbers them over a whole run, and breaks at the one it is told.
+"""A proxy that reads Postgres' messages, numbers them over a whole run, and injects a fault at chosen ones.
 
 Everything happens in one thread: what a fault does at its message is done before any other byte moves.
 """
@@ -32,7 +32,7 @@ class Action(enum.Enum):
     CUT_AFTER = "the message is handed on, then both ends are hung up"
     CUT_CLIENT = "the client is hung up; the server finds out when it has done what it was asked to"
     CUT_LINE = "the message is lost, and every connection is hung up"
-    FREEZE = "from now on no connection of this line carries anything, and none is hung up"
+    FREEZE = "from now on no connection of this proxy carries anything, and none is hung up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ def logged_in(messages: Sequence[Message]) -> int:
     return next(ready, len(messages))
 
 
-class Wire:
+class FaultProxy:
     """A server's port by another number; with `tls`, encrypted towards the client.
 
     `begin` starts a run: message numbers count from 1 again, and `faults` are asked at theirs. `messages` are those
-    of the run so far, `backends` the process ids that it was given; `problems` what went wrong in the line itself,
+    of the run so far, `backends` the process ids that it was given; `problems` what went wrong in the proxy itself,
     which no run may be blamed for.
     """
 
@@ -74,7 +74,7 @@ class Wire:
         self.links: set[_Link] = set()
         self.port = 0
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name="wire", daemon=True)
+        self._thread = threading.Thread(target=self.loop.run_forever, name="proxy", daemon=True)
 
     def __enter__(self) -> Self:
         self.loop.set_exception_handler(lambda _loop, context: self.problems.append(_problem(context)))
@@ -124,7 +124,7 @@ class Wire:
             return Action.FORWARD
 
     def hang_up(self) -> None:
-        """Hang up every connection; to be called in the line's own thread."""
+        """Hang up every connection; to be called in the proxy's own thread."""
         for link in list(self.links):
             link.cut()
 
@@ -138,18 +138,18 @@ class Wire:
 class _Link:
     """A client's connection and the one to the server that belongs to it."""
 
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
+    def __init__(self, proxy: FaultProxy) -> None:
+        self.proxy = proxy
         self.client: asyncio.Transport | None = None
         self.server: asyncio.Transport | None = None
         self.server_protocol: _Server | None = None
         self.busy = False  # a query is with the server and not yet answered
         self.orphaned = False
-        wire.links.add(self)
+        proxy.links.add(self)
 
     def cut(self) -> None:
         """Hang up both ends; what was handed on before still goes out."""
-        self.wire.links.discard(self)
+        self.proxy.links.discard(self)
         for end in (self.client, self.server):
             if end is None:
                 continue
@@ -176,7 +176,7 @@ class _End(asyncio.Protocol):
 
     def __init__(self, link: _Link) -> None:
         self.link = link
-        self.wire = link.wire
+        self.proxy = link.proxy
         self.received = bytearray()
         self.waiting = False  # for TLS or for the server: nothing is taken apart meanwhile
 
@@ -187,11 +187,11 @@ class _End(asyncio.Protocol):
     def work(self) -> None:
         """Take apart what has come and hand on, in as few writes as possible, what no fault keeps back."""
         outgoing = bytearray()
-        while not self.waiting and not self.wire.frozen and (message := self.next_message()) is not None:
+        while not self.waiting and not self.proxy.frozen and (message := self.next_message()) is not None:
             kind = self.kind_of(message)
-            action = self.wire.pass_on(self.sender, kind)
+            action = self.proxy.pass_on(self.sender, kind)
             if action is Action.FREEZE:
-                self.wire.frozen = True
+                self.proxy.frozen = True
                 break
             if action not in {Action.CUT_BEFORE, Action.CUT_LINE}:
                 outgoing += self.take(kind, message)
@@ -201,7 +201,7 @@ class _End(asyncio.Protocol):
             if action is Action.CUT_CLIENT:
                 self.link.orphan()
             elif action is Action.CUT_LINE:
-                self.wire.hang_up()
+                self.proxy.hang_up()
             else:
                 self.link.cut()
             return
@@ -244,10 +244,10 @@ class _Client(_End):
         self.link.client = transport
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        if self.link.server and not self.link.orphaned and not self.wire.frozen:
+        if self.link.server and not self.link.orphaned and not self.proxy.frozen:
             self.link.server.close()
         if self.link.server is None:
-            self.wire.links.discard(self.link)
+            self.proxy.links.discard(self.link)
 
     @property
     def typed(self) -> bool:
@@ -266,7 +266,7 @@ class _Client(_End):
             return b""
         else:
             self.started = self.waiting = True
-            self.wire.loop.create_task(self._connect(message))
+            self.proxy.loop.create_task(self._connect(message))
             return b""
         return message
 
@@ -278,19 +278,19 @@ class _Client(_End):
         """Encrypt if we can; the server is not asked."""
         client = self.link.client
         assert client
-        if kind == "gss" or self.wire.tls is None:
+        if kind == "gss" or self.proxy.tls is None:
             client.write(b"N")
             return
         self.waiting = True
         client.pause_reading()
         client.write(b"S")
-        self.wire.loop.create_task(self._encrypt(client, self.wire.tls))
+        self.proxy.loop.create_task(self._encrypt(client, self.proxy.tls))
 
     async def _encrypt(self, client: asyncio.Transport, tls: ssl.SSLContext) -> None:
-        if self.link not in self.wire.links:
+        if self.link not in self.proxy.links:
             return
         try:
-            encrypted = await self.wire.loop.start_tls(client, self, tls, server_side=True)
+            encrypted = await self.proxy.loop.start_tls(client, self, tls, server_side=True)
         except OSError:  # the client went in the middle of it
             self.link.cut()
             return
@@ -302,15 +302,15 @@ class _Client(_End):
 
     async def _connect(self, first: bytes) -> None:
         try:
-            transport, _ = await self.wire.loop.create_connection(
-                lambda: _Server(self.link), LOOPBACK, self.wire.target
+            transport, _ = await self.proxy.loop.create_connection(
+                lambda: _Server(self.link), LOOPBACK, self.proxy.target
             )
         except OSError:
             self.link.cut()
             return
         self.link.server = transport
         transport.write(first)
-        if self.link not in self.wire.links:  # cut meanwhile, after its message
+        if self.link not in self.proxy.links:  # cut meanwhile, after its message
             transport.close()
             return
         self.waiting = False
@@ -325,8 +325,8 @@ class _Server(_End):
         link.server_protocol = self
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        if not self.wire.frozen:
-            self.wire.links.discard(self.link)
+        if not self.proxy.frozen:
+            self.proxy.links.discard(self.link)
             if self.link.client:
                 self.link.client.close()
 
@@ -347,7 +347,7 @@ class _Server(_End):
         if kind == "Z":
             self.link.busy = False
         elif kind == "K":
-            self.wire.backends.add(struct.unpack_from("!I", message, 5)[0])
+            self.proxy.backends.add(struct.unpack_from("!I", message, 5)[0])
         return message
 
     def send(self, data: bytes | bytearray) -> None:

@@ -13,14 +13,14 @@ from tests.faults.trial import Trial
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
+    from tests.faults.fork_server import Runner
     from tests.faults.stage import Stage
-    from tests.faults.warm import Runner
 
 PASSING = {"timestamp", "duration_ms", "wait_s", "port"}
 BOTH = pytest.mark.parametrize("fresh", [False, True], ids=["forked", "fresh"])
 
 
-def told(output: str) -> list[dict[str, Any]]:
+def logged(output: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in output.splitlines()]
     return [{name: value for name, value in line.items() if name not in PASSING} for line in lines]
 
@@ -29,7 +29,7 @@ def start(stage: Stage, statement: str, *, fresh: bool, **variables: str) -> Run
     directory = stage.reset([])
     (directory / "001.sql").write_text(statement)
     environment = stage.rivals_environment("direct", directory, **variables)
-    return stage.parent.start(environment, stage.directory / "warm", fresh=fresh)
+    return stage.fork_server.start(environment, stage.directory / "forked", fresh=fresh)
 
 
 def test_a_forked_run_says_and_sends_what_a_fresh_one_does(stage: Stage) -> None:
@@ -39,7 +39,7 @@ def test_a_forked_run_says_and_sends_what_a_fresh_one_does(stage: Stage) -> None
         trial = Trial(stage, plan if not fresh else Plan.parse(f"{plan}/fresh"))
         outcome = trial.run()
         assert (outcome.violations, outcome.exit_code) == ([], 1)
-        said.append(told("\n".join(line for line in trial.said.splitlines() if line.startswith("{"))))
+        said.append(logged("\n".join(line for line in trial.said.splitlines() if line.startswith("{"))))
         sent.append([(message.sender, message.kind) for message in trial.messages])
     assert said[0] == said[1]
     assert sent[0] == sent[1]

@@ -1,4 +1,4 @@
-"""A line to the server that fails for good at a chosen turn of the conversation."""
+"""A proxy that fails for good at a chosen turn of the conversation."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.support.proxy import LOOPBACK
 Failure = Literal["silent", "cut"]
 
 
-class Line:
+class FailingProxy:
     """A server's port by another number; fails at turn `at`, counted from 1 over all connections, both sides' turns.
 
-    A turn is what one side says until the other answers; the turn at which the line fails is not delivered. `silent`:
+    A turn is what one side says until the other answers; the turn at which it fails is not delivered. `silent`:
     everything is still accepted and acknowledged, and nothing answered. `cut`: connections break, and new ones too.
     """
 

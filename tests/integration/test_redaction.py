@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from tests.support.postgres_server import PostgresServer
     from tests.support.program import Run
 
-# SQL with a secret at each §, which fails or makes the server say something; the SQLSTATE that it is told with, and
-# what is told of it. The tables, functions and types are those of SETUP.
+# SQL with a secret at each §, which fails or makes the server send a notice; the SQLSTATE that is logged, and
+# what is shown of its message. The tables, functions and types are those of SETUP.
 SETUP = """
 CREATE TABLE users (id int PRIMARY KEY, name text NOT NULL, mail varchar(9) UNIQUE, age int CHECK (age > 0));
 CREATE TABLE notes (id int PRIMARY KEY, author int REFERENCES users, body text);
@@ -101,14 +101,8 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
     ),
     # Values
     "integer": ("SELECT '§'::int", "22P02", 'invalid input syntax for type integer: "***"'),
-    "boolean": ("SELECT '§'::boolean", "22P02", 'invalid input syntax for type boolean: "***"'),
-    "numeric": ("SELECT '§'::numeric", "22P02", 'invalid input syntax for type numeric: "***"'),
-    "uuid": ("SELECT '§'::uuid", "22P02", 'invalid input syntax for type uuid: "***"'),
-    "inet": ("SELECT '§'::inet", "22P02", 'invalid input syntax for type inet: "***"'),
-    "point": ("SELECT '(§,1)'::point", "22P02", 'invalid input syntax for type point: "***"'),
     "bytea": (r"SELECT '\x§'::bytea", "22023", 'invalid hexadecimal digit: "***"'),
     "bit": ("SELECT B'01'::bit(2) || '§'::bit(8)", "22P02", "is not a valid binary digit"),
-    "money": ("SELECT '§'::money", "22P02", 'invalid input syntax for type money: "***"'),
     "interval": ("SELECT '§'::interval", "22007", 'invalid input syntax for type interval: "***"'),
     "timestamptz": (
         "SELECT '§'::timestamptz",
@@ -126,11 +120,6 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
     "range": ("SELECT '[§'::int4range", "22P02", 'malformed range literal: "***"'),
     "record": ("SELECT '(§'::users", "22P02", 'malformed record literal: "***"'),
     "json": ("""SELECT '{"password": "§", }'::json""", "22P02", "invalid input syntax for type json"),
-    "json with quotes about it": (
-        """SELECT '{"a": "§"}'::int""",
-        "22P02",
-        'invalid input syntax for type integer: "***"',
-    ),
     "jsonb, token": ("SELECT '§'::jsonb", "22P02", "invalid input syntax for type json"),
     "jsonb path": ("SELECT '$.a §'::jsonpath", "42601", "of jsonpath input"),
     "jsonb, cast": (
@@ -227,8 +216,6 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
     "column of a table": ('SELECT users."§" FROM users', "42703", "column *** does not exist"),
     "column, password": ('UPDATE users SET name = "password=§"', "42703", 'column "***" does not exist'),
     "relation by regclass": ("SELECT '§'::regclass", "42P01", 'relation "***" does not exist'),
-    "relation by regclass, schema": ("SELECT 'public.§'::regclass", "42P01", 'relation "***" does not exist'),
-    "sequence": ("SELECT nextval('§')", "42P01", 'relation "***" does not exist'),
     "type by regtype": ("SELECT '§'::regtype", "42704", 'type "***" does not exist'),
     "function by regproc": ("SELECT '§'::regproc", "42883", 'function "***" does not exist'),
     "configuration by regconfig": ("SELECT to_tsvector('§', 'x')", "42704", "text search configuration "),
@@ -377,7 +364,7 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
     "nul": ("SELECT '§\0'", "", "a NUL character"),
 }
 
-# What has to be told whole, for whoever is woken by it.
+# What has to be shown whole, to whoever has to fix it.
 WHOLE: dict[str, tuple[str, str]] = {
     "no relation": ("SELECT * FROM user_list", 'relation "user_list" does not exist'),
     "no relation, with a schema": ("SELECT * FROM public.user_list", 'relation "public.user_list" does not exist'),
@@ -486,7 +473,9 @@ def staged(server: PostgresServer) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="module", params=["in a transaction", "no transaction"])
-def told(request: pytest.FixtureRequest, staged: Database, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
+def written(
+    request: pytest.FixtureRequest, staged: Database, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Run, str]:
     """Run all the files; return what the program wrote to its log and as its termination message."""
     directory = tmp_path_factory.mktemp("disclosure")
     files = MigrationsDir(directory / "migrations")
@@ -502,24 +491,24 @@ def test_the_table_is_long() -> None:
     assert len(set(SECRETS.values())) == len(STATEMENTS)
 
 
-def test_nothing_that_is_written_holds_a_secret(told: tuple[Run, str]) -> None:
-    run, message = told
+def test_nothing_that_is_written_holds_a_secret(written: tuple[Run, str]) -> None:
+    run, message = written
     assert (run.exit_code, run.report["failed"]) == (1, len(STATEMENTS))
     assert leaks(run.stdout) == set()
     assert leaks(message) == set()
 
 
 @pytest.mark.parametrize("case", STATEMENTS)
-def test_a_secret_is_not_told_and_what_can_be_told_is(told: tuple[Run, str], case: str) -> None:
+def test_a_secret_is_masked_and_the_rest_of_the_error_is_not(written: tuple[Run, str], case: str) -> None:
     _, sqlstate, text = STATEMENTS[case]
     name = f"{list(STATEMENTS).index(case):03}.sql"
-    (event,) = [event for event in told[0].named("migration.failed") if event["migration"] == name]
+    (event,) = [event for event in written[0].named("migration.failed") if event["migration"] == name]
     assert (event.get("sqlstate") or "").startswith(sqlstate), event
     assert text.rstrip() in event["error"], event
     assert leaks(json.dumps(event, ensure_ascii=False)) == set()
 
 
-def test_the_library_tells_no_more(staged: Database, tmp_path: Path) -> None:
+def test_the_library_shows_no_more(staged: Database, tmp_path: Path) -> None:
     files = MigrationsDir(tmp_path / "migrations")
     write_all(files)
     with create_db(staged.server.dsn(staged.name)) as db:
@@ -528,7 +517,7 @@ def test_the_library_tells_no_more(staged: Database, tmp_path: Path) -> None:
     assert leaks(repr(result)) == set()
 
 
-def test_the_text_style_tells_no_more(staged: Database, tmp_path: Path) -> None:
+def test_the_text_style_shows_no_more(staged: Database, tmp_path: Path) -> None:
     files = MigrationsDir(tmp_path / "migrations")
     write_all(files)
     variables = {"MIGRATIONS_DIR": str(files), "MIGRATE_LOG_FORMAT": "text"}
@@ -539,7 +528,7 @@ def test_the_text_style_tells_no_more(staged: Database, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "check"])
-def test_what_only_looks_tells_no_more(
+def test_status_and_check_show_no_more(
     run: Callable[..., Run], migrations_dir: MigrationsDir, database: Database, command: str
 ) -> None:
     write_all(migrations_dir)
@@ -547,12 +536,12 @@ def test_what_only_looks_tells_no_more(
     assert run(MIGRATE_ON_ERROR="stop").report["applied"] == 1
     migrations_dir.write("000.sql", f"SELECT '{SECRETS['integer']}'")  # changed since
     database.execute("INSERT INTO _migrations (name) VALUES ('gone.sql')")
-    told = run(command)
-    assert told.exit_code in {0, 10}
-    assert leaks(told.stdout) == set()
+    written = run(command)
+    assert written.exit_code in {0, 10}
+    assert leaks(written.stdout) == set()
 
 
-def test_a_refused_statement_of_ours_is_told_by_the_same_rule(database: Database) -> None:
+def test_a_failed_statement_of_the_program_is_redacted_by_the_same_rule(database: Database) -> None:
     with database.connect() as conn, pytest.raises(psycopg.Error) as caught:
         conn.execute("SELECT 'hunter2'::int")
     assert str(classify_statement_error(caught.value)) == (
@@ -560,7 +549,7 @@ def test_a_refused_statement_of_ours_is_told_by_the_same_rule(database: Database
     )
 
 
-# What has to be told
+# What has to be shown
 
 
 @pytest.fixture(scope="module")
@@ -574,30 +563,30 @@ def whole(staged: Database, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.parametrize("case", WHOLE)
-def test_what_helps_is_told_whole(whole: Run, case: str) -> None:
+def test_what_helps_is_shown_whole(whole: Run, case: str) -> None:
     name = f"{list(WHOLE).index(case):03}.sql"
     (event,) = [event for event in whole.named("migration.failed") if event["migration"] == name]
     assert event["error"].startswith(WHOLE[case][1]), event
     assert "***" not in event["error"]
 
 
-@pytest.mark.parametrize(
-    ("sql", "severity", "text"),
-    [
-        ("CREATE TABLE IF NOT EXISTS users ()", "NOTICE", 'relation "users" already exists, skipping'),
-        ("DROP TABLE IF EXISTS legacy", "NOTICE", 'table "legacy" does not exist, skipping'),
-        ("DO $$ BEGIN RAISE WARNING '3 rows of \"%\"', 'users'; END $$", "WARNING", '3 rows of "users"'),
-        ("DO $$ BEGIN RAISE INFO 'PASSWORD \"open sesame\"'; END $$", "INFO", 'PASSWORD "***"'),
-        (f'SELECT 1 AS "{"hunter2" * 10}"', "NOTICE", 'identifier "***"'),
-    ],
-)
-def test_a_notice_is_told_by_the_same_rule(
-    run: Callable[..., Run], migrations_dir: MigrationsDir, database: Database, sql: str, severity: str, text: str
+NOTICES = [
+    ("CREATE TABLE IF NOT EXISTS users ()", "NOTICE", 'relation "users" already exists, skipping'),
+    ("DROP TABLE IF EXISTS legacy", "NOTICE", 'table "legacy" does not exist, skipping'),
+    ("DO $$ BEGIN RAISE WARNING '3 rows of \"%\"', 'users'; END $$", "WARNING", '3 rows of "users"'),
+    ("DO $$ BEGIN RAISE INFO 'PASSWORD \"open sesame\"'; END $$", "INFO", 'PASSWORD "***"'),
+    (f'SELECT 1 AS "{"hunter2" * 10}"', "NOTICE", 'identifier "***"'),
+]
+
+
+def test_a_notice_is_redacted_by_the_same_rule(
+    run: Callable[..., Run], migrations_dir: MigrationsDir, database: Database
 ) -> None:
     database.execute("CREATE TABLE users ()")
-    migrations_dir.write("001.sql", sql)
-    (event,) = run().named("postgres.notice")
-    assert (event["severity"], event["message"]) == (severity, f"Postgres says: {text}")
+    for number, (sql, _, _) in enumerate(NOTICES):
+        migrations_dir.write(f"{number}.sql", sql)
+    shown = [(event["severity"], event["message"]) for event in run().named("postgres.notice")]
+    assert sorted(shown) == sorted((severity, f"Postgres says: {text}") for _, severity, text in NOTICES)
 
 
 def test_a_hint_names_what_there_is(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
@@ -619,7 +608,7 @@ def test_a_message_of_a_megabyte_is_cut(run: Callable[..., Run], migrations_dir:
     assert message.stat().st_size <= 4096
 
 
-def test_any_bytes_are_told_in_one_line(server: PostgresServer, tmp_path: Path) -> None:
+def test_any_bytes_are_shown_in_one_line(server: PostgresServer, tmp_path: Path) -> None:
     """A database in SQL_ASCII takes what comes and hands it out as it is."""
     with fresh_database(server) as database:
         database.admin_execute(

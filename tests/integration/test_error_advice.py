@@ -1,4 +1,4 @@
-"""What the log says of an error beside the server's words: condition, place, command, objects and what to do.
+"""What the log adds to the server's message: condition, place, command, objects and what to do.
 
 Every advice is met by provoking its code on a real server, in a transaction and without one.
 """
@@ -310,12 +310,12 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
 }
 MISSING_CODES = {"3F000", "42703", "42704", "42883", "42P01"}
 MISSING = {case for case, (_, sqlstate, *_) in CASES.items() if sqlstate in MISSING_CODES}
-# Met by the tests behind the table, as they take another session or a server of one's own.
+# Met by the tests after the table, as they take another session or a server of their own.
 STAGED = {"55P03", "57014", "40P01", "40001", "53200", "55006"}
 
 
 @pytest.fixture(scope="module", params=["in a transaction", "no transaction"])
-def told(
+def explained_cases(
     request: pytest.FixtureRequest, server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[bool, dict[str, Event]]:
     """Run each case as a file; return whether in a transaction, and each case's event by its name."""
@@ -335,24 +335,26 @@ def told(
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in MISSING])
-def test_a_code_is_told_with_its_name_its_place_and_what_to_do(told: tuple[bool, dict[str, Event]], case: str) -> None:
-    transactional, events = told
+def test_a_code_is_logged_with_its_name_its_place_and_what_to_do(
+    explained_cases: tuple[bool, dict[str, Event]], case: str
+) -> None:
+    transactional, events = explained_cases
     if CASES[case][4 if transactional else 5] == "":
         assert case not in events
     else:
         check_case(events[case], case, transactional=transactional)
 
 
-@pytest.mark.parametrize("transactional", [True, False], ids=["in a transaction", "no transaction"])
 @pytest.mark.parametrize("case", sorted(MISSING))
-def test_what_is_missing_is_told_where_nothing_has_failed_before(
-    server: PostgresServer, program: Program, migrations_dir: MigrationsDir, case: str, transactional: bool
+def test_what_is_missing_is_explained_where_nothing_has_failed_before(
+    server: PostgresServer, program: Program, migrations_dir: MigrationsDir, case: str
 ) -> None:
     with fresh_database(server) as database:
         database.admin_execute(SETUP)
-        write_case(migrations_dir, "001.sql", case, transactional=transactional)
+        write_case(migrations_dir, "001.sql", case, transactional=True)
         (event,) = program.run(DATABASE_URL=server.dsn(database.name)).named("migration.failed")
-    check_case(event, case, transactional=transactional)
+    check_case(event, case, transactional=True)
+    assert str(CASES[case][5]) in event["advice"]
 
 
 def write_case(files: MigrationsDir, name: str, case: str, *, transactional: bool) -> None:
@@ -413,6 +415,7 @@ def test_what_has_no_condition_has_none() -> None:
 def test_a_lock_timeout(run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir) -> None:
     database.execute("CREATE TABLE a (id int)")
     migrations_dir.write("001.sql", "-- first\nALTER TABLE a ADD b int")
+    migrations_dir.write("002.sql", "SELECT 1")
     with database.connect(autocommit=False) as other:
         other.execute("TABLE a")
         finished = run(MIGRATE_LOCK_TIMEOUT="50ms", MIGRATE_RETRIES="2")
@@ -423,12 +426,15 @@ def test_a_lock_timeout(run: Callable[..., Run], database: Database, migrations_
     assert "advice" not in retried
     place = "001.sql:2: canceling statement due to lock timeout (SQLSTATE 55P03 lock_not_available, ALTER TABLE)"
     assert (retried["message"], event["message"]) == (f"Trying again: {place}", f"Failed: {place}")
+    assert [line["migration"] for line in finished.named("migration.applied")] == ["002.sql"]
 
 
 def test_a_statement_timeout(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
-    migrations_dir.write("001.sql", "SELECT pg_sleep(30)")
-    event = explained(run, MIGRATE_STATEMENT_TIMEOUT="50ms")
-    assert (event["sqlstate"], event["condition"]) == ("57014", "query_canceled")
+    migrations_dir.write("001.sql", "SELECT 1;\nSELECT pg_sleep(30)")
+    finished = run(MIGRATE_STATEMENT_TIMEOUT="50ms")
+    (event,) = finished.named("migration.failed")
+    assert (event["sqlstate"], event["condition"], event["line"]) == ("57014", "query_canceled", 2)
+    assert finished.named("migration.retrying") == []
     assert "MIGRATE_STATEMENT_TIMEOUT" in event["advice"]
 
 
@@ -537,29 +543,25 @@ def test_a_syntax_error_is_counted_though_the_server_has_run_nothing(
     assert (event["line"], event["column"]) == (4, 3)
 
 
+BLOCKS = [  # the statement, and the line in it
+    ("DO $$\nBEGIN\n  PERFORM 1;\n  PERFORM 1/0;\nEND $$", 4),
+    ("DO LANGUAGE plpgsql $body$ BEGIN\n  PERFORM 1/0;\nEND $body$", 2),
+    ("DO\n$$BEGIN PERFORM 1/0; END $$", 2),
+    ("DO '\nBEGIN\n RAISE ''no''; END'", 3),
+    ("DO $$\nBEGIN\nEXECUTE 'DO $x$\n\n\n\nBEGIN PERFORM 1/0; END $x$';\nEND $$", 3),
+    ("DO $$\nBEGIN\n  PERFORM * FROM nowhere;\nEND $$", 3),
+    ("DO $$\nBEGIN\n  PERFROM 1;\nEND $$", 3),
+    ("DO /* $$ */ $$\nBEGIN\n  PERFORM 1/0;\nEND $$", 1),
+    ("SELECT\n'inline_code_block line 9'::int", 2),
+]
+
+
 @pytest.mark.parametrize("head", ["", NO_TRANSACTION], ids=["in a transaction", "no transaction"])
-@pytest.mark.parametrize(
-    ("block", "line"),
-    [
-        ("DO $$\nBEGIN\n  PERFORM 1;\n  PERFORM 1/0;\nEND $$", 4),
-        ("DO LANGUAGE plpgsql $body$ BEGIN\n  PERFORM 1/0;\nEND $body$", 2),
-        ("DO\n$$BEGIN PERFORM 1/0; END $$", 2),
-        ("DO '\nBEGIN\n RAISE ''no''; END'", 3),
-        ("DO $$\nBEGIN\nEXECUTE 'DO $x$\n\n\n\nBEGIN PERFORM 1/0; END $x$';\nEND $$", 3),
-        ("DO $$\nBEGIN\n  PERFORM * FROM nowhere;\nEND $$", 3),
-        ("DO $$\nBEGIN\n  PERFROM 1;\nEND $$", 3),
-        ("DO /* $$ */ $$\nBEGIN\n  PERFORM 1/0;\nEND $$", 1),
-        ("SELECT\n'inline_code_block line 9'::int", 2),
-    ],
-    ids=["block", "language", "next line", "quoted", "nested", "no table", "syntax", "comment", "no block"],
-)
-def test_the_line_in_a_block(
-    run: Callable[..., Run], migrations_dir: MigrationsDir, head: str, block: str, line: int
-) -> None:
-    migrations_dir.write("001.sql", f"{head}SELECT 1;\n{block};\nSELECT 2")
-    event = explained(run)
-    assert event["line"] == line + 1 + (1 if head else 0)
-    assert event["statement"] == 2
+def test_the_line_in_a_block(run: Callable[..., Run], migrations_dir: MigrationsDir, head: str) -> None:
+    for number, (block, _) in enumerate(BLOCKS):
+        migrations_dir.write(f"{number}.sql", f"{head}SELECT 1;\n{block};\nSELECT 2")
+    for event, (block, line) in zip(run().named("migration.failed"), BLOCKS, strict=True):
+        assert (event["line"], event["statement"]) == (line + 1 + bool(head), 2), block
 
 
 # After a failure
@@ -596,20 +598,19 @@ def test_what_is_missing_after_a_failure_may_be_a_consequence_of_it(
     ],
     ids=["function", "type", "schema", "table", "column"],
 )
-@pytest.mark.parametrize("head", ["", NO_TRANSACTION], ids=["in a transaction", "no transaction"])
 def test_the_file_that_should_have_made_it_is_named(
-    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, maker: str, user: str, head: str
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, maker: str, user: str
 ) -> None:
     database.execute("CREATE TABLE there ()")
     migrations_dir.write("000.sql", "SELECT 1/0")
     migrations_dir.write("001.sql", maker)
-    migrations_dir.write("002.sql", f"{head}{user}")
+    migrations_dir.write("002.sql", user)
     *_, event = run().named("migration.failed")
     named = "000.sql, 001.sql" if "zip" in user else "001.sql"  # a column's name may be a secret
     assert event["advice"] == f"Correct {named} first, which failed before: this may be a consequence."
 
 
-def test_a_failure_before_that_was_mended_is_none(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+def test_an_earlier_failure_that_was_fixed_is_none(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE users (id int, bad nowhere_type)")
     migrations_dir.write("002.sql", "SELECT * FROM users")
     run()

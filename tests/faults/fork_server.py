@@ -66,13 +66,13 @@ class Runner:
         return path.read_text() if path.exists() else ""
 
 
-class WarmParent:
+class ForkServer:
     """The process that forks; `planted` is a bug that it builds into the program for all its children."""
 
     def __init__(self, planted: str = "") -> None:
         self._turn = threading.Lock()
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.warm", planted],
+            [sys.executable, "-m", "tests.faults.fork_server", planted],
             cwd=ROOT,
             env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"},
             stdin=subprocess.PIPE,
