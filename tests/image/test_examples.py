@@ -77,6 +77,6 @@ def test_workflows_are_valid_and_safe() -> None:
 
 def test_every_file_names_the_same_version() -> None:
     files = [path for path in EXAMPLES.rglob("*") if path.is_file()]
-    files += [ROOT / "docker-compose.yml", ROOT / "README.md"]
+    files += [ROOT / "docker-compose.yml", ROOT / "README.md", *ROOT.glob("docs/*.md")]
     named = {version for path in files for version in re.findall(r"pg-predeploy:(\d+\.\d+\.\d+)", path.read_text())}
     assert named == {__version__}

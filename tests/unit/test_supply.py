@@ -26,7 +26,7 @@ CANARY = {"pycrypto/2.6.1": {"info": {"version": "2.6.1"}, "vulnerabilities": [V
 
 # Files that may run pip, and files that people copy commands from.
 SOURCES = [ROOT / name for name in ("Dockerfile", "README.md", "CONTRIBUTING.md", ".ci/run")]
-SOURCES += [path for folder in ("ci", "scripts", ".github", "examples") for path in (ROOT / folder).rglob("*")]
+SOURCES += [path for folder in ("ci", "scripts", ".github", "docs", "examples") for path in (ROOT / folder).rglob("*")]
 SOURCES = [path for path in SOURCES if path.is_file() and path.suffix != ".pyc"]
 INSTALL = re.compile(r"pip3? (?:install|download|wheel)(?:[^\n]*\\\n)*[^\n`]*")
 
