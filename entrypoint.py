@@ -102,17 +102,16 @@ def _default_migrations_dir() -> str:
 
 
 def _report_forced_exit(signal: Terminated) -> int:
-    how = ", before the server confirmed the end of what ran: _migrations tells what was committed"
-    return _report_signal(signal, how)
+    return _report_signal(signal)
 
 
-def _report_signal(signal: Terminated, how: str = "") -> int:
+def _report_signal(signal: Terminated) -> int:
     """Write the last line where main() cannot: before it has a report, or when the way out is blocked."""
     from predeploy.log.setup import open_log
     from predeploy.report import Report
 
     report = _reports[0] if _reports else Report(STARTED, open_log())
-    report.set_interrupted(signal.exit_code, str(signal), how)
+    report.set_interrupted(signal.exit_code, str(signal))
     return report.write()
 
 

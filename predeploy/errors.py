@@ -21,15 +21,15 @@ class ExitCode(NamedTuple):
 CRASHED = 70
 INTERRUPTED = "interrupted"  # the outcome of every other code, which is 128+n after signal n
 EXIT_CODES = {
-    0: ExitCode("succeeded", "applied or already there"),
-    1: ExitCode("failed", "a file failed"),
-    2: ExitCode("misconfigured", "configuration"),
-    3: ExitCode("unreachable", "Postgres not reachable"),
-    4: ExitCode("locked", "lock held by another"),
-    5: ExitCode("refused", "refused for good"),
-    6: ExitCode("connection_lost", "connection lost"),
-    10: ExitCode("pending", "check: something is pending"),
-    CRASHED: ExitCode("crashed", "a bug of ours"),
+    0: ExitCode("succeeded", "success"),
+    1: ExitCode("failed", "a migration failed (plan: would fail)"),
+    2: ExitCode("misconfigured", "invalid configuration"),
+    3: ExitCode("unreachable", "Postgres is unavailable; a later run may succeed"),
+    4: ExitCode("locked", "timed out waiting for the migration lock"),
+    5: ExitCode("refused", "Postgres rejected the login or a privilege is missing; fix it first"),
+    6: ExitCode("connection_lost", "connection lost and not re-established"),
+    10: ExitCode("pending", "check: migrations are pending"),
+    CRASHED: ExitCode("crashed", "internal error: a bug in pg-predeploy"),
 }
 
 

@@ -38,14 +38,14 @@ class Report:
         self.termination_log: str | None = None
         self._started = started
         self._exit_code = CRASHED
-        self._message = "Ended before it began."
+        self._message = "Interrupted during startup"
         self._is_about_files = False
         self._fields: dict[str, Any] = {}
         self._written = threading.Lock()
-        self._interrupted: Callable[[], str | None] = lambda: None
+        self._interrupted: Callable[[], tuple[str, str] | None] = lambda: None
 
-    def follow(self, result: MigrationResult, interrupted: Callable[[], str | None]) -> None:
-        """Report this result, and after a signal the migration that `interrupted` names."""
+    def follow(self, result: MigrationResult, interrupted: Callable[[], tuple[str, str] | None]) -> None:
+        """Report this result, and after a signal what `interrupted` returns: a migration and what became of it."""
         self.result = result
         self._interrupted = interrupted
 
@@ -58,12 +58,14 @@ class Report:
         self._is_about_files = not message
         self._fields = fields
 
-    def set_interrupted(self, exit_code: int, signal: str, how: str = "") -> None:
-        """Set the outcome of a run that a signal has ended, `how` it has."""
-        migration = self._interrupted()
-        fields = {"migration": migration} if migration else {}
-        while_it_ran = f" while {migration} ran" if migration else ""
-        self.set_outcome(exit_code, f"Ended by {signal}{while_it_ran}{how}.", **fields)
+    def set_interrupted(self, exit_code: int, signal: str) -> None:
+        """Set the outcome of a run that a signal has interrupted."""
+        message = f"Interrupted by {signal}"
+        if not (interrupted := self._interrupted()):
+            self.set_outcome(exit_code, message)
+            return
+        migration, fate = interrupted
+        self.set_outcome(exit_code, f"{message} while applying {migration}{fate}", migration=migration)
 
     def set_crashed(self, error: BaseException) -> None:
         """Set the outcome of a bug, and log where it is; psycopg's texts may hold rows and SQL."""
@@ -73,8 +75,9 @@ class Report:
         by_psycopg = any(kind.__module__.startswith("psycopg") for kind in type(error).__mro__)
         what = type(error).__name__ if by_psycopg else f"{type(error).__name__}: {redact_text(text)}"
         frames = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)]
-        log.error("A bug of ours: %s", what, extra={"event": "run.crashed", "traceback": frames})
-        self.set_outcome(CRASHED, f"A bug of pg-predeploy: {what}. Please report it with the traceback above.")
+        log.error("Internal error: %s", what, extra={"event": "run.crashed", "traceback": frames})
+        report_it = "This is a bug in pg-predeploy; please report it with the traceback above"
+        self.set_outcome(CRASHED, f"Internal error: {what}. {report_it}")
 
     def write(self) -> int:
         """Write `run.finished`, always the last line, and the termination message; return the exit code.
@@ -113,7 +116,9 @@ class Report:
             with open(path, "wb") as file:
                 file.write(sentence + ending)
         except OSError as error:
-            log.warning("No termination message: %s", error.strerror, extra={"event": "report.unwritten"})
+            log.warning(
+                "Could not write the termination message: %s", error.strerror, extra={"event": "report.unwritten"}
+            )
 
     def _summary_as_json(self, summary: dict[str, Any]) -> bytes:
         fields = {key: json.dumps(value) for key, value in self.scrubber.scrub_fields(summary).items()}
@@ -126,7 +131,7 @@ class Report:
         failures = self.result.errors
         text = _sentence(self.result) if self._is_about_files else self._message
         if failures:
-            text += ": " if self._is_about_files else " Failed before: "
+            text = f"{text}: " if self._is_about_files else f"{text.rstrip('.')}. Earlier failures: "
         for number, failure in enumerate(failures):
             if len(text) > TERMINATION_MESSAGE_BYTES:
                 break
@@ -172,6 +177,8 @@ def _sentence(result: MigrationResult, names: str = "") -> str:
         rest = f", {len(result.not_run)} not run" if result.not_run else ""
         counts = f"{len(result.applied)} applied, {len(result.skipped)} skipped{rest}"
         return f"{len(result.errors)} failed{names}, {counts}"
-    if result.applied:
-        return f"{len(result.applied)} applied, {len(result.skipped)} already there"
-    return f"Nothing to do: {len(result.skipped)} already there"
+    skipped = len(result.skipped)
+    if applied := len(result.applied):
+        rest = f"; {skipped} {'was' if skipped == 1 else 'were'} already applied" if skipped else ""
+        return f"Applied {applied} migration{'' if applied == 1 else 's'}{rest}"
+    return f"No pending migrations ({skipped} already applied)" if skipped else "No migrations found"

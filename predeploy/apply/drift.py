@@ -28,11 +28,15 @@ def warn_of_drift(files: MigrationFiles, checksums: Mapping[str, str | None]) ->
     if on_disk == checksums:
         return  # as nearly always: so 10,000 are compared in 1 ms
     changed = [file.name for file in files.migrations if has_changed(file, checksums.get(file.name))]
-    _warn("migration.changed", changed, "%s is not the file that was applied: put a change into a new migration")
+    _warn(
+        "migration.changed",
+        changed,
+        "Checksum mismatch: %s changed after it was applied; put the change into a new migration",
+    )
     _warn(
         "migration.missing",
         sorted(checksums.keys() - on_disk),
-        "%s was applied, but its file is gone from the directory",
+        "%s is recorded as applied but missing from the directory",
     )
 
 
@@ -40,13 +44,15 @@ def warn_of_order(files: MigrationFiles, pending: Iterable[str], rows: Iterable[
     """Warn of an order that the author may not expect."""
     if pair := _misordered([migration.name for migration in files.migrations]):
         log.warning(
-            "%s runs before %s, as names sort by character: pad the numbers with zeros",
+            "%s runs before %s because names sort by character; pad the numbers with zeros",
             *pair,
             extra={"event": "migration.misordered", "migration": pair[0]},
         )
     last = max(rows, default="")
     _warn(
-        "migration.late", [name for name in pending if name < last], "%s is pending, but sorts before an applied file"
+        "migration.late",
+        [name for name in pending if name < last],
+        "Out of order: %s sorts before an applied migration",
     )
 
 
@@ -63,4 +69,4 @@ def _warn(event: str, names: list[str], text: str) -> None:
     for name in names[:_MAX_WARNINGS]:
         log.warning(text, name, extra={"event": event, "migration": name})
     if (rest := len(names) - _MAX_WARNINGS) > 0:
-        log.warning("and %s more of the same", rest, extra={"event": event, "more": rest})
+        log.warning("and %s more", rest, extra={"event": event, "more": rest})

@@ -59,10 +59,12 @@ _INVALID_INDEXES = """
 _REMOVER = re.compile(r"schema|owned|\b(?:select|do|call|execute)\b", re.IGNORECASE)
 _MAX_SEARCHED_CHARS = 1 << 16  # the row check costs less than the search of a longer text
 _ROW_REMOVED = (
-    "the file's row in _migrations is not there at its end, as the file, a trigger or a rule removes it, or the table: "
-    "rolled back, as nobody would know what has been applied; leave the table to the runner"
+    "the migration, a trigger or a rule removed its row from _migrations, or changed the table; rolled back. "
+    "Migrations must not modify _migrations"
 )
-_NEEDS_A_SESSION = "a no-transaction file cannot run through a pooler in transaction mode: its session is not its own"
+_NEEDS_A_SESSION = (
+    "a no-transaction migration cannot run through a transaction-mode pooler, which shares its session with others"
+)
 _NOT_COMMITTED = "the server rolled the transaction back instead of committing it"
 
 
@@ -229,7 +231,7 @@ class Execution:
                 self._run_statement(chunk, number, invalid_before)
         run(self._conn, self._profile.reset.sql)  # the migration may have left a read-only session
         if invalid_before is not None and (invalid := self._invalid_indexes(invalid_before)):
-            raise MigrationFailure("a concurrent index build has left an INVALID index", hint=_drop_hint(invalid))
+            raise MigrationFailure("a concurrent index build left an INVALID index", hint=_drop_hint(invalid))
         try:
             run(self._conn, self._claim(fenced=False))  # its statements have taken effect, whoever holds the lock now
         except psycopg.Error as error:
@@ -249,7 +251,8 @@ class Execution:
             done = chunk.first + number
             failure = failure_from(error, chunk, done, statement.start, transactional=False)
             if done:
-                failure.fields["hint"] = f"the {done} statement(s) before it have taken effect and stay"
+                earlier = "1 earlier statement has" if done == 1 else f"{done} earlier statements have"
+                failure.fields["hint"] = f"{earlier} taken effect and cannot be rolled back"
             if invalid_before is not None:
                 run(self._conn, self._profile.reset.sql)  # settings must not stand in the way of the query
                 if invalid := self._invalid_indexes(invalid_before):
@@ -275,14 +278,14 @@ def _classify_claim_error(error: psycopg.Error) -> AlreadyApplied | LockUnavaila
         return LockUnavailable()
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         raise PostgresRefused(
-            "The role may not write to _migrations: GRANT SELECT, INSERT on it.", "privilege"
+            "The role cannot write to _migrations. Run GRANT SELECT, INSERT ON _migrations for it.", "privilege"
         ) from None
     return None
 
 
 def _direct_url_hint(variable: str) -> str:
-    where = f": the one in {variable}?" if variable else ""
-    return f"give the direct connection string of the server in DATABASE_URL{where}"
+    example = f" (possibly the one in {variable})" if variable else ""
+    return f"set DATABASE_URL to a connection string that bypasses the pooler{example}"
 
 
 def _built_name(index: str) -> str:
@@ -292,4 +295,4 @@ def _built_name(index: str) -> str:
 
 def _drop_hint(indexes: set[tuple[str, str]]) -> str:
     names = ", ".join(f'"{schema}"."{name}"' for schema, name in sorted(indexes))
-    return f"an INVALID index is left behind: DROP INDEX CONCURRENTLY {names}; then run this file again"
+    return f"drop the INVALID index before you run the migration again: DROP INDEX CONCURRENTLY {names};"

@@ -174,7 +174,15 @@ class ApplyLoop:
         error = {key: value for key, value in failure.fields.items() if key in {"sqlstate", "condition"}}
         fields = {"migration": name, **error, "attempt": attempt, "attempts": self._options.attempts}
         fields |= {"event": "migration.retrying", "pause_s": round(pause, 2)}
-        log.warning("Trying again: %s", failure.summary(name), extra=fields)
+        log.warning(
+            "Retrying %s in %.1f s (attempt %s of %s): %s",
+            name,
+            pause,
+            attempt + 1,
+            self._options.attempts,
+            failure,
+            extra=fields,
+        )
         time.sleep(pause)
 
     def _mark_applied(self, execution: Execution) -> None:

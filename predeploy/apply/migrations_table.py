@@ -71,12 +71,14 @@ def read_rows(conn: Connection, table: sql.Composable = sql.Identifier("_migrati
         return None
     except psycopg.errors.UndefinedColumn:
         raise ConfigurationError(
-            "There is a table _migrations that is not ours: it lacks name or applied_at. "
+            "A table named _migrations exists but has no name or applied_at column. "
             "Rename it, or put another schema first in search_path."
         ) from None
     except psycopg.errors.InsufficientPrivilege:
         raise PostgresRefused(
-            "The role may not read _migrations: GRANT SELECT, INSERT on it (and USAGE on its schema).", "privilege"
+            "The role cannot read _migrations. Run GRANT SELECT, INSERT ON _migrations for it "
+            "(and GRANT USAGE on its schema).",
+            "privilege",
         ) from None
     return {name: Row(name, checksum, applied_at) for name, checksum, applied_at in found}
 
@@ -144,14 +146,15 @@ def ensure_table(conn: Connection, answers: Sequence[PGresult] = (), *, alter: b
         return MigrationsTable(schema, has_checksum=has_checksum, may_lose_row=found.get_value(0, 2) == b"t")
     schema = _text(current, 0)
     if not schema:
-        raise PostgresRefused("No schema of search_path exists, so _migrations has no place to be made.", "privilege")
+        raise PostgresRefused("No schema in search_path exists. Create one, or change search_path.", "privilege")
     try:
         conn.execute(sql.SQL(_CREATE).format(table=sql.Identifier(schema, "_migrations")))
     except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
         return ensure_table(conn)  # another implementation, which creates before it locks, came first
     except psycopg.errors.InsufficientPrivilege:
         raise PostgresRefused(
-            f'The role may not create _migrations: GRANT CREATE on schema "{schema}", or create it beforehand.',
+            f'The role cannot create _migrations. Run GRANT CREATE ON SCHEMA "{schema}" for it, '
+            "or create the table first.",
             "privilege",
         ) from None
     return MigrationsTable(schema, has_checksum=True, is_new=True)
@@ -167,7 +170,7 @@ def _add_checksum(conn: Connection, schema: str) -> bool:
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
         conn.execute("ROLLBACK")
         log.info(
-            "Without a column checksum in _migrations, which we could not add, changed files go unnoticed",
+            "Could not add the checksum column to _migrations; changed files will not be detected",
             extra={"event": "table.unaltered"},
         )
         return False

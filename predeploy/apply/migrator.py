@@ -85,7 +85,7 @@ class Migrator:
                     self.state.mark_connection_lost(error.sqlstate)
                     if self.state.losses[""] >= MAX_LOSSES:
                         raise ConnectionLost(
-                            f"The connection was lost {MAX_LOSSES} times while no migration ran."
+                            f"The connection was lost {MAX_LOSSES} times while no migration was running."
                         ) from None
                 else:
                     return self.state.result
@@ -124,12 +124,12 @@ class Migrator:
             try:
                 conn = stack.enter_context(self._db.connection())
             except (StorageError, psycopg.OperationalError) as error:
-                why = error if isinstance(error, StorageError) else f"no connection to be had ({type(error).__name__})"
+                why = error if isinstance(error, StorageError) else f"no connection available ({type(error).__name__})"
                 if self.state.losses:
-                    raise ConnectionLost(f"The connection was lost and could not be had again: {why}") from None
+                    raise ConnectionLost(f"Connection lost and could not be re-established: {why}") from None
                 if isinstance(error, StorageError):
                     raise
-                raise PostgresUnavailable(f"Postgres cannot be reached: {why}.") from None
+                raise PostgresUnavailable(f"Could not connect to Postgres: {why}.") from None
             yield conn
 
     def _choose_profile(self, conn: Connection, watcher: Watcher) -> SessionProfile:
@@ -148,7 +148,7 @@ class Migrator:
         """
         roll_back(conn, profile)
         with suppress(psycopg.Error, StorageError), ExitStack() as stack:
-            if is_lost(conn):
+            if is_new := is_lost(conn):
                 if isinstance(error, psycopg.Error):
                     return  # the run goes on with another connection
                 conn = stack.enter_context(self._db.connection(timeout=_LAST_LOOK_S))
@@ -157,6 +157,7 @@ class Migrator:
             if self.state.in_flight:
                 self.state.mark_in_doubt()
                 self.state.reconcile(table.rows(conn))
+                self.state.is_rolled_back = not is_new  # another session may still commit
 
     @contextmanager
     def _notices_logged(self, conn: Connection) -> Iterator[None]:
@@ -177,7 +178,13 @@ class Migrator:
         level = logging.WARNING if severity == "WARNING" else logging.INFO
         name = running.name if running else None
         fields = {"migration": name, "severity": severity, "sqlstate": notice.sqlstate}
+        message = redact_message(notice, sql)
         with deferred():
             log.log(
-                level, "Postgres says: %s", redact_message(notice, sql), extra={"event": "postgres.notice", **fields}
+                level,
+                "%s from %s: %s",
+                severity,
+                name or "Postgres",
+                message,
+                extra={"event": "postgres.notice", **fields},
             )

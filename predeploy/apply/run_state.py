@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_LOSSES = 3
+_ROLLED_BACK = "; it was rolled back"
+_UNCONFIRMED = "; the server did not confirm the rollback in time. Check _migrations for what was committed"
+_PARTLY_IN_EFFECT = (
+    " without a transaction; some of its statements may have taken effect. "
+    "Check the schema and _migrations before you run it again"
+)
 
 
 class RunState:
@@ -40,6 +46,7 @@ class RunState:
         self.result = MigrationResult()
         self.in_flight: list[Migration] = []
         self.losses: Counter[str] = Counter()
+        self.is_rolled_back = False  # what was in flight, for certain
         self._files = files
         self._in_doubt: list[Migration] = []
         self._applied: list[Migration] = []  # by this run
@@ -50,15 +57,18 @@ class RunState:
         return self.in_flight[0] if self.in_flight else None
 
     @property
-    def interrupted(self) -> str | None:
-        """The name of the migration that runs, or that ran when the run was interrupted and is not known as applied."""
-        unsettled = self.in_flight or self._in_doubt
-        return unsettled[0].name if unsettled else None
+    def interrupted(self) -> tuple[str, str] | None:
+        """The migration that an interruption stopped before it was known as applied, and what became of it."""
+        if not (unsettled := self.in_flight or self._in_doubt):
+            return None
+        if not unsettled[0].transactional:
+            return unsettled[0].name, _PARTLY_IN_EFFECT
+        return unsettled[0].name, _ROLLED_BACK if self.is_rolled_back else _UNCONFIRMED
 
     def reconcile(self, rows: Collection[str]) -> None:
         """Compare what this run believes with the names in the table; see the head of this file."""
         for migration in [migration for migration in self._in_doubt if migration.name in rows]:
-            self.mark_applied(migration, how=", unless another runner was faster", in_doubt=True)
+            self.mark_applied(migration, in_doubt=True)
         for migration in [migration for migration in self._applied if migration.name not in rows]:
             self._withdraw(migration)
 
@@ -71,16 +81,20 @@ class RunState:
         """Note that a migration starts; `place` is its number and how many are pending."""
         self._in_doubt = []
         fields = {"event": "migration.started", "migration": migration.name, **place}
-        log.debug("Running %s", migration.name, extra=fields)
+        log.debug("Applying %s", migration.name, extra=fields)
 
-    def mark_applied(self, migration: Migration, *, how: str = "", **fields: Any) -> None:
-        """Record and log that a migration is committed."""
+    def mark_applied(self, migration: Migration, *, in_doubt: bool = False, **fields: Any) -> None:
+        """Record and log that a migration is committed; one that was `in_doubt` has a row, which may be another's."""
         self.result.applied.append(migration.name)
         self._applied.append(migration)
         self.in_flight = [other for other in self.in_flight if other is not migration]
         self._in_doubt = [other for other in self._in_doubt if other is not migration]
         extra = {"event": "migration.applied", "migration": migration.name, **fields}
-        log.info("Applied %s%s", migration.name, how, extra=extra)
+        if in_doubt:
+            message = "%s is applied (found in _migrations; another runner may have applied it)"
+            log.info(message, migration.name, extra={**extra, "in_doubt": True})
+        else:
+            log.info("Applied %s", migration.name, extra=extra)
 
     def mark_skipped(self, migration: Migration) -> None:
         """Log that another runner has applied a migration."""
@@ -95,7 +109,11 @@ class RunState:
         """Record and log that a migration is not run, as an earlier one failed."""
         name = migration.name
         self.result.not_run.append(name)
-        log.warning("Not run after the failure: %s", name, extra={"event": "migration.not_run", "migration": name})
+        log.warning(
+            "Skipped %s because an earlier migration failed",
+            name,
+            extra={"event": "migration.not_run", "migration": name},
+        )
 
     def mark_connection_lost(self, sqlstate: str | None) -> None:
         """Note that the connection is lost: the table will show whether what was in flight is committed."""
@@ -103,25 +121,29 @@ class RunState:
         self.mark_in_doubt()
         self.losses[name] += 1
         log.warning(
-            "The connection was lost%s; connecting again",
-            f" while {name} ran" if name else "",
+            "Connection lost%s%s",
+            f" while applying {name}" if name else "",
+            "; reconnecting" if self.losses[""] < MAX_LOSSES else "",
             extra={"event": "connection.lost", "migration": name or None, "sqlstate": sqlstate},
         )
 
     def mark_in_doubt(self) -> None:
         """Note that nobody knows whether what was in flight is committed."""
         self._in_doubt, self.in_flight = self.in_flight or self._in_doubt, []
+        self.is_rolled_back = False
 
     def refusal_reason(self, migration: Migration) -> str | None:
         """Return why a migration cannot be run, or must not be run again after a lost connection."""
         losses = self.losses[migration.name]
         if losses and not migration.transactional:
             return (
-                "the connection was lost while this no-transaction file ran: "
-                "statements before that have taken effect, look what is there before you run it again"
+                "the connection was lost while this no-transaction migration was running; "
+                "earlier statements may have taken effect. Check the schema before you run it again"
             )
         if losses >= MAX_LOSSES:
-            return f"the connection was lost each of the {losses} times that this file ran; it was rolled back"
+            return (
+                f"the connection was lost during each of {losses} attempts to apply this migration; it was rolled back"
+            )
         return migration.problem
 
     def finish(self, rows: Mapping[str, Row]) -> None:
@@ -135,12 +157,16 @@ class RunState:
         self._applied.remove(migration)
         self.result.applied.remove(migration.name)
         fields = {"event": "migration.undone", "migration": migration.name}
-        log.warning("The server has lost %s, which was committed", migration.name, extra=fields)
+        log.warning(
+            "%s was applied, but its row in _migrations is gone; the server may have lost it in a failover",
+            migration.name,
+            extra=fields,
+        )
         if not migration.transactional:
             self.mark_failed(
                 migration,
                 MigrationFailure(
-                    "its row in _migrations is gone after the connection was lost, and it ran without a transaction: "
-                    "look what is there before you run it again"
+                    "its row in _migrations is gone, and it was applied without a transaction. "
+                    "Check the schema before you run it again"
                 ),
             )

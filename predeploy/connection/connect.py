@@ -103,10 +103,12 @@ def wait_for_postgres(dsn: Dsn, *, timeout: float, writable: bool = True, starte
                 waits = {"wait_s": wait_s, "left_s": left_s, "timeout_s": timeout}
                 fields = {"attempt": attempts, **waits, "reason": error.reason}
                 log.warning(
-                    "Waiting for Postgres at %s:%s: %s",
+                    "Waiting for Postgres at %s:%s: %s (attempt %s, %.0f s left)",
                     dsn.host,
                     dsn.port,
                     error,
+                    attempts,
+                    left_s,
                     extra={"event": "postgres.waiting", **fields},
                 )
             raise
@@ -141,7 +143,7 @@ def _until(deadline: float, attempt: Callable[[], Connection], started: float) -
 
 
 def _gave_up(error: PostgresUnavailable, waited: float) -> PostgresUnavailable:
-    return PostgresUnavailable(f"Postgres did not accept us within {waited:.0f} s: {error}", error.reason)
+    return PostgresUnavailable(f"Could not connect to Postgres within {waited:.0f} s: {error}", error.reason)
 
 
 def _require_writable(conn: Connection) -> None:
@@ -149,7 +151,7 @@ def _require_writable(conn: Connection) -> None:
         if not _is_read_only(conn):
             return
         problem: StorageError = PostgresUnavailable(
-            "the server is read-only: a standby, in recovery, or set so", "read_only"
+            "the server is read-only (a standby, in recovery, or default_transaction_read_only is on)", "read_only"
         )
     except psycopg.Error as error:
         problem = classify_login_error(error)
@@ -185,7 +187,7 @@ def connect(dsn: Dsn, *, timeout: float, writable: bool = False) -> Connection:
     try:
         return call_with_timeout(timeout, log_in)
     except TimeoutError:
-        raise PostgresUnavailable(f"no answer within {timeout:.1f} s", "timeout") from None
+        raise PostgresUnavailable(f"no response within {timeout:.1f} s", "timeout") from None
 
 
 class VerboseConnection(psycopg.Connection[tuple[Any, ...]]):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from predeploy.connection.libpq import ConninfoReader, Option
 
 _SCHEMES = ("postgresql://", "postgres://")
-_ENCODE = "percent-encode every @ : / ? # % of the user name and the password (an @ is %40, a / is %2F)"
+_ENCODE = "percent-encode @ : / ? # and % in the user name and the password (@ is %40, / is %2F)"
 # No libpq knows this sslmode: libpq adds what services, passfiles and the environment say, then goes no further.
 _NEVER_CONNECT = "never-connect"
 _UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")  # characters that no URI encodes
@@ -61,14 +61,14 @@ def parse_dsn(text: str | None) -> Dsn:
     resolved = _resolve(named, reader)
     if resolved is None:
         raise DatabaseUrlInvalid(
-            "The service that DATABASE_URL or PGSERVICE names cannot be read: look for its section in the service file "
-            "(PGSERVICEFILE or ~/.pg_service.conf) and for unknown keywords in it."
+            "Cannot read the service that DATABASE_URL or PGSERVICE names. Check that the service file (PGSERVICEFILE "
+            "or ~/.pg_service.conf) has its section, and no unknown keywords in it."
         )
     used, password = resolved
     host = used.get("host") or used.get("hostaddr") or "local socket"
     port = used["port"] if used.get("port", "").strip(",") else "5432"
     if "@" in host or (host != "local socket" and not _are_hosts(host)) or not _are_ports(port):
-        raise DatabaseUrlInvalid("PGHOST, PGHOSTADDR or PGPORT (or a service file) holds no host name or no port.")
+        raise DatabaseUrlInvalid("PGHOST, PGHOSTADDR, PGPORT or a service file has an invalid host or port.")
     passwords = [password, *_passwords_by_host(named, used, reader), *_written_passwords(text)]
     secrets = _secrets(text, used, passwords, reader)
     return Dsn(text, named, used, host, int(port) if port.isdigit() else port, frozenset(secrets))
@@ -92,23 +92,23 @@ def _named_in(text: str, reader: ConninfoReader) -> dict[str, str]:
     if "://" in text.split("=", 1)[0] and not uri:
         raise DatabaseUrlInvalid("DATABASE_URL must start with postgresql:// or postgres://, without a driver name.")
     if uri and _has_stray_at(text):
-        raise DatabaseUrlInvalid(f"DATABASE_URL has an unencoded @ in the wrong place: {_ENCODE}.")
+        raise DatabaseUrlInvalid(f"DATABASE_URL has an unencoded @: {_ENCODE}.")
     if "\0" in text:  # libpq would stop reading there
-        raise DatabaseUrlInvalid("DATABASE_URL holds a NUL byte: write it as plain text, in UTF-8.")
+        raise DatabaseUrlInvalid("DATABASE_URL contains a NUL byte: save it as plain text in UTF-8.")
     if not _is_unicode(_decoded(text) if uri else text):
         raise DatabaseUrlInvalid("DATABASE_URL is not UTF-8.")
     options = reader.parse(text.encode())
     if options is None:
-        remedy = _ENCODE if uri else "put values that hold spaces in single quotes, with \\ before ' and \\"
+        remedy = _ENCODE if uri else "put values with spaces in single quotes, and \\ before each ' and \\ in them"
         raise DatabaseUrlInvalid(f"DATABASE_URL is malformed: {remedy}.")
     named = _values(options)
     if not _are_ports(named.get("port", "")):
-        raise DatabaseUrlInvalid(f"DATABASE_URL has a port that is no number from 1 to 65535: {_ENCODE}.")
+        raise DatabaseUrlInvalid(f"DATABASE_URL has a port that is not a number from 1 to 65535: {_ENCODE}.")
     if any("@" in named.get(key, "") for key in ("host", "hostaddr", "dbname")):
         raise DatabaseUrlInvalid(f"DATABASE_URL has an @ in the host or the database name: {_ENCODE}.")
     if not all(_are_hosts(named.get(key, "")) for key in ("host", "hostaddr")):
         raise DatabaseUrlInvalid(
-            f"DATABASE_URL has a host that is no name, address or directory: name the port on its own, and {_ENCODE}."
+            f"DATABASE_URL has a host that is not a name, address or directory: give the port apart, and {_ENCODE}."
         )
     return named
 

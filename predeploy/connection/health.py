@@ -48,14 +48,14 @@ def check_db_health(db: ConnectionSource) -> DbHealth:
                     return
                 finally:
                     borrowed.clear()
-        raise PostgresUnavailable("the server ends every session", "closed")
+        raise PostgresUnavailable("the server closes every connection", "closed")
 
     try:
         call_with_timeout(HEALTH_TIMEOUT_S, select_one)
     except TimeoutError:
         for conn in borrowed:
             shut_down(conn)  # a pool drops the connection then
-        error: str | None = f"no answer within {HEALTH_TIMEOUT_S:g} s"
+        error: str | None = f"no response within {HEALTH_TIMEOUT_S:g} s"
     except Exception as failure:
         error = _why(failure)
     else:
@@ -67,6 +67,6 @@ def _why(failure: Exception) -> str:
     if isinstance(failure, StorageError):
         return str(failure)
     if type(failure).__name__ == "PoolTimeout":  # psycopg_pool is not imported where nobody uses a pool
-        return "no connection of the pool was free in time"
+        return "timed out waiting for a free connection from the pool"
     sqlstate = getattr(failure, "sqlstate", None)
     return f"{type(failure).__name__}" + (f" (SQLSTATE {sqlstate})" if sqlstate else "")

@@ -38,10 +38,10 @@ def classify_login_error(error: Exception) -> PostgresUnavailable | PostgresRefu
     wait only if every host has one.
     """
     if isinstance(error, UnicodeError):  # psycopg resolves host names by Python, which encodes them first
-        return DatabaseUrlInvalid("The host name has an empty part, or one of more than 63 characters.")
+        return DatabaseUrlInvalid("The host name has an empty label, or one with more than 63 characters.")
     text = str(error)
     if re.match(_BAD_OPTION, text):
-        return DatabaseUrlInvalid("An option of the connection string, a PG* variable or a service is not valid.")
+        return DatabaseUrlInvalid("The connection string, a PG* variable or a service has an invalid option.")
     if sqlstate := getattr(error, "sqlstate", None):
         return _classify(text, [(sqlstate, error.diag.source_function)]).error()  # type: ignore[attr-defined]
     found = list(re.finditer(_ATTEMPT, text, re.MULTILINE))
@@ -88,7 +88,7 @@ def classify_statement_error(error: psycopg.Error) -> StorageError:
     """Return the failure of one of the program's own statements as an error that says whether a later run can help."""
     from predeploy.redaction.server_message import redact_message  # only where something fails
 
-    text = f"The server refused a statement of ours: {redact_message(error.diag)} (SQLSTATE {error.sqlstate})."
+    text = f"Postgres rejected an internal statement: {redact_message(error.diag)} (SQLSTATE {error.sqlstate})."
     if (error.sqlstate or "").startswith(_RETRYABLE):
         return PostgresUnavailable(text, "statement")
     return PostgresRefused(text, "statement")

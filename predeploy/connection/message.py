@@ -82,7 +82,7 @@ class Message:
                         raise error_from_result(result)
                     if result.status in _COPYING:  # validation rejects it; the protocol cannot go on from here
                         conn.close()
-                        raise psycopg.OperationalError("COPY to or from the client is not possible in a migration")
+                        raise psycopg.OperationalError("COPY to or from the client is not supported in a migration")
                     self.started = True
                     if not self.part.quiet:
                         yield self.part, result

@@ -41,4 +41,10 @@ def log_connected(dsn: Dsn, *, attempt: int, wait_s: float, server_version: str 
     """Log at which attempt the login worked, and after how many seconds."""
     fields = {"host": dsn.host, "port": dsn.port, "attempt": attempt, "wait_s": round(wait_s, 3)}
     fields["server_version"] = server_version or "unknown"
-    log.info("Postgres at %s:%s accepts us", dsn.host, dsn.port, extra={"event": "postgres.ready", **fields})
+    log.info(
+        "Connected to Postgres at %s:%s%s",
+        dsn.host,
+        dsn.port,
+        f" (server {server_version})" if server_version else "",
+        extra={"event": "postgres.ready", **fields},
+    )

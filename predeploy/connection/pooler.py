@@ -24,8 +24,8 @@ _ROUNDS = 3
 _SETTING = re.compile(r"(?:^|\s)(?:-c|--\w)")
 _ANSWER_S = 2.0
 _MODES = {
-    "transaction": "a pooler in transaction mode stands between: each transaction takes the migration lock for itself",
-    "session": "a pooler in session mode stands between",
+    "transaction": "Connected through a transaction-mode pooler; taking the migration lock per transaction",
+    "session": "Connected through a session-mode pooler",
 }
 
 
@@ -44,12 +44,12 @@ def dedicated_backend_pid(conn: Connection, db: ConnectionSource) -> int | None:
         return backend
     if _SETTING.search(conn.info.options):
         raise ConfigurationError(
-            "The connection string or PGOPTIONS sets options (-c name=value), which a pooler does not keep: use "
+            "The connection string or PGOPTIONS sets options (-c name=value), which a pooler does not keep. Use "
             "ALTER ROLE ... SET name = value, or connect to the server directly."
         )
     shared = _is_shared(conn, db, backend)
     mode = "transaction" if shared else "session"
-    log.info("Not connected to Postgres itself: %s", _MODES[mode], extra={"event": "pooler.detected", "mode": mode})
+    log.info("%s", _MODES[mode], extra={"event": "pooler.detected", "mode": mode})
     return None if shared else backend
 
 

@@ -37,7 +37,7 @@ def end_stale_session(conn: Connection, pid: int) -> None:
     ended = f"SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l WHERE {HELD} AND l.pid = {pid}"  # noqa: S608
     if conn.execute(ended).fetchall():
         log.warning(
-            "Our lost session (pid %s) still had the migration lock and was ended",
+            "Terminated our own stale session (pid %s), which still held the migration lock",
             pid,
             extra={"event": "lock.freed", "pid": pid},
         )
@@ -56,7 +56,7 @@ def advisory_lock(conn: Connection, *, timeout: float, pooled: bool = False) -> 
         yield
         return
     wait_s = _poll(conn, f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})", timeout)  # planted bug
-    log.info("Holding the migration lock", extra={"event": "lock.acquired", "wait_s": wait_s})
+    log.info("Acquired the migration lock", extra={"event": "lock.acquired", "wait_s": wait_s})
     try:
         yield
     finally:
@@ -98,6 +98,6 @@ def _unlock(conn: Connection) -> None:
         return
     if not (row and row[0]):
         log.warning(
-            "The migration lock was not ours any more: a migration has released it",
+            "The migration lock was released early: a migration called pg_advisory_unlock_all() or the like",
             extra={"event": "lock.lost"},
         )

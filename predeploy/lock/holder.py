@@ -76,7 +76,7 @@ class LockWait:
     def timeout_error(self) -> LockTimeout:
         """Return the error that ends the wait: the holder, what it seems to be, and the SQL that ends its session."""
         holder = self._holder()
-        message = f"The migration lock was not free within {self._timeout:g} s: {_name(holder)}."
+        message = f"Timed out after {self._timeout:g} s waiting for the migration lock. It is {_name(holder)}."
         if not holder or not holder["pid"]:
             return LockTimeout(message)
         statement = f"SELECT pg_terminate_backend({holder['pid']});"
@@ -98,16 +98,16 @@ class LockWait:
 
 def _name(holder: Holder | None) -> str:
     if holder is None:
-        return "held by a session that has just gone"
+        return "free again"
     if not holder["pid"]:
-        return "held by a prepared transaction: see pg_prepared_xacts"
+        return "held by a prepared transaction (see pg_prepared_xacts)"
     facts = [f"pid {holder['pid']}"]
     if holder["user"]:
         facts.append("user " + " ".join(holder["user"].split()))
     if holder["client_addr"]:
         facts.append(f"from {holder['client_addr']}")
     if holder["state"] is None:
-        facts.append("another role's session, whose state only that role, a superuser or pg_monitor sees")
+        facts.append("state visible only to its role, a superuser or pg_monitor")
     else:
         facts.append(f"{holder['state']} for {holder['state_age_s'] or 0:.0f} s")
         if holder["transaction_age_s"]:
@@ -121,12 +121,12 @@ def _advice(holder: Holder) -> str:
     runner = (holder["application_name"] or "").startswith("pg-predeploy/")
     state = holder["state"]
     if state is None:
-        return "Ask a superuser whether a runner is at work there. If none is, the superuser may end the session:"
+        return "Ask a superuser whether this session is a working runner. If it is not, end it as the superuser:"
     if state.startswith("idle in transaction"):
-        looks = "It looks like a transaction that was left open."
+        looks = "Its transaction seems to have been left open."
     elif state != "idle":
-        looks = "It looks like a runner at work." if runner else "It looks like a session at work."
-        return f"{looks} Look at its log and let it finish; only if it is never to finish, end it:"
+        looks = "It seems to be a working runner." if runner else "It seems to be working."
+        return f"{looks} Check its log and let it finish. End it only if it never will:"
     else:
-        looks = "It looks like a runner that is held up." if runner else "It looks like an idle leftover."
-    return f"{looks} If no runner's process is alive behind it, end it and run this again:"
+        looks = "It seems to be a stuck runner." if runner else "It seems to be abandoned."
+    return f"{looks} If no running process owns it, end it and run pg-predeploy again:"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MAX_KEPT_BYTES = 4 << 20  # of a file; a kept one of 50 MB would cost 100 MiB, with all that is made of it
 _BLOCK_BYTES = 1 << 20
-_NOT_UTF8 = "line {}: the file is not UTF-8: save it as UTF-8"
+_NOT_UTF8 = "line {}: invalid UTF-8; save the file as UTF-8"
 
 
 def read_migrations(directory: Path | str) -> MigrationFiles:
@@ -37,7 +37,7 @@ def read_migrations(directory: Path | str) -> MigrationFiles:
     except FileNotFoundError:
         return MigrationFiles()
     except OSError as error:
-        raise ConfigurationError(f"The migrations directory cannot be listed: {error.strerror}.") from None
+        raise ConfigurationError(f"Cannot list the migrations directory: {error.strerror}.") from None
     folder = os.fspath(directory)
     migrations = [_read(folder, name) for name in names if name.endswith(".sql")]
     lookalikes = [name for name in names if not name.endswith(".sql") and name.lower().endswith(".sql")]
@@ -55,7 +55,7 @@ def _read(folder: str, name: str) -> Migration:
             content = _read_file(path, sys.maxsize) or b""
     except UnicodeEncodeError:  # os.listdir returns such bytes as lone surrogates
         shown = name.encode("utf-8", "backslashreplace").decode()
-        return Migration(shown, problem="the file's name is not UTF-8: rename it")
+        return Migration(shown, problem="the file name is not valid UTF-8; rename the file")
     except OSError as error:
         return Migration(name, problem=f"the file cannot be read: {error.strerror}")
     content = content.removeprefix(BOM)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 BOM = b"\xef\xbb\xbf"
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not block the run
 _BLOCK_BYTES = 1 << 17
-_CHANGED = "the file has changed since it was read: nothing of it was applied"
+_CHANGED = "the file has changed since it was read; nothing was applied"
 
 
 class SourceFileError(Exception):
@@ -35,7 +35,7 @@ def open_regular_file(path: str) -> tuple[int, int]:
     if found.st_mode & 0o170000 != 0o100000:
         os.close(descriptor)
         is_directory = found.st_mode & 0o170000 == 0o040000
-        raise OSError(0, "Is a directory" if is_directory else "it is no regular file")
+        raise OSError(0, "Is a directory" if is_directory else "Not a regular file")
     return descriptor, found.st_size
 
 

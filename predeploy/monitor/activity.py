@@ -68,7 +68,7 @@ class BackendActivity:
         parts = []
         if waiting := self.fields.get("waiting_for"):
             what = f"on {waiting['relation']}" if waiting["relation"] else f"({waiting['type']})"
-            parts.append(f"waits for {waiting['mode']} {what}")
+            parts.append(f"waiting for {waiting['mode']} {what}")
         if blockers := self.fields.get("blocked_by"):
             parts.append("blocked by " + ", ".join(map(_blocker, blockers)))
             if (more := self.fields.get("blockers", 0) - len(blockers)) > 0:
@@ -107,9 +107,9 @@ def parse_activity(answer: bytes) -> BackendActivity:
 def _blocker(blocker: dict[str, Any]) -> str:
     if not blocker["pid"]:
         return "a prepared transaction (see pg_prepared_xacts)"
-    state = blocker["state"] or "another role's session, whose state only that role, a superuser or pg_monitor sees"
+    state = blocker["state"] or "state visible only to its role, a superuser or pg_monitor"
     if blocker["transaction_age_s"] is not None:
-        state += f", its transaction {blocker['transaction_age_s']:.0f} s old"
+        state += f", in a transaction for {blocker['transaction_age_s']:.0f} s"
     return f"{blocker['application_name'] or 'a session'} (pid {blocker['pid']}, {state})"
 
 

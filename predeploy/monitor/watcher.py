@@ -142,10 +142,15 @@ class Watcher:
             return
         self._silent_since = None if answered else self._silent_since or max(started, self._asked + CHECK_AFTER_S)
         if self._silent_since is not None and now - self._silent_since >= GIVE_UP_AFTER_S:
-            self._shut_down("Postgres answers neither this connection nor a new one")
+            self._shut_down(
+                f"No response from Postgres for {GIVE_UP_AFTER_S:g} s, on this connection or a new one; "
+                "closing the connection"
+            )
         idle = activity if activity and activity.is_idle else None
         if idle and idle == self._idle:
-            self._shut_down("Postgres waits for us while we wait for it: the line is dead")
+            self._shut_down(
+                "The connection is dead: the server session is idle and its reply never arrived; closing it"
+            )
         self._idle = idle
 
     def _read_activity(self) -> BackendActivity | None:
@@ -158,7 +163,7 @@ class Watcher:
         return parse_activity(answer) if answer else None
 
     def _shut_down(self, why: str) -> None:
-        log.warning("%s: hanging up", why, extra={"event": "connection.silent", "migration": self._watched.migration})
+        log.warning("%s", why, extra={"event": "connection.silent", "migration": self._watched.migration})
         shut_down(self._conn)
 
 
@@ -166,9 +171,10 @@ def _log_progress(watched: _Watched, activity: BackendActivity | None) -> None:
     elapsed_s = round(time.monotonic() - watched.started, 1)
     place = watched.counter.fields()
     fields = {"migration": watched.migration, "elapsed_s": elapsed_s, **place, **(activity.fields if activity else {})}
-    sentence = ", ".join(filter(None, [_describe_place(place), str(activity or "")]))
+    is_waiting = bool(place and activity and "waiting_for" in activity.fields)
+    sentence = (" is " if is_waiting else ", ").join(filter(None, [_describe_place(place), str(activity or "")]))
     log.info(
-        "%s has run for %.0f s%s",
+        "Still running %s after %.0f s%s",
         watched.migration,
         elapsed_s,
         f": {sentence}" if sentence else "",
@@ -182,5 +188,5 @@ def _describe_place(place: dict[str, Any]) -> str:
         what = ", ".join(filter(None, [place.get("command"), f"line {place['line']}"]))
         return f"statement {place['statement']}{of} ({what})"
     if "statement_at_least" in place:
-        return f"at least at statement {place['statement_at_least']}{of}"
+        return f"statement {place['statement_at_least']}{of} or later"
     return ""

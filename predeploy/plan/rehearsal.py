@@ -72,8 +72,8 @@ BEGIN
     END IF;
 END $predeploy$""",
 )
-_IN_USE = "somebody has it locked: look who, and rehearse again; this tells nothing about the file"
-_LOST = "The connection was lost during the rehearsal: the server has rolled it back."
+_IN_USE = "another session has locked it. Find that session and rehearse again; the migration itself may be fine"
+_LOST = "The connection was lost during the rehearsal. Nothing was committed."
 
 
 def rehearse(
@@ -96,7 +96,7 @@ def rehearse(
     with db.connection() as conn, autocommit(conn), Watcher(db, conn) as watcher:
         try:
             if not _pending(conn, files):
-                return "Nothing is pending", {"rehearsed": 0, "not_rehearsed": 0}
+                return "No pending migrations", {"rehearsed": 0, "not_rehearsed": 0}
             pooled = dedicated_backend_pid(conn, db) is None
             profile = pooled_profile(**timeouts) if pooled else direct_profile(**timeouts, options=conn.info.options)
             try:
@@ -113,7 +113,7 @@ def rehearse(
                 raise ConnectionLost(_LOST) from None
             raise classify_statement_error(error) from None
     rehearsed, left_out = rehearsal.rehearsed, rehearsal.not_rehearsed
-    message = f"Rolled back: {rehearsed} would work, {len(result.errors)} would fail, {left_out} not rehearsed"
+    message = f"Rehearsed: {rehearsed} would succeed, {len(result.errors)} would fail, {left_out} not rehearsed"
     return message, {"rehearsed": rehearsed, "not_rehearsed": left_out}
 
 
@@ -130,7 +130,7 @@ def _begin(conn: Connection, profile: SessionProfile, timeout: float) -> None:
         run(conn, profile.begin.sql)
         (answer,) = run(conn, f"SELECT {TRY_IN_TRANSACTION}")
         if answer.get_value(0, 0) == b"t":
-            log.info("Holding the migration lock", extra={"event": "lock.acquired"})
+            log.info("Acquired the migration lock", extra={"event": "lock.acquired"})
             return
         run(conn, "ROLLBACK")
 
@@ -170,7 +170,7 @@ class _Rehearsal:
         if not migration.transactional:
             self.not_rehearsed += 1
             fields = {"event": "migration.not_rehearsed", "migration": migration.name}
-            log.warning("Not rehearsed, as it runs without a transaction: %s", migration.name, extra=fields)
+            log.warning("Did not rehearse %s because it runs without a transaction", migration.name, extra=fields)
             return
         self._watcher.watch(migration.name, execution.counter)
         release = f"RELEASE SAVEPOINT {self._savepoint};{self._reset}"
@@ -179,7 +179,7 @@ class _Rehearsal:
             execution.run()
         except (MigrationFailure, AlreadyApplied) as problem:
             run(self._conn, f"ROLLBACK TO SAVEPOINT {self._savepoint};{release}")
-            in_table = MigrationFailure("its row is in _migrations already")
+            in_table = MigrationFailure("the migration is already recorded in _migrations")
             failure = problem if isinstance(problem, MigrationFailure) else in_table
             if failure.sqlstate == "55P03":
                 failure.fields["hint"] = _IN_USE
@@ -202,7 +202,7 @@ class _Rehearsal:
         self._held = held
         locks = relevant_locks(locks, self._relations)
         fields = {"migration": migration.name, "duration_ms": duration_ms, "locks": lock_fields(locks)}
-        described = describe_locks(locks) or "no lock on what was there that was not held before"
+        described = describe_locks(locks) or "takes no further locks on existing tables"
         message = f"Would apply {migration.name} in {duration_ms:.0f} ms: {described}"
         log.info("%s", message, extra={"event": "migration.rehearsed", **fields})
 

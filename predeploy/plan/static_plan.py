@@ -104,9 +104,9 @@ def relevant_locks(locks: Mapping[Relation, LockMode], relations: Mapping[int, R
 def _message(plan: FilePlan) -> str:
     actions = ", ".join(f"{count} x {action}" if count > 1 else action for action, count in plan.action_counts.items())
     how = "in a transaction" if plan.migration.transactional else "without a transaction"
-    unknown = "; and what the text does not tell: rehearse to see" if plan.unknown else ""
-    locks = describe_locks(plan.locks) or "locks nothing that is there now"
-    return f"Would run {plan.migration.name} {how}: {actions or 'no statement'}; {locks}{unknown}"
+    unknown = "; may take others (run plan --rehearse to see)" if plan.unknown else ""
+    locks = describe_locks(plan.locks) or "takes no locks on existing tables"
+    return f"Would run {plan.migration.name} {how}: {actions or 'no statements'}; {locks}{unknown}"
 
 
 def _plan_file(migration: Migration, catalog: Catalog) -> FilePlan:

@@ -171,9 +171,9 @@ def test_a_notice_is_told_with_the_file_that_raised_it_and_our_own_are_not(
         migrations_dir.write(name, f"DO $$BEGIN RAISE NOTICE 'this is {name}'; RAISE INFO 'and this'; END$$")
     told = [(line["migration"], line["message"]) for line in run().named("postgres.notice")]
     assert told == [
-        (name, f"Postgres says: {text}")
+        (name, f"{severity} from {name}: {text}")
         for name in ("001.sql", "002.sql", "003.sql")
-        for text in (f"this is {name}", "and this")
+        for severity, text in (("NOTICE", f"this is {name}"), ("INFO", "and this"))
     ]
 
 

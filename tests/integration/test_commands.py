@@ -126,7 +126,7 @@ def test_text_format_is_for_people(run: Callable[..., Run], migrations_dir: Migr
     assert re.fullmatch(
         rf"{at} error   Failed: 002\.sql:1:8: .* \(SQLSTATE 42703 undefined_column, SELECT\)", lines[-3]
     )
-    assert lines[-2].startswith("    advice: Correct the column's name")
+    assert lines[-2].startswith("    advice: Fix the name of the column")
     assert re.fullmatch(rf"{at} error   1 failed \(002\.sql\), .* \(exit code 1, [\d.]+ m?s\)", lines[-1])
 
 
@@ -148,7 +148,7 @@ def test_status_in_text_is_a_line_each_with_the_counts_at_its_end(
     ]
 
 
-@pytest.mark.parametrize(("files", "said"), [(0, "Nothing is pending"), (2, "2 pending: 0.sql, 1.sql")], ids=str)
+@pytest.mark.parametrize(("files", "said"), [(0, "No pending migrations"), (2, "2 pending: 0.sql, 1.sql")], ids=str)
 def test_check_in_text_is_one_line(
     run: Callable[..., Run], migrations_dir: MigrationsDir, files: int, said: str
 ) -> None:

@@ -126,7 +126,7 @@ def test_on_error_stop_reports_the_rest_as_not_run(
 def test_require_files_refuses_an_empty_directory(run: Callable[..., Run]) -> None:
     finished = run(MIGRATE_REQUIRE_FILES="true")
     assert finished.exit_code == 2
-    assert "is the directory mounted?" in finished.report["message"]
+    assert "Check that the directory is mounted." in finished.report["message"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_require_files_refuses_an_empty_directory(run: Callable[..., Run]) -> No
         ("SELECT 1;\nSELECT 'open", 2, "never closed"),
         ("SELECT 1;\n/* open", 2, "never closed"),
         ("SELECT 1;\nSELECT '\0';", 2, "NUL"),
-        ("-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT 2;", 3, "roll back"),
+        ("-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT 2;", 3, "down migration"),
     ],
 )
 def test_what_would_wedge_the_session_is_refused_before_anything_is_sent(
@@ -309,8 +309,7 @@ def test_a_failing_no_transaction_file_keeps_what_came_before_and_says_so(
     )
     event = failure(run())
     assert (event["line"], event["statement"], event["statements"]) == (3, 2, 3)
-    assert "1 statement(s)" in event["hint"]
-    assert "stay" in event["hint"]
+    assert event["hint"] == "1 earlier statement has taken effect and cannot be rolled back"
     assert database.query("SELECT to_regclass('a')::text, to_regclass('b')") == [("a", None)]
     assert database.query("SELECT count(*) FROM _migrations") == [(0,)]
 
@@ -358,6 +357,6 @@ def test_notices_are_told_with_the_migration_that_caused_them(
     migrations_dir.write("001.sql", "DO $$ BEGIN RAISE NOTICE 'hello'; RAISE WARNING 'careful'; END $$")
     told = [(e["migration"], e["level"], e["severity"], e["message"]) for e in run().named("postgres.notice")]
     assert told == [
-        ("001.sql", "info", "NOTICE", "Postgres says: hello"),
-        ("001.sql", "warning", "WARNING", "Postgres says: careful"),
+        ("001.sql", "info", "NOTICE", "NOTICE from 001.sql: hello"),
+        ("001.sql", "warning", "WARNING", "WARNING from 001.sql: careful"),
     ]

@@ -371,9 +371,9 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
     ),
     "name never closed": ('CREATE ROLE x PASSWORD "§', "", "the quoted identifier that opens here is never closed"),
     "comment never closed": ("SELECT 1 /* §", "", "the comment that opens here is never closed"),
-    "backslash": ("\\password §", "", "a backslash outside quotes"),
+    "backslash": ("\\password §", "", "backslash outside quotes"),
     "copy from stdin": ("COPY users FROM STDIN;\n§", "", "COPY ... FROM STDIN"),
-    "transaction": ("COMMIT AND CHAIN; SELECT '§'", "", "COMMIT: the runner begins and commits"),
+    "transaction": ("COMMIT AND CHAIN; SELECT '§'", "", "COMMIT: transaction control is not allowed"),
     "nul": ("SELECT '§\0'", "", "a NUL character"),
 }
 
@@ -556,7 +556,7 @@ def test_a_refused_statement_of_ours_is_told_by_the_same_rule(database: Database
     with database.connect() as conn, pytest.raises(psycopg.Error) as caught:
         conn.execute("SELECT 'hunter2'::int")
     assert str(classify_statement_error(caught.value)) == (
-        'The server refused a statement of ours: invalid input syntax for type integer: "***" (SQLSTATE 22P02).'
+        'Postgres rejected an internal statement: invalid input syntax for type integer: "***" (SQLSTATE 22P02).'
     )
 
 
@@ -597,7 +597,7 @@ def test_a_notice_is_told_by_the_same_rule(
     database.execute("CREATE TABLE users ()")
     migrations_dir.write("001.sql", sql)
     (event,) = run().named("postgres.notice")
-    assert (event["severity"], event["message"]) == (severity, f"Postgres says: {text}")
+    assert (event["severity"], event["message"]) == (severity, f"{severity} from 001.sql: {text}")
 
 
 def test_a_hint_names_what_there_is(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
