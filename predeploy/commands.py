@@ -29,7 +29,7 @@ _MAX_NAMES = 5
 
 
 def migrate(settings: Settings, dsn: Dsn, report: Report) -> None:
-    """Apply what is pending."""
+    """Apply the pending migrations."""
     from predeploy.apply.fast_path import FastPath
 
     started = time.monotonic()
@@ -65,13 +65,13 @@ def status(settings: Settings, dsn: Dsn, report: Report) -> None:
 
 
 def check(settings: Settings, dsn: Dsn, report: Report) -> None:
-    """Say by the exit code whether anything is pending."""
+    """Report by the exit code whether a migration is pending."""
     pending = [row.name for row in _statuses(settings, dsn) if row.state == "pending"]
     report.set_outcome(10 if pending else 0, _describe_pending(pending), pending=len(pending))
 
 
 def plan(settings: Settings, dsn: Dsn, report: Report) -> None:
-    """Say what would run and which locks it would take, from the files' text."""
+    """Report what would run and which locks it would take, from the text of the files."""
     from predeploy.connection.connect import Server
     from predeploy.plan.static_plan import log_plan
 
@@ -82,7 +82,7 @@ def plan(settings: Settings, dsn: Dsn, report: Report) -> None:
 
 
 def rehearse(settings: Settings, dsn: Dsn, report: Report) -> None:
-    """Run what is pending in a transaction that is rolled back."""
+    """Run the pending migrations in a transaction, and roll it back."""
     from predeploy.connection.connect import Server
     from predeploy.plan.rehearsal import rehearse
 
@@ -99,7 +99,7 @@ def rehearse(settings: Settings, dsn: Dsn, report: Report) -> None:
 
 
 def health(settings: Settings, dsn: Dsn, report: Report) -> None:
-    """Say whether the database answers."""
+    """Report whether the database answers."""
     from predeploy.connection.connect import Server
     from predeploy.connection.health import check_db_health
 
@@ -145,7 +145,7 @@ def migration_status(conn: Connection, files: MigrationFiles) -> list[MigrationS
 
 
 def _read_files(settings: Settings, dsn: Dsn) -> MigrationFiles:
-    """Log what starts, and read the files: a broken mount is known before a second of waiting."""
+    """Log the start, and read the files: a broken mount is reported before any waiting."""
     fields = {"version": __version__, "host": dsn.host, "port": dsn.port, "migrations_dir": settings.migrations_dir}
     message = f"Starting pg-predeploy {__version__} for Postgres at {dsn.host}:{dsn.port}"
     log.info("%s", message, extra={"event": "run.started", **fields})

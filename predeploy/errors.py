@@ -1,4 +1,4 @@
-"""The exit codes, and the exceptions that end a run: one for each ending that an operator treats differently.
+"""The exit codes, and the exceptions that end a run: one for each outcome that an operator treats differently.
 
 A migration that fails is not one of them: it is an expected outcome and is returned in `MigrationResult.errors`.
 """
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ExitCode(NamedTuple):
-    """The word in the field `outcome` of the last line, and what --help says."""
+    """The word in the field `outcome` of the last line, and the text in --help."""
 
     outcome: str
     meaning: str
@@ -37,7 +37,7 @@ class StorageError(Exception):
     """Something other than a migration ended the run.
 
     `code` is a constant for programs, `exit_code` the process's exit status, `fields` are more fields of the last line.
-    The text is for people and never holds a part of the connection string other than host and port.
+    The text is for people. Of the connection string it contains at most the host and the port.
     """
 
     code = "STORAGE_ERROR"
@@ -90,7 +90,7 @@ class LockTimeout(StorageError):
 
 
 class PostgresRefused(StorageError):
-    """The server refused permanently: credentials, database, TLS or privileges have to change first.
+    """The server rejected the run permanently: credentials, database, TLS or privileges have to change first.
 
     `reason` is a constant word for the log: `authentication`, `unknown_database`, `tls`, `privilege`, ...
     """

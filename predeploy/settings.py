@@ -46,9 +46,9 @@ _KNOWN = {
 
 
 class Settings(NamedTuple):  # made in 0.1 ms, a frozen dataclass in 0.8
-    """What a run needs to know; every duration in seconds, 0 meaning off for those inside a migration.
+    """The settings of a run. Durations are in seconds; 0 turns off the timeouts inside a migration.
 
-    `direct_url` is the name of a variable that is set and may hold the way around a pooler, else empty.
+    `direct_url` is the name of a variable that may hold a connection string that bypasses the pooler, or empty.
     """
 
     database_url: str
@@ -75,7 +75,7 @@ class Settings(NamedTuple):  # made in 0.1 ms, a frozen dataclass in 0.8
 def load_settings(environ: Mapping[str, str], *, default_dir: str) -> Settings:
     """Read the settings; raise `ConfigurationError` naming the variable, never its value.
 
-    A variable that is set but empty counts as not set, as compose and Kubernetes templates produce it.
+    An empty variable counts as not set: templates of Compose and Kubernetes produce it.
     """
     return Settings(
         database_url=_database_url(environ),
@@ -96,7 +96,7 @@ def load_settings(environ: Mapping[str, str], *, default_dir: str) -> Settings:
 
 
 def termination_log(environ: Mapping[str, str]) -> str | None:
-    """Return the file for the termination message: the one that is named, or the one that Kubernetes has made."""
+    """Return the file for the termination message: the configured one, or the one that Kubernetes creates."""
     if named := environ.get("MIGRATE_TERMINATION_LOG"):
         return named
     default = "/dev/termination-log"

@@ -1,4 +1,4 @@
-"""What an error's code means in one word, and what to do: one sentence for each that operators of migrations meet."""
+"""SQLSTATE -> its condition name, and one sentence of advice for the errors that migrations commonly meet."""
 
 from __future__ import annotations
 
@@ -102,13 +102,13 @@ def condition_of(sqlstate: str | None) -> str | None:
     except KeyError:
         return None
     snake = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-    return snake.rstrip("_").removesuffix("_ext")  # psycopg's ways to tell two of a name apart
+    return snake.rstrip("_").removesuffix("_ext")  # psycopg's ways to distinguish two of the same name
 
 
 def advise(sqlstate: str | None, command: str | None, function: str | None, *, transactional: bool) -> str | None:
-    """Return what to do about a code that a statement of that command has met, in that function of the server's.
+    """Return what to do about an error of a statement with that command, raised in that function of the server.
 
-    What a file raises itself has the words of its author for that.
+    None for an error that the migration raises itself: its author has written the message.
     """
     if not sqlstate or function in {"exec_stmt_raise", "exec_stmt_assert"}:
         return None
@@ -119,9 +119,9 @@ def advise(sqlstate: str | None, command: str | None, function: str | None, *, t
 
 
 def after_failure(sqlstate: str | None, message: str, failed: Sequence[Migration]) -> str | None:
-    """Return what to do where something is missing that one of the files which `failed` before may have made.
+    """Return what to do if an object is missing that one of the migrations that `failed` may create.
 
-    Those that name what is missing are named, or all where none does.
+    It names the migrations that mention the object, or all of them if none does.
     """
     if not failed or sqlstate not in _MISSING:
         return None

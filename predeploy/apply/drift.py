@@ -1,4 +1,4 @@
-"""Where the files and `_migrations` differ: warnings that change nothing about the run."""
+"""Warnings about differences between the files and `_migrations`; they do not affect the run."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _MAX_WARNINGS = 20
 
 
 def has_changed(migration: Migration, applied: str | None) -> bool:
-    """Return whether the file differs from what was applied; without both checksums it is taken as the same."""
+    """Return whether the file differs from what was applied; if a checksum is missing, assume that it does not."""
     return bool(applied and migration.checksum and applied != migration.checksum)
 
 
 def warn_of_drift(files: MigrationFiles, checksums: Mapping[str, str | None]) -> None:
-    """Warn of files that were changed after they were applied, and of rows without a file."""
+    """Warn about files that changed after they were applied, and about rows without a file."""
     on_disk = {file.name: file.checksum for file in files.migrations}
     if on_disk == checksums:
-        return  # as nearly always: so 10,000 are compared in 1 ms
+        return  # the usual case: 10,000 compare in 1 ms
     changed = [file.name for file in files.migrations if has_changed(file, checksums.get(file.name))]
     _warn(
         "migration.changed",
@@ -41,7 +41,7 @@ def warn_of_drift(files: MigrationFiles, checksums: Mapping[str, str | None]) ->
 
 
 def warn_of_order(files: MigrationFiles, pending: Iterable[str], rows: Iterable[str]) -> None:
-    """Warn of an order that the author may not expect."""
+    """Warn about an order that the author may not expect."""
     if pair := _misordered([migration.name for migration in files.migrations]):
         log.warning(
             "%s runs before %s because names sort by character; pad the numbers with zeros",
@@ -57,7 +57,7 @@ def warn_of_order(files: MigrationFiles, pending: Iterable[str], rows: Iterable[
 
 
 def _misordered(names: list[str]) -> tuple[str, str] | None:
-    """Return the first two neighbours whose leading numbers run against code-point order (`10_` before `2_`)."""
+    """Return the first two neighbours whose leading numbers contradict code-point order (`10_` before `2_`)."""
     numbered = [(int(match[0][:18]), name) for name in names if (match := re.match(r"[0-9]+", name))]
     for (before, first), (after, second) in pairwise(numbered):
         if before > after:

@@ -1,6 +1,6 @@
-"""What is known of each migration at every moment of a run: applied, failed, not run, in flight, in doubt.
+"""The state of each migration at every moment of a run: applied, failed, not run, in flight, in doubt.
 
-What happens after a COMMIT whose answer is lost: the migrations `in_flight`, the running one and those after it in its
+What happens after a COMMIT whose result is lost: the migrations `in_flight`, the running one and those after it in its
 message, become in doubt. The next read of `_migrations` settles it (`reconcile`): the row was committed with its
 migration, so with a row it is applied, with `in_doubt: true` in the log, as another runner may have applied it since;
 without one it is pending again, at most `MAX_LOSSES` times. A no-transaction migration is not run again but fails: some
@@ -36,24 +36,24 @@ _PARTLY_IN_EFFECT = (
 
 
 class RunState:
-    """Keeps `result` true at every moment, whatever interrupts the run.
+    """Keeps `result` correct at every moment, even if the run is interrupted.
 
     `in_flight` are the running migration and those after it in its message. `losses` counts lost connections by the
-    name of the migration that ran, "" for none.
+    name of the running migration, "" for none.
     """
 
     def __init__(self, files: MigrationFiles) -> None:
         self.result = MigrationResult()
         self.in_flight: list[Migration] = []
         self.losses: Counter[str] = Counter()
-        self.is_rolled_back = False  # what was in flight, for certain
+        self.is_rolled_back = False  # the server has rolled back what was in flight
         self._files = files
         self._in_doubt: list[Migration] = []
         self._applied: list[Migration] = []  # by this run
 
     @property
     def running(self) -> Migration | None:
-        """The migration that runs."""
+        """The running migration."""
         return self.in_flight[0] if self.in_flight else None
 
     @property
@@ -66,14 +66,14 @@ class RunState:
         return unsettled[0].name, _ROLLED_BACK if self.is_rolled_back else _UNCONFIRMED
 
     def reconcile(self, rows: Collection[str]) -> None:
-        """Compare what this run believes with the names in the table; see the head of this file."""
+        """Compare the state of this run with the names in the table; see the docstring of this module."""
         for migration in [migration for migration in self._in_doubt if migration.name in rows]:
             self.mark_applied(migration, in_doubt=True)
         for migration in [migration for migration in self._applied if migration.name not in rows]:
             self._withdraw(migration)
 
     def pending(self, rows: Collection[str]) -> list[Migration]:
-        """Return what is still to be applied, given the names in the table."""
+        """Return the migrations that are still to be applied, given the names in the table."""
         decided = {*rows, *self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         return [migration for migration in self._files.migrations if migration.name not in decided]
 
@@ -84,7 +84,7 @@ class RunState:
         log.debug("Applying %s", migration.name, extra=fields)
 
     def mark_applied(self, migration: Migration, *, in_doubt: bool = False, **fields: Any) -> None:
-        """Record and log that a migration is committed; one that was `in_doubt` has a row, which may be another's."""
+        """Record and log that a migration is committed; if it was `in_doubt`, another runner may have applied it."""
         self.result.applied.append(migration.name)
         self._applied.append(migration)
         self.in_flight = [other for other in self.in_flight if other is not migration]
@@ -106,7 +106,7 @@ class RunState:
         log_failure("Failed", migration, failure, self.result, self._files.migrations)
 
     def mark_not_run(self, migration: Migration) -> None:
-        """Record and log that a migration is not run, as an earlier one failed."""
+        """Record and log that a migration is not run because an earlier one failed."""
         name = migration.name
         self.result.not_run.append(name)
         log.warning(
@@ -128,12 +128,12 @@ class RunState:
         )
 
     def mark_in_doubt(self) -> None:
-        """Note that nobody knows whether what was in flight is committed."""
+        """Note that the migrations in flight may or may not be committed."""
         self._in_doubt, self.in_flight = self.in_flight or self._in_doubt, []
         self.is_rolled_back = False
 
     def refusal_reason(self, migration: Migration) -> str | None:
-        """Return why a migration cannot be run, or must not be run again after a lost connection."""
+        """Return why a migration cannot run, or must not run again after a lost connection; None if it can."""
         losses = self.losses[migration.name]
         if losses and not migration.transactional:
             return (
@@ -147,18 +147,18 @@ class RunState:
         return migration.problem
 
     def finish(self, rows: Mapping[str, Row]) -> None:
-        """Fill in what was skipped, and warn of files that differ from what was applied."""
+        """Fill in the skipped migrations, and warn about files that differ from what was applied."""
         not_skipped = {*self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         self.result.skipped[:] = [m.name for m in self._files.migrations if m.name not in not_skipped]
         warn_of_drift(self._files, {name: row.checksum for name, row in rows.items()})
 
     def _withdraw(self, migration: Migration) -> None:
-        """Take an applied migration back: it is applied again, in order, unless it runs without a transaction."""
+        """Withdraw an applied migration: it is pending again, or failed if it runs without a transaction."""
         self._applied.remove(migration)
         self.result.applied.remove(migration.name)
         fields = {"event": "migration.undone", "migration": migration.name}
         log.warning(
-            "%s was applied, but its row in _migrations is gone; the server may have lost it in a failover",
+            "%s was applied, but its row in _migrations is missing; the server may have lost it in a failover",
             migration.name,
             extra=fields,
         )
@@ -166,7 +166,7 @@ class RunState:
             self.mark_failed(
                 migration,
                 MigrationFailure(
-                    "its row in _migrations is gone, and it was applied without a transaction. "
+                    "its row in _migrations is missing, and it was applied without a transaction. "
                     "Check the schema before you run it again"
                 ),
             )

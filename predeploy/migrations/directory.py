@@ -1,4 +1,4 @@
-"""A directory of `.sql` files -> Migration values, decided from the files alone."""
+"""A directory of `.sql` files -> Migration values, from the files alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from predeploy.errors import ConfigurationError
 from predeploy.migrations.large_file import BOM, examine, open_regular_file
 from predeploy.migrations.migration import Migration, MigrationFiles
 
-try:  # the interpreter's own: to load OpenSSL for hashlib takes 2.5 ms and 3 MiB
+try:  # the interpreter's own: loading OpenSSL for hashlib takes 2.5 ms and 3 MiB
     from _sha2 import sha256  # type: ignore[import-not-found]  # since Python 3.12
 except ImportError:
     try:
@@ -21,7 +21,7 @@ except ImportError:
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_KEPT_BYTES = 4 << 20  # of a file; a kept one of 50 MB would cost 100 MiB, with all that is made of it
+MAX_KEPT_BYTES = 4 << 20  # per file; keeping 50 MB would take 100 MiB in total
 _BLOCK_BYTES = 1 << 20
 _NOT_UTF8 = "line {}: invalid UTF-8; save the file as UTF-8"
 
@@ -29,8 +29,8 @@ _NOT_UTF8 = "line {}: invalid UTF-8; save the file as UTF-8"
 def read_migrations(directory: Path | str) -> MigrationFiles:
     """List, sort, read and hash the directory's `.sql` files; subdirectories and dot files are ignored.
 
-    A missing directory is an empty one. Raise `ConfigurationError` for a directory that exists and cannot be listed:
-    it must not pass for an empty one.
+    A missing directory counts as empty. Raise `ConfigurationError` for a directory that exists and cannot be listed: it
+    must not count as empty.
     """
     try:
         names = [name for name in sorted(os.listdir(directory)) if not name.startswith(".")]
@@ -69,7 +69,7 @@ def _read(folder: str, name: str) -> Migration:
 
 
 def _read_file(path: str, max_bytes: int) -> bytes | None:
-    """Return the content, by the system's own calls: a file object takes twice as long. None for a larger file."""
+    """Return the content, or None for a larger file. System calls: a file object takes twice as long."""
     file, size = open_regular_file(path)
     try:
         if size > max_bytes:
@@ -85,7 +85,7 @@ def _read_file(path: str, max_bytes: int) -> bytes | None:
 
 
 def _read_large(name: str, path: str) -> Migration | None:
-    """Read a file without keeping its text; None where it has to be kept, as it may run without a transaction."""
+    """Read a file without keeping its text; None if the text is needed, because it may run without a transaction."""
     found = examine(path)
     if not found.transactional:
         return None

@@ -1,7 +1,7 @@
-"""What a migration must not contain, because it would hang the connection or undo the runner's promises.
+"""What a migration must not contain, because it would block the connection or break the runner's guarantees.
 
-A violation is found before the chunk is sent. Its message says what is wrong and what to do; of the file it quotes
-nothing but keywords.
+A violation is found before the chunk is sent. Its message explains the problem and the remedy; it quotes only keywords
+from the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from predeploy.migrations.migration import Migration
     from predeploy.sql.splitter import Scan, Statement
 
-# A mark is a whole line, except for what its tool allows after it: prose that mentions one is no mark.
+# A mark is a whole line, except for what its tool allows after it: text that mentions one is not a mark.
 _ROLLBACK_HALF = re.compile(
     r"--(?:"
     r"[ \t]*(?:migrate:down|\+(?:goose|migrate|micrate)[ \t]+down|rambler[ \t]+down|//[ \t]*@undo)"
@@ -31,7 +31,7 @@ _ROLLBACK_HALF = re.compile(
 _HAS_ROLLBACK_HALF = "contains a down migration, which would be executed too; remove everything from this line on"
 _OUR_TABLE = "a no-transaction migration must not use _migrations, because its changes cannot be rolled back"
 _RESTRICT = re.compile(r"\\(?:un)?restrict\b")
-# One look into this set decides most statements: a file may hold a million.
+# One lookup decides most statements: a file may contain a million.
 _LOOKED_AT = frozenset(
     (word,) for word in ("COPY", "SET", "BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE")
 )
@@ -39,8 +39,8 @@ _COPY = {
     "FROM": "COPY ... FROM STDIN is not supported; use INSERT (pg_dump --inserts or --column-inserts)",
     "TO": "COPY ... TO STDOUT is not supported; remove it",
 }
-# A file is sent in messages that Postgres reads as a whole, as UTF-8 and with standard-conforming strings: a SET of
-# these would count from the next message on, or never.
+# Postgres reads each message as a whole, as UTF-8 and with standard-conforming strings: a SET of these would take
+# effect with the next message, or never.
 _TEXT_SETTINGS = {
     "STANDARD_CONFORMING_STRINGS": (
         {"ON", "TRUE", "YES", "1", "DEFAULT"},
@@ -55,14 +55,14 @@ _TEXT_SETTINGS["NAMES"] = _TEXT_SETTINGS["CLIENT_ENCODING"]
 
 
 class Violation(NamedTuple):
-    """Why a text must not be sent, and the line, from 1, where it says so."""
+    """Why a text must not be sent, and the line, from 1."""
 
     line: int
     message: str
 
 
 class ChunkReader:
-    """The chunks of a migration that may be sent, in order; one may be read ahead while the server works."""
+    """The valid chunks of a migration, in order; one may be read ahead while the server works."""
 
     def __init__(self, migration: Migration) -> None:
         self._chunks = _valid_chunks(migration)
@@ -79,7 +79,7 @@ class ChunkReader:
         return ahead or next(self._chunks)
 
     def read_ahead(self) -> None:
-        """Read the next chunk before it is asked for; a failure is kept, as the server may report an earlier one."""
+        """Read the next chunk ahead; keep a failure for later, because the server may report an earlier one."""
         try:
             self._ahead = next(self._chunks, None)
         except MigrationFailure as failure:
@@ -87,7 +87,7 @@ class ChunkReader:
 
 
 def _valid_chunks(migration: Migration) -> Iterator[Chunk]:
-    """Yield the chunks; of a text that is kept none before all are valid."""
+    """Yield the chunks; for a text in memory, validate all of them first."""
     if migration.problem:
         raise MigrationFailure(migration.problem)
     if migration.is_large:
@@ -182,9 +182,9 @@ def _check_transaction_control(words: tuple[str, ...]) -> str | None:
 
 
 def _check_copy(sql: str, statement: Statement) -> str | None:
-    """Look behind the first FROM or TO outside parentheses; after a dot they are names.
+    """Check what follows the first FROM or TO outside parentheses; after a dot they are names.
 
-    The grammar takes STDIN and STDOUT for each other: the direction is what counts.
+    The grammar treats STDIN and STDOUT alike: only the direction matters.
     """
     depth, previous, direction = 0, "", ""
     for token in tokens(sql, statement):

@@ -1,4 +1,4 @@
-"""The pending migrations, run on the real database in one transaction that is rolled back."""
+"""The rehearsal: pending migrations run on the real database in one transaction that is rolled back."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ _LOCKS = """
     WHERE l.locktype = 'relation' AND l.granted AND l.pid = pg_catalog.pg_backend_pid()
     AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 """
-# Check what COMMIT would check, then defer again what is deferred at the start of a transaction. By name, because SET
-# CONSTRAINTS ALL would also apply to constraints that a later migration creates.
+# Check what COMMIT would check, then restore the initially deferred constraints. By name, because SET CONSTRAINTS ALL
+# would also apply to constraints that a later migration creates.
 _CHECK_DEFERRED = (
     "SET SESSION AUTHORIZATION DEFAULT",
     """DO LANGUAGE plpgsql $predeploy$
@@ -87,7 +87,7 @@ def rehearse(
 ) -> tuple[str, dict[str, int]]:
     """Run the pending migrations under the migration lock and roll them back; log each, add failures to `result`.
 
-    Return message and fields of the last line. Timeouts are in seconds; 0 stands for the defaults of this module.
+    Return message and fields of the last line. Timeouts are in seconds; 0 means the defaults of this module.
     """
     timeouts = {
         "lock_timeout": lock_timeout or LOCK_TIMEOUT_S,
@@ -136,7 +136,7 @@ def _begin(conn: Connection, profile: SessionProfile, timeout: float) -> None:
 
 
 class _Rehearsal:
-    """Migrations in one open transaction, each in a savepoint, to which it is rolled back if it fails."""
+    """Runs migrations in one open transaction, each in a savepoint, and rolls back to it after a failure."""
 
     def __init__(
         self,
@@ -154,13 +154,13 @@ class _Rehearsal:
         self._result = result
         self._relations = read_relations(conn)
         self._table: MigrationsTable = ensure_table(conn, alter=False)
-        self._savepoint = f"rehearsal_{secrets.token_hex(8)}"  # no migration can know it
+        self._savepoint = f"rehearsal_{secrets.token_hex(8)}"  # unknown to every migration
         self._reset = profile.reset.sql + profile.begin.sql.partition(";")[2]
         self._profile = SessionProfile(commit=join(*_CHECK_DEFERRED), pooled=profile.pooled)
         self._held = self._held_locks()
 
     def run(self, migration: Migration) -> None:
-        """Run one migration and log the outcome; what it does stays in the transaction for those after it."""
+        """Run one migration and log the outcome; later migrations see its effects in the transaction."""
         execution = Execution(self._conn, self._table, migration, self._profile)
         try:
             execution.load()
@@ -174,7 +174,7 @@ class _Rehearsal:
             return
         self._watcher.watch(migration.name, execution.counter)
         release = f"RELEASE SAVEPOINT {self._savepoint};{self._reset}"
-        run(self._conn, f"SAVEPOINT {self._savepoint}")  # sent alone: of a message with a syntax error, nothing runs
+        run(self._conn, f"SAVEPOINT {self._savepoint}")  # sent alone: nothing runs in a message with a syntax error
         try:
             execution.run()
         except (MigrationFailure, AlreadyApplied) as problem:
