@@ -1,8 +1,8 @@
-"""The process: read the settings, open the log, run the command, report, exit with the truth.
+"""The process: read the settings, open the log, run the command, report, exit.
 
-`predeploy/commands.py` goes on with the sentence: read the files, wait for Postgres, take the lock, apply what is
-pending. This is the only file that reads the environment and the command line. It imports nothing heavy before the
-signal handlers are in place: as PID 1 a process without them ignores SIGTERM.
+`predeploy/commands.py` continues: read the files, wait for Postgres, take the lock, apply the pending migrations. This
+is the only file that reads the environment and the command line. It imports nothing heavy before it installs the
+signal handlers: as PID 1, a process without handlers ignores SIGTERM.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _reports: list[Report] = []  # the one of main(), once there is one
 
 
 def run() -> NoReturn:
-    """Be the process: handle signals, run the command line, leave with the exit code."""
+    """Handle signals, run the command line, and exit with its exit code."""
     exit_code = CRASHED
     try:
         raise_on_signals(_report_forced_exit)
@@ -38,15 +38,15 @@ def run() -> NoReturn:
         if signal := signal_behind(error):
             exit_code = _report_signal(signal)
         else:
-            sys.__excepthook__(type(error), error, error.__traceback__)  # not even the log could be opened
+            sys.__excepthook__(type(error), error, error.__traceback__)  # the log could not be opened
     finally:
-        with suppress(AttributeError, OSError, ValueError):  # closed, or nobody reads it any more
+        with suppress(AttributeError, OSError, ValueError):  # stdout is closed or has no reader
             sys.stdout.flush()
-        os._exit(exit_code)  # at once: neither an abandoned login thread nor Python's teardown may take time
+        os._exit(exit_code)  # at once, without waiting for an abandoned login thread or Python's teardown
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run one command and return the exit code; however it ends, the last log line says the same."""
+    """Run one command and return the exit code; the last log line always reports the same outcome."""
     from predeploy.cli import parse
     from predeploy.commands import COMMANDS
     from predeploy.errors import StorageError
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _read_settings(environ: Mapping[str, str], command_line: CommandLine, report: Report) -> tuple[Settings, Dsn]:
-    """Read the settings and the connection string, and open the log as they say; secrets are masked from then on."""
+    """Read the settings and the connection string, and open the configured log; secrets are masked from then on."""
     from predeploy.connection.dsn import parse_dsn, secrets_in
     from predeploy.log.setup import open_log
     from predeploy.settings import load_settings
@@ -88,7 +88,7 @@ def _read_settings(environ: Mapping[str, str], command_line: CommandLine, report
         brief = command_line.command != "migrate"
         report.scrubber = open_log(level=settings.log_level, style=style, environ=environ, brief=brief)
         dsn = parse_dsn(url)
-    except Exception:  # its text may quote a connection string that nobody has understood
+    except Exception:  # its text may quote a malformed connection string
         report.scrubber.add_secrets(secrets_in(url))
         raise
     report.scrubber.add_secrets(dsn.secrets)
@@ -102,17 +102,16 @@ def _default_migrations_dir() -> str:
 
 
 def _report_forced_exit(signal: Terminated) -> int:
-    how = ", before the server confirmed the end of what ran: _migrations tells what was committed"
-    return _report_signal(signal, how)
+    return _report_signal(signal)
 
 
-def _report_signal(signal: Terminated, how: str = "") -> int:
-    """Write the last line where main() cannot: before it has a report, or when the way out is blocked."""
+def _report_signal(signal: Terminated) -> int:
+    """Write the last line where main() cannot: before it has a report, or when its cleanup is blocked."""
     from predeploy.log.setup import open_log
     from predeploy.report import Report
 
     report = _reports[0] if _reports else Report(STARTED, open_log())
-    report.set_interrupted(signal.exit_code, str(signal), how)
+    report.set_interrupted(signal.exit_code, str(signal))
     return report.write()
 
 

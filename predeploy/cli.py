@@ -13,50 +13,50 @@ if TYPE_CHECKING:
 COMMANDS = ("migrate", "status", "check", "plan", "plan --rehearse", "health")
 _HELP = """\
 commands:
-  migrate   apply what is pending (the default)
-  status    list every migration: applied, pending, changed, missing on disk
-  check     exit 0 when nothing is pending, 10 otherwise
-  plan      tell what would run and which locks it would take; changes nothing
+  migrate   apply the pending migrations (the default)
+  status    list every migration: applied, pending, changed or missing
+  check     exit with 0 if no migration is pending, with 10 otherwise
+  plan      show the pending migrations and the locks that they would take; change nothing
   plan --rehearse
-            run it in a transaction that is rolled back, and tell how long it took and what it locked
-  health    exit 0 when the database answers within 5 s, 3 otherwise
+            run them in a transaction, roll it back, and show their duration and locks
+  health    exit with 0 if the database answers within 5 s, with 3 otherwise
 
 options:
-  --rehearse (of plan), --version, --help
-  --json    one JSON object a line, whatever MIGRATE_LOG_FORMAT and the terminal say
+  --rehearse (plan only), --version, --help
+  --json    log one JSON object per line, regardless of MIGRATE_LOG_FORMAT and the terminal
 
-environment (durations in seconds, or with a unit: 500ms, 30s, 5m):
-  DATABASE_URL               postgresql:// URI or key=value string; libpq's PG* variables fill what it leaves out
-  DATABASE_URL_FILE          a file that holds it, instead
-  MIGRATIONS_DIR             the directory of .sql files
-  MIGRATE_WAIT_TIMEOUT       60        for the server to accept us
-  MIGRATE_LOCK_WAIT_TIMEOUT  300       for another runner to finish
+environment (with defaults; durations in seconds, or with a unit: 500ms, 30s, 5m):
+  DATABASE_URL               required  postgresql:// URI or key=value string; PG* variables supply what it omits
+  DATABASE_URL_FILE                    file to read the connection string from, instead of DATABASE_URL
+  MIGRATIONS_DIR                       directory of the .sql files
+  MIGRATE_WAIT_TIMEOUT       60        how long to wait for Postgres
+  MIGRATE_LOCK_WAIT_TIMEOUT  300       how long to wait for another runner to finish
   MIGRATE_LOCK_TIMEOUT       off       lock_timeout inside each migration
   MIGRATE_STATEMENT_TIMEOUT  off       statement_timeout inside each migration
-  MIGRATE_RETRIES            5         attempts for a file that met a lock timeout, a deadlock, a serialization failure
-  MIGRATE_WATCH_AFTER        5         how long a migration runs before its progress is told; 0: never
-  MIGRATE_ON_ERROR           continue  or stop
-  MIGRATE_REQUIRE_FILES      false     or true: an empty or missing directory is an error
-  MIGRATE_LOG_LEVEL          info      or debug, warning, error
-  MIGRATE_LOG_FORMAT         auto      or json, text; auto is text on a terminal
-  MIGRATE_TERMINATION_LOG    /dev/termination-log, when it exists
+  MIGRATE_RETRIES            5         attempts after a lock timeout, a deadlock or a serialization failure
+  MIGRATE_WATCH_AFTER        5         log progress once a migration has run this long; 0 = never
+  MIGRATE_ON_ERROR           continue  after a failed migration: continue or stop
+  MIGRATE_REQUIRE_FILES      false     true = fail if the directory is missing or has no .sql files
+  MIGRATE_LOG_LEVEL          info      debug, info, warning or error
+  MIGRATE_LOG_FORMAT         auto      json, text or auto (text on a terminal, otherwise json)
+  MIGRATE_TERMINATION_LOG              file for the termination message (/dev/termination-log, if it exists)
 
 exit codes:
 """
 
 
 class CommandLine(NamedTuple):
-    """A command, and whether --json asks for JSON lines whatever the terminal and the settings say."""
+    """A command, and whether --json asks for JSON lines regardless of the terminal and the settings."""
 
     command: str
     json: bool = False
 
 
 def parse(arguments: Sequence[str]) -> CommandLine | None:
-    """Read the command line; return None when --help or --version has answered it.
+    """Read the command line; return None after printing the answer to --help or --version.
 
-    Raise `ConfigurationError` for anything unknown; its text never repeats an argument, which may be a connection
-    string in the wrong place.
+    Raise `ConfigurationError` for anything unknown. Its text never repeats an argument, which may be a misplaced
+    connection string.
     """
     command = arguments[0] if arguments else "migrate"
     if len(arguments) <= 1 and command in COMMANDS:
@@ -67,8 +67,8 @@ def parse(arguments: Sequence[str]) -> CommandLine | None:
     parser = ArgumentParser(
         prog="pg-predeploy",
         usage="pg-predeploy [command] [options]",
-        description="Wait for Postgres and run .sql migrations under a lock.",
-        epilog=f"{_HELP}{exit_codes}  128+n  ended by signal n\n",
+        description="Wait for Postgres, then apply .sql migrations under a lock.",
+        epilog=f"{_HELP}{exit_codes}  128+n  interrupted by signal n\n",
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
         add_help=False,
@@ -78,7 +78,7 @@ def parse(arguments: Sequence[str]) -> CommandLine | None:
     parser.add_argument("-h", "--help", action="store_true", help=SUPPRESS)
     for name in ("version", "json", "rehearse"):
         parser.add_argument(f"--{name}", action="store_true", help=SUPPRESS)
-    refusal = ConfigurationError("Unknown command or option; pg-predeploy --help lists them.")
+    refusal = ConfigurationError("Unknown command or option. Run pg-predeploy --help for a list.")
     try:
         given, unknown = parser.parse_known_args(arguments)
     except ArgumentError:

@@ -30,7 +30,7 @@ _MAX_NAMES = 5
 
 
 def migrate(settings: Settings, dsn: Dsn, report: Report) -> None:
-    """Apply what is pending."""
+    """Apply the pending migrations."""
     from predeploy.apply.fast_path import FastPath
 
     started = time.monotonic()
@@ -69,13 +69,13 @@ def status(settings: Settings, dsn: Dsn, report: Report) -> None:
 
 
 def check(settings: Settings, dsn: Dsn, report: Report) -> None:
-    """Say by the exit code whether anything is pending."""
+    """Report by the exit code whether a migration is pending."""
     pending = [row.name for row in _statuses(settings, dsn) if row.state == "pending"]
     report.set_outcome(10 if pending else 0, _describe_pending(pending), pending=len(pending))
 
 
 def plan(settings: Settings, dsn: Dsn, report: Report) -> None:
-    """Say what would run and which locks it would take, from the files' text."""
+    """Report what would run and which locks it would take, from the text of the files."""
     from predeploy.connection.connect import Server
     from predeploy.plan.static_plan import log_plan
 
@@ -86,7 +86,7 @@ def plan(settings: Settings, dsn: Dsn, report: Report) -> None:
 
 
 def rehearse(settings: Settings, dsn: Dsn, report: Report) -> None:
-    """Run what is pending in a transaction that is rolled back."""
+    """Run the pending migrations in a transaction, and roll it back."""
     from predeploy.connection.connect import Server
     from predeploy.plan.rehearsal import rehearse
 
@@ -103,13 +103,13 @@ def rehearse(settings: Settings, dsn: Dsn, report: Report) -> None:
 
 
 def health(settings: Settings, dsn: Dsn, report: Report) -> None:
-    """Say whether the database answers."""
+    """Report whether the database answers."""
     from predeploy.connection.connect import Server
     from predeploy.connection.health import check_db_health
 
     _read_files(settings, dsn)
     found = check_db_health(Server(dsn))
-    message = f"Not healthy: {found.error}" if found.error else "Healthy"
+    message = f"Unhealthy: {found.error}" if found.error else "Healthy"
     report.set_outcome(0 if found.ok else 3, message, latency_ms=found.latency_ms)
 
 
@@ -149,19 +149,22 @@ def migration_status(conn: Connection, files: MigrationFiles) -> list[MigrationS
 
 
 def _read_files(settings: Settings, dsn: Dsn) -> MigrationFiles:
-    """Log what starts, and read the files: a broken mount is known before a second of waiting."""
+    """Log the start, and read the files: a broken mount is reported before any waiting."""
     fields = {"version": __version__, "host": dsn.host, "port": dsn.port, "migrations_dir": settings.migrations_dir}
-    message = f"pg-predeploy {__version__} for Postgres at {dsn.host}:{dsn.port}"
+    message = f"Starting pg-predeploy {__version__} for Postgres at {dsn.host}:{dsn.port}"
     log.info("%s", message, extra={"event": "run.started", **fields})
     if settings.unknown:
         names = {"event": "settings.unknown", "names": list(settings.unknown)}
-        log.warning("Ignored, as no settings of ours: %s", ", ".join(settings.unknown), extra=names)
+        plural = "s" if len(settings.unknown) > 1 else ""
+        log.warning("Ignoring unknown setting%s %s", plural, ", ".join(settings.unknown), extra=names)
     files = read_migrations(settings.migrations_dir)
     for name in files.lookalikes:
         fields = {"event": "migration.ignored", "migration": name}
-        log.warning("Ignored: %s does not end in .sql in small letters", name, extra=fields)
+        log.warning("Ignoring %s: the extension must be lower-case .sql", name, extra=fields)
     if settings.require_files and not files.migrations:
-        raise ConfigurationError("MIGRATE_REQUIRE_FILES is set and there is no .sql file: is the directory mounted?")
+        raise ConfigurationError(
+            "MIGRATE_REQUIRE_FILES is set, but MIGRATIONS_DIR has no .sql file. Check that the directory is mounted."
+        )
     return files
 
 
@@ -185,6 +188,6 @@ def _log_status(rows: list[MigrationStatus]) -> dict[str, int]:
 
 def _describe_pending(names: list[str]) -> str:
     if not names:
-        return "Nothing is pending"
+        return "No pending migrations"
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return f"{len(names)} pending: {', '.join(names[:_MAX_NAMES])}{more}"

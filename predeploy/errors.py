@@ -1,4 +1,4 @@
-"""The exit codes, and the exceptions that end a run: one for each ending that an operator treats differently.
+"""The exit codes, and the exceptions that end a run: one for each outcome that an operator treats differently.
 
 A migration that fails is not one of them: it is an expected outcome and is returned in `MigrationResult.errors`.
 """
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ExitCode(NamedTuple):
-    """The word in the field `outcome` of the last line, and what --help says."""
+    """The word in the field `outcome` of the last line, and the text in --help."""
 
     outcome: str
     meaning: str
@@ -21,15 +21,15 @@ class ExitCode(NamedTuple):
 CRASHED = 70
 INTERRUPTED = "interrupted"  # the outcome of every other code, which is 128+n after signal n
 EXIT_CODES = {
-    0: ExitCode("succeeded", "applied or already there"),
-    1: ExitCode("failed", "a file failed"),
-    2: ExitCode("misconfigured", "configuration"),
-    3: ExitCode("unreachable", "Postgres not reachable"),
-    4: ExitCode("locked", "lock held by another"),
-    5: ExitCode("refused", "refused for good"),
-    6: ExitCode("connection_lost", "connection lost"),
-    10: ExitCode("pending", "check: something is pending"),
-    CRASHED: ExitCode("crashed", "a bug of ours"),
+    0: ExitCode("succeeded", "success"),
+    1: ExitCode("failed", "a migration failed (plan: would fail)"),
+    2: ExitCode("misconfigured", "invalid configuration"),
+    3: ExitCode("unreachable", "Postgres is unavailable; a later run may succeed"),
+    4: ExitCode("locked", "timed out waiting for the migration lock"),
+    5: ExitCode("refused", "Postgres rejected the login or a privilege is missing; fix it first"),
+    6: ExitCode("connection_lost", "connection lost and not re-established"),
+    10: ExitCode("pending", "check: migrations are pending"),
+    CRASHED: ExitCode("crashed", "internal error: a bug in pg-predeploy"),
 }
 
 
@@ -37,7 +37,7 @@ class StorageError(Exception):
     """Something other than a migration ended the run.
 
     `code` is a constant for programs, `exit_code` the process's exit status, `fields` are more fields of the last line.
-    The text is for people and never holds a part of the connection string other than host and port.
+    The text is for people. Of the connection string it contains at most the host and the port.
     """
 
     code = "STORAGE_ERROR"
@@ -90,7 +90,7 @@ class LockTimeout(StorageError):
 
 
 class PostgresRefused(StorageError):
-    """The server refused permanently: credentials, database, TLS or privileges have to change first.
+    """The server rejected the run permanently: credentials, database, TLS or privileges have to change first.
 
     `reason` is a constant word for the log: `authentication`, `unknown_database`, `tls`, `privilege`, ...
     """

@@ -1,4 +1,4 @@
-"""The outcome of a run: the last log line, the termination message and the exit code, all saying the same."""
+"""The outcome of a run: the last log line, the termination message and the exit code, which always agree."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TERMINATION_MESSAGE_BYTES = 4096  # what Kubernetes keeps of it
+TERMINATION_MESSAGE_BYTES = 4096  # the maximum that Kubernetes keeps
 _MAX_SUMMARY_BYTES = 3072  # of the message, so that there is room for a sentence
 _MAX_NAMES = 10
 _MAX_ERROR_CHARS = 600  # of one migration's error, so that there is room for the next
@@ -30,7 +30,7 @@ _CONTROLS = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 
 
 class Report:
-    """Holds the outcome until it is written, wherever the run ends; `started` is monotonic."""
+    """Holds the outcome until it is written, wherever the run ends; `started` is by the monotonic clock."""
 
     def __init__(self, started: float, scrubber: Scrubber) -> None:
         self.result = MigrationResult()
@@ -38,19 +38,19 @@ class Report:
         self.termination_log: str | None = None
         self._started = started
         self._exit_code = CRASHED
-        self._message = "Ended before it began."
+        self._message = "Interrupted during startup"
         self._is_about_files = False
         self._fields: dict[str, Any] = {}
         self._written = threading.Lock()
-        self._interrupted: Callable[[], str | None] = lambda: None
+        self._interrupted: Callable[[], tuple[str, str] | None] = lambda: None
 
-    def follow(self, result: MigrationResult, interrupted: Callable[[], str | None]) -> None:
-        """Report this result, and after a signal the migration that `interrupted` names."""
+    def follow(self, result: MigrationResult, interrupted: Callable[[], tuple[str, str] | None]) -> None:
+        """Report this result, and after a signal what `interrupted` returns: a migration and what became of it."""
         self.result = result
         self._interrupted = interrupted
 
     def set_outcome(self, exit_code: int, message: str | None = None, **fields: Any) -> None:
-        """Set the outcome; without a message it is a sentence about the files. After `write` it stands."""
+        """Set the outcome; without a message it is a sentence about the migrations. After `write` it is final."""
         if self._written.locked():
             return
         self._exit_code = exit_code
@@ -58,28 +58,31 @@ class Report:
         self._is_about_files = not message
         self._fields = fields
 
-    def set_interrupted(self, exit_code: int, signal: str, how: str = "") -> None:
-        """Set the outcome of a run that a signal has ended, `how` it has."""
-        migration = self._interrupted()
-        fields = {"migration": migration} if migration else {}
-        while_it_ran = f" while {migration} ran" if migration else ""
-        self.set_outcome(exit_code, f"Ended by {signal}{while_it_ran}{how}.", **fields)
+    def set_interrupted(self, exit_code: int, signal: str) -> None:
+        """Set the outcome of a run that a signal has interrupted."""
+        message = f"Interrupted by {signal}"
+        if not (interrupted := self._interrupted()):
+            self.set_outcome(exit_code, message)
+            return
+        migration, fate = interrupted
+        self.set_outcome(exit_code, f"{message} while applying {migration}{fate}", migration=migration)
 
     def set_crashed(self, error: BaseException) -> None:
-        """Set the outcome of a bug, and log where it is; psycopg's texts may hold rows and SQL."""
+        """Log an unexpected error with its traceback, and set the outcome; psycopg's texts may contain rows and SQL."""
         from predeploy.redaction.server_message import redact_text  # only where something fails
 
         text = self.scrubber.scrub(str(error))  # the whole text, before a part of a secret is masked as one
         by_psycopg = any(kind.__module__.startswith("psycopg") for kind in type(error).__mro__)
         what = type(error).__name__ if by_psycopg else f"{type(error).__name__}: {redact_text(text)}"
         frames = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)]
-        log.error("A bug of ours: %s", what, extra={"event": "run.crashed", "traceback": frames})
-        self.set_outcome(CRASHED, f"A bug of pg-predeploy: {what}. Please report it with the traceback above.")
+        log.error("Internal error: %s", what, extra={"event": "run.crashed", "traceback": frames})
+        report_it = "This is a bug in pg-predeploy; please report it with the traceback above"
+        self.set_outcome(CRASHED, f"Internal error: {what}. {report_it}")
 
     def write(self) -> int:
         """Write `run.finished`, always the last line, and the termination message; return the exit code.
 
-        Only the first call writes: after a signal the forced exit may come before the ordinary way out is done.
+        Only the first call writes: after a signal, the forced exit may come before the ordinary cleanup ends.
         """
         if not self._written.acquire(blocking=False):
             return self._exit_code
@@ -98,7 +101,7 @@ class Report:
             self._write_termination_message(self.termination_log, summary)
         level = logging.INFO if self._exit_code == 0 else logging.ERROR
         extra = {"event": "run.finished", **summary}
-        # Handled, not logged: this line is written whatever MIGRATE_LOG_LEVEL says.
+        # Handled, not logged: this line is written at every MIGRATE_LOG_LEVEL.
         log.handle(log.makeRecord(log.name, level, __file__, 0, "%s", (self._message,), None, extra=extra))
         return self._exit_code
 
@@ -113,7 +116,9 @@ class Report:
             with open(path, "wb") as file:
                 file.write(sentence + ending)
         except OSError as error:
-            log.warning("No termination message: %s", error.strerror, extra={"event": "report.unwritten"})
+            log.warning(
+                "Could not write the termination message: %s", error.strerror, extra={"event": "report.unwritten"}
+            )
 
     def _summary_as_json(self, summary: dict[str, Any]) -> bytes:
         fields = {key: json.dumps(value) for key, value in self.scrubber.scrub_fields(summary).items()}
@@ -122,11 +127,11 @@ class Report:
         return ("{" + ", ".join(f'"{key}": {text}' for key, text in fields.items()) + "}").encode()
 
     def _explain(self) -> str:
-        """Return the sentence and, as far as there may be room, which migrations failed and why."""
+        """Return the sentence and, as far as there is room, which migrations failed and why."""
         failures = self.result.errors
         text = _sentence(self.result) if self._is_about_files else self._message
         if failures:
-            text += ": " if self._is_about_files else " Failed before: "
+            text = f"{text}: " if self._is_about_files else f"{text.rstrip('.')}. Earlier failures: "
         for number, failure in enumerate(failures):
             if len(text) > TERMINATION_MESSAGE_BYTES:
                 break
@@ -141,13 +146,13 @@ class Report:
         return f"{error[:_MAX_ERROR_CHARS]}…{place[0] if place else ''}"
 
     def _in_one_line(self, text: str) -> str:
-        """Return it scrubbed, before and after white space and control characters have become single spaces."""
+        """Return it in one line, scrubbed before and after whitespace and control characters become single spaces."""
         scrubbed: str = self.scrubber.scrub(" ".join(re.sub(_CONTROLS, " ", self.scrubber.scrub(text)).split()))
         return scrubbed
 
 
 def _cut(text: str, room: int) -> bytes:
-    """Encode as many characters as there is room for."""
+    """Encode as many characters as fit."""
     encoded = text.encode(errors="backslashreplace")
     if len(encoded) <= room:
         return encoded
@@ -172,6 +177,8 @@ def _sentence(result: MigrationResult, names: str = "") -> str:
         rest = f", {len(result.not_run)} not run" if result.not_run else ""
         counts = f"{len(result.applied)} applied, {len(result.skipped)} skipped{rest}"
         return f"{len(result.errors)} failed{names}, {counts}"
-    if result.applied:
-        return f"{len(result.applied)} applied, {len(result.skipped)} already there"
-    return f"Nothing to do: {len(result.skipped)} already there"
+    skipped = len(result.skipped)
+    if applied := len(result.applied):
+        rest = f"; {skipped} {'was' if skipped == 1 else 'were'} already applied" if skipped else ""
+        return f"Applied {applied} migration{'' if applied == 1 else 's'}{rest}"
+    return f"No pending migrations ({skipped} already applied)" if skipped else "No migrations found"

@@ -46,9 +46,9 @@ _KNOWN = {
 
 
 class Settings(NamedTuple):  # made in 0.1 ms, a frozen dataclass in 0.8
-    """What a run needs to know; every duration in seconds, 0 meaning off for those inside a migration.
+    """The settings of a run. Durations are in seconds; 0 turns off the timeouts inside a migration.
 
-    `direct_url` is the name of a variable that is set and may hold the way around a pooler, else empty.
+    `direct_url` is the name of a variable that may hold a connection string that bypasses the pooler, or empty.
     """
 
     database_url: str
@@ -75,7 +75,7 @@ class Settings(NamedTuple):  # made in 0.1 ms, a frozen dataclass in 0.8
 def load_settings(environ: Mapping[str, str], *, default_dir: str) -> Settings:
     """Read the settings; raise `ConfigurationError` naming the variable, never its value.
 
-    A variable that is set but empty counts as not set, as compose and Kubernetes templates produce it.
+    An empty variable counts as not set: templates of Compose and Kubernetes produce it.
     """
     return Settings(
         database_url=_database_url(environ),
@@ -96,7 +96,7 @@ def load_settings(environ: Mapping[str, str], *, default_dir: str) -> Settings:
 
 
 def termination_log(environ: Mapping[str, str]) -> str | None:
-    """Return the file for the termination message: the one that is named, or the one that Kubernetes has made."""
+    """Return the file for the termination message: the configured one, or the one that Kubernetes creates."""
     if named := environ.get("MIGRATE_TERMINATION_LOG"):
         return named
     default = "/dev/termination-log"
@@ -106,7 +106,7 @@ def termination_log(environ: Mapping[str, str]) -> str | None:
 def _database_url(environ: Mapping[str, str]) -> str:
     dsn, file = environ.get("DATABASE_URL"), environ.get("DATABASE_URL_FILE")
     if dsn and file:
-        raise ConfigurationError("DATABASE_URL and DATABASE_URL_FILE are both set: remove one.")
+        raise ConfigurationError("DATABASE_URL and DATABASE_URL_FILE are both set. Remove one.")
     if file:
         try:
             with open(file, encoding="utf-8-sig") as text:
@@ -128,7 +128,7 @@ def _duration(environ: Mapping[str, str], name: str, default: float) -> float:
     match = _DURATION.fullmatch(text.strip())
     seconds = float(match[1]) * _SECONDS[match[2]] if match else -1.0
     if not 0 <= seconds <= _MAX_S:
-        raise ConfigurationError(f"{name} is no duration: write seconds (60), or with a unit: 500ms, 30s, 5m, 1h.")
+        raise ConfigurationError(f"Invalid {name}: expected a duration such as 60, 500ms, 30s, 5m or 1h.")
     return seconds
 
 
@@ -137,19 +137,19 @@ def _count(environ: Mapping[str, str], name: str, default: int) -> int:
     if not text:
         return default
     if not re.fullmatch(r"\s*[1-9]\d{0,3}\s*", text, re.ASCII):
-        raise ConfigurationError(f"{name} is no count: write a whole number from 1 to 9999.")
+        raise ConfigurationError(f"Invalid {name}: expected a whole number from 1 to 9999.")
     return int(text)
 
 
 def _choice(environ: Mapping[str, str], name: str, default: str, *others: str) -> str:
     text = (environ.get(name) or default).strip().lower()
     if text not in {default, *others}:
-        raise ConfigurationError(f"{name} must be one of {', '.join((default, *others))}.")
+        raise ConfigurationError(f"Invalid {name}: expected one of {', '.join((default, *others))}.")
     return text
 
 
 def _truth(environ: Mapping[str, str], name: str) -> bool:
     text = (environ.get(name) or "false").strip().lower()
     if text not in _TRUTH:
-        raise ConfigurationError(f"{name} must be true or false.")
+        raise ConfigurationError(f"Invalid {name}: expected true or false.")
     return _TRUTH[text]

@@ -1,7 +1,7 @@
-"""SIGTERM and SIGINT: the run ends by an exception, and after a while in any case.
+"""SIGTERM and SIGINT: an exception ends the run, and if that takes too long, a forced exit.
 
-The exception makes psycopg cancel the statement on the server, and lets every block on the way out clean up. A server
-that answers neither the cancel request nor the rollback must not hold the process: the forced exit comes then.
+The exception makes psycopg cancel the statement on the server, and lets every block clean up. A server that answers
+neither the cancel request nor the rollback must not keep the process alive: the forced exit ends it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 FORCED_EXIT_AFTER_S = 1.4  # after the signal
-FINAL_LINE_S = 0.3  # more for the last line: a stdout that nobody reads blocks it
+FINAL_LINE_S = 0.3  # more for the last line, which blocks if stdout has no reader
 _RESEND_AFTER_S = 0.001
 
 _forced_exit: list[threading.Timer] = []  # the one that the first signal has started
@@ -37,9 +37,9 @@ class Terminated(KeyboardInterrupt):
 
 
 def raise_on_signals(report_forced_exit: Callable[[Terminated], int]) -> None:
-    """Raise `Terminated` where the main thread is when a signal arrives, once; later ones are ignored.
+    """Raise `Terminated` in the main thread when the first signal arrives; ignore later ones.
 
-    `report_forced_exit` writes the last line of a run that does not end by itself, and returns its exit code.
+    `report_forced_exit` writes the last line of a run that does not end in time, and returns its exit code.
     """
     global _report_forced_exit  # noqa: PLW0603  one process, one answer to its signals
     _report_forced_exit = report_forced_exit
@@ -50,13 +50,13 @@ def raise_on_signals(report_forced_exit: Callable[[Terminated], int]) -> None:
 
 
 def ignore_signals_until_reported() -> None:
-    """Let the outcome stand that is being reported, unless it cannot be: after a signal the forced exit comes."""
+    """Keep the outcome that is being reported; a signal only starts the timer of the forced exit."""
     _handle(_ignore_until_reported)
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Let a signal that arrives inside take effect only after the block, so that its steps happen all or not at all."""
+    """Delay a signal until the end of the block, so that its steps happen all or not at all."""
     global _deferrals  # noqa: PLW0603  signals arrive in the main thread only
     _deferrals += 1
     try:
@@ -66,7 +66,7 @@ def deferred() -> Iterator[None]:
 
 
 def signal_behind(error: BaseException | None) -> Terminated | None:
-    """Return the signal that became this error: Python 3.11 wraps exceptions of `__set_name__` in a RuntimeError."""
+    """Return the signal behind an error: Python 3.11 wraps exceptions of `__set_name__` in a RuntimeError."""
     while error:
         if isinstance(error, Terminated):
             return error
@@ -85,26 +85,26 @@ def _raise(signum: int, frame: FrameType | None) -> None:
     if _deferrals or _is_resending(frame):
         _resend(signum)
         return
-    _handle(_ignore)  # the way out must not be cut short by the same signal again
+    _handle(_ignore)  # a second signal must not interrupt the cleanup
     raise end
 
 
 def _is_resending(frame: FrameType | None) -> bool:
-    """Return whether the hook below is running: Python prints what is raised in it, and goes on."""
+    """Return whether the hook below is running: Python prints exceptions raised in it, and continues."""
     while frame and frame.f_code is not _resend_swallowed.__code__:
         frame = frame.f_back
     return frame is not None
 
 
 def _resend_swallowed(swallowed: UnraisableHookArgs) -> None:
-    """Send the signal again if it was raised where Python lets nothing out: in a notice handler that libpq calls."""
+    """Send the signal again if Python swallowed its exception, as in a notice handler that libpq calls."""
     if isinstance(end := swallowed.exc_value, Terminated):
         _handle(_raise)
         _resend(end.signum)
 
 
 def _print_unless_signal(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Print nothing for a signal: Cython prints what it swallows before it calls the hook above."""
+    """Print nothing for a signal: Cython prints exceptions that it swallows before it calls the hook above."""
     if not isinstance(error, Terminated):
         sys.__excepthook__(kind, error, traceback)
 
@@ -119,7 +119,7 @@ def _ignore_until_reported(signum: int, _frame: FrameType | None) -> None:
 
 
 def _ignore(_signum: int, _frame: FrameType | None) -> None:
-    """Stand in for SIG_IGN, of which Python complains on stderr when two signals arrive at once."""
+    """Replace SIG_IGN, which makes Python print a warning when two signals arrive at once."""
 
 
 def _start_forced_exit(end: Terminated) -> None:

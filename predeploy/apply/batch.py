@@ -1,4 +1,4 @@
-"""Many small migrations in one message, each in its own transaction: over a distant line only round trips count."""
+"""Many small migrations in one message, each in its own transaction, to save round trips."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from predeploy.migrations.migration import Migration
 
 MAX_MESSAGE_CHARS = 1 << 17  # the server parses a message as a whole, and logs it as a whole when a migration fails
-# Explicit, as the migration before may have set default_transaction_...
+# Explicit, because the previous migration may have set default_transaction_...
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 CAN_RAISE_NOTICE = (
     "SELECT FROM pg_catalog.pg_language WHERE lanname = 'plpgsql' AND pg_catalog.has_language_privilege(oid, 'USAGE')"
@@ -35,11 +35,11 @@ class BatchNotParsed(Exception):
 
 
 class BatchInterrupted(Exception):
-    """The reset after the last migration that was committed has failed: nothing after it has run."""
+    """The reset after a committed migration failed: nothing after it has run."""
 
 
 class BatchMessage(NamedTuple):
-    """The migrations of one message, and what is sent."""
+    """The migrations of one message, and the message."""
 
     executions: Sequence[Execution]
     message: Message
@@ -48,9 +48,9 @@ class BatchMessage(NamedTuple):
 class Batch:
     """Puts small transactional migrations into one message, with a reset and a notice between them.
 
-    The server keeps results back until it has 8 kB of them or the message ends, but a notice makes it send them: each
-    migration is logged when it is committed. The notice is an INFO, which reaches every client and no server log. The
-    role must be allowed to raise it: CAN_RAISE_NOTICE then answers with a row.
+    The server buffers results until it has 8 kB or the message ends, but a notice flushes them, so that each migration
+    is logged when it is committed. The notice is an INFO, which reaches every client and no server log. If the
+    role is allowed to raise it, CAN_RAISE_NOTICE returns a row.
     """
 
     def __init__(self, conn: Connection, profile: SessionProfile, *, can_raise_notice: bool) -> None:
@@ -63,10 +63,10 @@ class Batch:
         statements = before.statements + profile.reset.statements + after.statements
         self._between = Part(Kind.RESET, between, statements, quiet=True)
         self._end = Part(Kind.RESET, profile.reset.sql, profile.reset.statements, quiet=True)
-        self.is_possible = can_raise_notice  # until a migration disturbs the ones after it; planted bug
+        self.is_possible = can_raise_notice  # until a reset fails; planted bug
 
     def chars(self, migration: Migration) -> int:
-        """Return about how much of a message a migration takes."""
+        """Return about how many characters a migration takes in a message."""
         return len(self._between.sql) + _CLAIM_CHARS + len(migration.sql)
 
     def is_marker(self, notice: Diagnostic) -> bool:
@@ -74,7 +74,7 @@ class Batch:
         return notice.message_primary == self._notice
 
     def compose(self, executions: Sequence[Execution]) -> BatchMessage:
-        """Put migrations that are loaded into one message."""
+        """Put loaded migrations into one message."""
         parts: list[Part] = []
         for index, execution in enumerate(executions):
             parts += execution.parts(execution.load(), index)

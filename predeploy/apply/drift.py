@@ -1,4 +1,4 @@
-"""Where the files and `_migrations` differ: warnings that change nothing about the run."""
+"""Warnings about differences between the files and `_migrations`; they do not affect the run."""
 
 from __future__ import annotations
 
@@ -18,40 +18,46 @@ _MAX_WARNINGS = 20
 
 
 def has_changed(migration: Migration, applied: str | None) -> bool:
-    """Return whether the file differs from what was applied; without both checksums it is taken as the same."""
+    """Return whether the file differs from what was applied; if a checksum is missing, assume that it does not."""
     return bool(applied and migration.checksum and applied != migration.checksum)
 
 
 def warn_of_drift(files: MigrationFiles, checksums: Mapping[str, str | None]) -> None:
-    """Warn of files that were changed after they were applied, and of rows without a file."""
+    """Warn about files that changed after they were applied, and about rows without a file."""
     on_disk = {file.name: file.checksum for file in files.migrations}
     if on_disk == checksums:
-        return  # as nearly always: so 10,000 are compared in 1 ms
+        return  # the usual case: 10,000 compare in 1 ms
     changed = [file.name for file in files.migrations if has_changed(file, checksums.get(file.name))]
-    _warn("migration.changed", changed, "%s is not the file that was applied: put a change into a new migration")
+    _warn(
+        "migration.changed",
+        changed,
+        "Checksum mismatch: %s changed after it was applied; put the change into a new migration",
+    )
     _warn(
         "migration.missing",
         sorted(checksums.keys() - on_disk),
-        "%s was applied, but its file is gone from the directory",
+        "%s is recorded as applied but missing from the directory",
     )
 
 
 def warn_of_order(files: MigrationFiles, pending: Iterable[str], rows: Iterable[str]) -> None:
-    """Warn of an order that the author may not expect."""
+    """Warn about an order that the author may not expect."""
     if pair := _misordered([migration.name for migration in files.migrations]):
         log.warning(
-            "%s runs before %s, as names sort by character: pad the numbers with zeros",
+            "%s runs before %s because names sort by character; pad the numbers with zeros",
             *pair,
             extra={"event": "migration.misordered", "migration": pair[0]},
         )
     last = max(rows, default="")
     _warn(
-        "migration.late", [name for name in pending if name < last], "%s is pending, but sorts before an applied file"
+        "migration.late",
+        [name for name in pending if name < last],
+        "Out of order: %s sorts before an applied migration",
     )
 
 
 def _misordered(names: list[str]) -> tuple[str, str] | None:
-    """Return the first two neighbours whose leading numbers run against code-point order (`10_` before `2_`)."""
+    """Return the first two neighbours whose leading numbers contradict code-point order (`10_` before `2_`)."""
     numbered = [(int(match[0][:18]), name) for name in names if (match := re.match(r"[0-9]+", name))]
     for (before, first), (after, second) in pairwise(numbered):
         if before > after:
@@ -63,4 +69,4 @@ def _warn(event: str, names: list[str], text: str) -> None:
     for name in names[:_MAX_WARNINGS]:
         log.warning(text, name, extra={"event": event, "migration": name})
     if (rest := len(names) - _MAX_WARNINGS) > 0:
-        log.warning("and %s more of the same", rest, extra={"event": event, "more": rest})
+        log.warning("and %s more", rest, extra={"event": event, "more": rest})

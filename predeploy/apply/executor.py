@@ -5,14 +5,14 @@ A message for a transactional migration has these parts (`Kind`):
     BEGIN      one statement; behind a transaction-mode pooler the session's settings too
     CLAIM      INSERT INTO _migrations, which also takes the migration lock for the transaction
     BODY       the migration's own text
-    ROW_CHECK  where the row may be gone at the end: a query that divides by the number of rows
+    ROW_CHECK  if the row may be missing at the end: a query that divides by the number of rows
     COMMIT
     RESET      the session as it was before
 
-Each statement has one result, so the part of the next result is known. The answers mean:
+Each statement has one result, so the part of the next result is known. Errors mean:
 
-- An error in CLAIM: a unique violation says that another runner has applied the migration; a NOT NULL violation says
-  that another runner holds the lock, as the claim's name is NULL without it.
+- An error in CLAIM: a unique violation means that another runner has applied the migration; a NOT NULL violation means
+  that another runner holds the lock, because the name in the claim is NULL without it.
 - An error in ROW_CHECK: the migration, a trigger or a rule has removed the row.
 - An error in COMMIT is the migration's: a deferred constraint. A COMMIT that rolls back answers ROLLBACK.
 - An error in RESET comes after the COMMIT. It is not the migration's: the session is reset again.
@@ -59,10 +59,12 @@ _INVALID_INDEXES = """
 _REMOVER = re.compile(r"schema|owned|\b(?:select|do|call|execute)\b", re.IGNORECASE)
 _MAX_SEARCHED_CHARS = 1 << 16  # the row check costs less than the search of a longer text
 _ROW_REMOVED = (
-    "the file's row in _migrations is not there at its end, as the file, a trigger or a rule removes it, or the table: "
-    "rolled back, as nobody would know what has been applied; leave the table to the runner"
+    "the migration, a trigger or a rule removed its row from _migrations, or changed the table; rolled back. "
+    "Migrations must not modify _migrations"
 )
-_NEEDS_A_SESSION = "a no-transaction file cannot run through a pooler in transaction mode: its session is not its own"
+_NEEDS_A_SESSION = (
+    "a no-transaction migration cannot run through a transaction-mode pooler, which shares its session with others"
+)
 _NOT_COMMITTED = "the server rolled the transaction back instead of committing it"
 
 
@@ -82,7 +84,7 @@ class AlreadyApplied(Exception):
 
 
 class LockUnavailable(Exception):
-    """Another runner has the lock: a migration has released ours, or a pooler lets a transaction hold it only."""
+    """Another runner holds the lock: a migration released this one, or a pooler only lets a transaction hold it."""
 
 
 class Execution:
@@ -132,14 +134,14 @@ class Execution:
         self._end()
 
     def load(self) -> Chunk:
-        """Return the first chunk; raise `MigrationFailure` for a migration of which nothing must be sent."""
+        """Return the first chunk; raise `MigrationFailure` for a migration that must not be sent."""
         if not self._first:
             self._reader = ChunkReader(self.migration)
             self._first = next(self._reader)
         return self._first
 
     def start(self) -> None:
-        """Measure from now on how long it takes, and count its statements from the first."""
+        """Start the clock, and count statements from the first."""
         self._started = time.monotonic()
         self.committed = False
         self.counter.start_message(self.load())
@@ -160,7 +162,7 @@ class Execution:
             yield Part(Kind.COMMIT, self._profile.commit.sql, self._profile.commit.statements, migration)
 
     def on_result(self, part: Part, result: PGresult) -> bool:
-        """Count a result; return whether it has committed. Raise `MigrationFailure` if it has rolled back instead."""
+        """Count a result; return whether the migration is committed. Raise `MigrationFailure` if it is rolled back."""
         self.counter.count()
         if part.kind is not Kind.COMMIT or self._profile.commit != COMMIT:
             return False
@@ -173,7 +175,7 @@ class Execution:
     def classify_error(
         self, error: psycopg.Error, message: Message, chunk: Chunk
     ) -> MigrationFailure | AlreadyApplied | LockUnavailable:
-        """Return what the error in place of the message's next result means; see the head of this file."""
+        """Return what an error in place of the next result means; see the docstring of this module."""
         part = message.part
         if part.kind is Kind.CLAIM and (refused := _classify_claim_error(error)):
             return refused
@@ -184,7 +186,7 @@ class Execution:
         return failure_from(error, chunk, number, offset, transactional=self.migration.transactional)
 
     def _chunks(self) -> Iterator[Chunk]:
-        """Yield the chunks; none is kept while the next one is read. Another attempt reads the file again."""
+        """Yield the chunks without keeping them; another attempt reads the file again."""
         chunk, self._first = self.load(), None
         yield chunk
         del chunk
@@ -209,13 +211,13 @@ class Execution:
         self.duration_ms = round((time.monotonic() - self._started) * 1000, 3)
 
     def _may_lose_row(self, chunk: Chunk) -> bool:
-        """Return whether the row may be gone at the end: the text can drop the table, or has left a trigger on it."""
+        """Return whether the row may be missing at the end: the text can drop the table, or may have left a trigger."""
         self._table.note_text(chunk.text)
         is_long = chunk.first > 0 or len(chunk.text) > _MAX_SEARCHED_CHARS
         return self._table.may_lose_row or is_long or bool(_REMOVER.search(chunk.text))
 
     def _require_lock(self) -> None:
-        """Make sure that the lock is still free for us: an earlier migration may have released it."""
+        """Raise `LockUnavailable` if another runner holds the lock: an earlier migration may have released it."""
         (result,) = run(self._conn, f"SELECT {TRY_IN_TRANSACTION}")
         if result.get_value(0, 0) != b"t":
             raise LockUnavailable
@@ -227,11 +229,11 @@ class Execution:
         for chunk in self._chunks():
             for number in range(len(chunk.scan.statements)):
                 self._run_statement(chunk, number, invalid_before)
-        run(self._conn, self._profile.reset.sql)  # the migration may have left a read-only session
+        run(self._conn, self._profile.reset.sql)  # the migration may have made the session read-only
         if invalid_before is not None and (invalid := self._invalid_indexes(invalid_before)):
-            raise MigrationFailure("a concurrent index build has left an INVALID index", hint=_drop_hint(invalid))
+            raise MigrationFailure("a concurrent index build left an INVALID index", hint=_drop_hint(invalid))
         try:
-            run(self._conn, self._claim(fenced=False))  # its statements have taken effect, whoever holds the lock now
+            run(self._conn, self._claim(fenced=False))  # its statements have taken effect, even if the lock is lost
         except psycopg.Error as error:
             if is_lost(self._conn):
                 raise
@@ -249,9 +251,10 @@ class Execution:
             done = chunk.first + number
             failure = failure_from(error, chunk, done, statement.start, transactional=False)
             if done:
-                failure.fields["hint"] = f"the {done} statement(s) before it have taken effect and stay"
+                earlier = "1 earlier statement has" if done == 1 else f"{done} earlier statements have"
+                failure.fields["hint"] = f"{earlier} taken effect and cannot be rolled back"
             if invalid_before is not None:
-                run(self._conn, self._profile.reset.sql)  # settings must not stand in the way of the query
+                run(self._conn, self._profile.reset.sql)  # settings of the migration must not affect the query
                 if invalid := self._invalid_indexes(invalid_before):
                     failure.fields["hint"] = _drop_hint(invalid)
             raise failure from None
@@ -275,14 +278,14 @@ def _classify_claim_error(error: psycopg.Error) -> AlreadyApplied | LockUnavaila
         return LockUnavailable()
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         raise PostgresRefused(
-            "The role may not write to _migrations: GRANT SELECT, INSERT on it.", "privilege"
+            "The role cannot write to _migrations. Run GRANT SELECT, INSERT ON _migrations for it.", "privilege"
         ) from None
     return None
 
 
 def _direct_url_hint(variable: str) -> str:
-    where = f": the one in {variable}?" if variable else ""
-    return f"give the direct connection string of the server in DATABASE_URL{where}"
+    example = f" (possibly the one in {variable})" if variable else ""
+    return f"set DATABASE_URL to a connection string that bypasses the pooler{example}"
 
 
 def _built_name(index: str) -> str:
@@ -292,4 +295,4 @@ def _built_name(index: str) -> str:
 
 def _drop_hint(indexes: set[tuple[str, str]]) -> str:
     names = ", ".join(f'"{schema}"."{name}"' for schema, name in sorted(indexes))
-    return f"an INVALID index is left behind: DROP INDEX CONCURRENTLY {names}; then run this file again"
+    return f"drop the INVALID index before you run the migration again: DROP INDEX CONCURRENTLY {names};"

@@ -1,4 +1,4 @@
-"""Why a migration failed: the server's error as a failure with its place and advice, and its log line."""
+"""A server error -> a failure with its place and advice, and its log line."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ NAMES = {
     "constraint": "constraint_name",
 }
 _BLOCK = re.compile(r"DO\s+(?:LANGUAGE\s+\w+\s+)?(?:\$\w*\$|')", re.IGNORECASE)
-_LINE_OF_BLOCK = re.compile(r"inline_code_block\D+(\d+)")  # in whatever language, as PL/pgSQL's CONTEXT has it
+_LINE_OF_BLOCK = re.compile(r"inline_code_block\D+(\d+)")  # in any language that PL/pgSQL uses for CONTEXT
 
 
 def log_failure(
     verdict: str, migration: Migration, failure: MigrationFailure, result: MigrationResult, files: Sequence[Migration]
 ) -> None:
-    """Record and log that a migration has failed, or would, after those of `files` that have."""
+    """Record and log that a migration failed or would fail; point to earlier failures among `files`."""
     from predeploy.migrations.source_line import SourceLine  # only where something fails
 
     failed = {error.name for error in result.errors}
@@ -49,7 +49,7 @@ def log_failure(
 
 
 def point_to_earlier_failure(failure: MigrationFailure, failed: Sequence[Migration]) -> None:
-    """Advise to fix earlier failures first, where the missing object may be one that they should have made."""
+    """Advise to fix earlier failures first, if they may have been meant to create the missing object."""
     from predeploy.apply.advice import after_failure  # only where something fails
 
     if advice := after_failure(failure.sqlstate, failure.message, failed):
@@ -59,7 +59,7 @@ def point_to_earlier_failure(failure: MigrationFailure, failed: Sequence[Migrati
 def failure_from(
     error: psycopg.Error, chunk: Chunk, number: int | None, offset: int, *, transactional: bool
 ) -> MigrationFailure:
-    """Return the server's error as the migration's failure; of the migration's text it holds nothing.
+    """Return a server error as the failure of the migration; it contains nothing of the migration's text.
 
     `number` is that of the failed statement in the migration, from 0, None for a statement around it. A position that
     the server reports counts more: a syntax error comes before the message starts. `offset` is the place of the

@@ -1,6 +1,7 @@
-"""Is everything applied already? Answered by libpq alone: to import psycopg takes longer than the rest of such a run.
+"""The fast path: check with libpq alone whether every migration is applied.
 
-Nothing else knows how this is done. Where the answer is not a certain yes, the run goes on as if nobody had asked.
+Importing psycopg takes longer than the rest of such a run. Unless the answer is a certain yes, the run continues as
+without this check.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_S = 2.0  # for the login and the query, and at most half of the wait for the server
+MAX_S = 2.0  # for login and query; at most half of MIGRATE_WAIT_TIMEOUT
 
 # Each column as one text, split by its separators, unless a value contains one: 10,000 rows take 5 ms so, and 60 as
 # rows. Where the table has no column `checksum`, it is that of the one-row table next to it. The timeout is the
@@ -32,13 +33,13 @@ _APPLIED = """
     SET LOCAL statement_timeout = {milliseconds};
     SELECT pg_catalog.current_setting('transaction_read_only'), pg_catalog.count(*),
            pg_catalog.string_agg(t.name, E'\\n'), pg_catalog.string_agg(coalesce(t.checksum, ''), E'\\n')
-    FROM (SELECT NULL::text AS checksum) AS beside,
+    FROM (SELECT NULL::text AS checksum) AS default_values,
          LATERAL (SELECT name, checksum, applied_at FROM _migrations) AS t
 """
 
 
 class AppliedMigrations(NamedTuple):
-    """The names in `_migrations` with their checksums, empty where there is none."""
+    """The names in `_migrations` with their checksums, empty if there is none."""
 
     checksums: Mapping[str, str]
     server_version: str | None
@@ -46,7 +47,7 @@ class AppliedMigrations(NamedTuple):
 
 
 class FastPath:
-    """Asks the server, from its construction on, while the files are read."""
+    """Asks the server in the background, while the files are read."""
 
     def __init__(self, dsn: Dsn, *, wait_timeout: float) -> None:
         self._dsn = dsn
@@ -56,9 +57,9 @@ class FastPath:
         self._call = BackgroundCall(lambda: self._read(library)) if library else None
 
     def everything_is_applied(self, files: MigrationFiles, result: MigrationResult) -> bool:
-        """Return whether every file is applied; if so, log and record it as a run that finds nothing to do.
+        """Return whether every migration is applied; if so, log and record the outcome.
 
-        Raise `PostgresRefused` or `DatabaseUrlInvalid` where the login failed and waiting cannot help.
+        Raise `PostgresRefused` or `DatabaseUrlInvalid` if the login failed and waiting cannot help.
         """
         applied = self._wait()
         names = [migration.name for migration in files.migrations]
@@ -81,7 +82,7 @@ class FastPath:
             if isinstance(error, PostgresUnavailable):
                 return None
             raise error from None
-        except Exception:  # whatever it is, the run meets it again and reports it
+        except Exception:  # the run meets the same error again and reports it
             return None
 
     def _read(self, library: libpq.Libpq) -> AppliedMigrations | None:
@@ -102,6 +103,6 @@ class FastPath:
 
 
 def _split(text: str, count: int) -> list[str] | None:
-    """Return a column's values; None where one contains a separator, which makes one too many."""
+    """Return the values of a column; None if one contains a separator, which makes one too many."""
     values = text.split("\n") if count else []
     return values if len(values) == count else None

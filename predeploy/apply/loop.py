@@ -35,7 +35,7 @@ _MAX_DELAY_S = 5.0
 
 
 class ApplyLoop:
-    """Applies executions in order on one connection, and records in `state` what becomes of each."""
+    """Applies executions in order on one connection, and records each outcome in `state`."""
 
     def __init__(
         self,
@@ -55,8 +55,8 @@ class ApplyLoop:
         self._state = state
         self._watcher = watcher
         self._options = options
-        self._composed: BatchMessage | None = None  # the next message, while the server works on the one before
-        self._alone = 0  # so many of the next are applied one by one
+        self._composed: BatchMessage | None = None  # the next message, while the server works on the previous one
+        self._alone = 0  # how many of the next to apply one by one
 
     def apply(self) -> None:
         """Apply them all; raise a psycopg error when the connection is lost."""
@@ -77,7 +77,7 @@ class ApplyLoop:
                 pass
             except (AlreadyApplied, LockUnavailable, MigrationFailure) as outcome:
                 self._apply_one(outcome)
-            self._composed = None  # it begins with what was in this message
+            self._composed = None  # it begins with migrations of this message
         for execution in self._rest:
             self._state.mark_not_run(execution.migration)
 
@@ -96,7 +96,7 @@ class ApplyLoop:
         self._composed = self._take_batch(sent)
 
     def _take_batch(self, skip: int = 0) -> BatchMessage | None:
-        """Return a message with the first that may share one, after those to `skip`; None if there are not two."""
+        """Return a message with the next migrations that may share one, after `skip` others; None for less than two."""
         if self._alone or not self._batch.is_possible:
             return None
         taken: list[Execution] = []
@@ -115,7 +115,7 @@ class ApplyLoop:
         return self._batch.compose(taken) if len(taken) > 1 else None
 
     def _apply_one(self, outcome: Exception | None = None) -> None:
-        """Apply the next by itself; `outcome` is what has become of it in a message with others, if it was in one."""
+        """Apply the next migration by itself; `outcome` is how it ended in a shared message, if it was in one."""
         execution = self._rest[0]
         migration = execution.migration
         self._alone = max(self._alone - 1, 0)
@@ -174,11 +174,19 @@ class ApplyLoop:
         error = {key: value for key, value in failure.fields.items() if key in {"sqlstate", "condition"}}
         fields = {"migration": name, **error, "attempt": attempt, "attempts": self._options.attempts}
         fields |= {"event": "migration.retrying", "pause_s": round(pause, 2)}
-        log.warning("Trying again: %s", failure.summary(name), extra=fields)
+        log.warning(
+            "Retrying %s in %.1f s (attempt %s of %s): %s",
+            name,
+            pause,
+            attempt + 1,
+            self._options.attempts,
+            failure,
+            extra=fields,
+        )
         time.sleep(pause)
 
     def _mark_applied(self, execution: Execution) -> None:
-        with deferred():  # a signal in between would count it twice, or leave a log that is not true
+        with deferred():  # a signal in between would count it twice or leave a false log
             self._rest.popleft()
             self._state.mark_applied(execution.migration, duration_ms=execution.duration_ms)
 

@@ -1,4 +1,4 @@
-"""The table `_migrations`: what has been applied, in a form that every implementation of the protocol shares.
+"""The table `_migrations`: which migrations are applied, as every implementation of the protocol records them.
 
 `name` and `applied_at` are the protocol's. `checksum` is an addition: nullable, and missing in a table that another
 implementation made and this role may not alter.
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# `checksum` is the table's column where it has one, else that of the one-row table beside it.
+# `checksum` is the column of the table if it has one, otherwise that of the one-row table.
 _READ = """
     SELECT t.name, t.checksum, t.applied_at
-    FROM (SELECT NULL::text AS checksum) AS beside,
+    FROM (SELECT NULL::text AS checksum) AS default_values,
          LATERAL (SELECT name, checksum, applied_at FROM {table}) AS t
 """
 LOCATE = """
@@ -43,7 +43,7 @@ LOCATE = """
     WHERE c.oid = to_regclass('_migrations');
     SELECT current_schema()
 """
-# Spelt out, as a file may have put other operators first in search_path.
+# Qualified, because a migration may have put other operators first in search_path.
 _ROW_CHECK = "SELECT 1 OPERATOR(pg_catalog./) pg_catalog.count(*) FROM {table} WHERE name OPERATOR(pg_catalog.=) {name}"
 _CREATE = """
     CREATE TABLE {table} (
@@ -64,28 +64,30 @@ class Row(NamedTuple):
 
 
 def read_rows(conn: Connection, table: sql.Composable = sql.Identifier("_migrations")) -> dict[str, Row] | None:  # noqa: B008
-    """Return the applied migrations by name, in one round trip and without a lock; None where there is no table."""
+    """Return the applied migrations by name, in one round trip and without a lock; None if there is no table."""
     try:
         found = conn.execute(sql.SQL(_READ).format(table=table)).fetchall()
     except psycopg.errors.UndefinedTable:
         return None
     except psycopg.errors.UndefinedColumn:
         raise ConfigurationError(
-            "There is a table _migrations that is not ours: it lacks name or applied_at. "
+            "A table named _migrations exists but has no name or applied_at column. "
             "Rename it, or put another schema first in search_path."
         ) from None
     except psycopg.errors.InsufficientPrivilege:
         raise PostgresRefused(
-            "The role may not read _migrations: GRANT SELECT, INSERT on it (and USAGE on its schema).", "privilege"
+            "The role cannot read _migrations. Run GRANT SELECT, INSERT ON _migrations for it "
+            "(and GRANT USAGE on its schema).",
+            "privilege",
         ) from None
     return {name: Row(name, checksum, applied_at) for name, checksum, applied_at in found}
 
 
 class MigrationsTable:
-    """`_migrations` in the schema where it was found or made, whatever a migration does to search_path afterwards.
+    """`_migrations` in the schema where it was found or created, even if a migration changes search_path.
 
-    `is_new`: it has just been made. `may_lose_row`: it has triggers or rules, or a migration of this run names it, so
-    that a row may not stay where it was put. From then on it is true for the rest of the run.
+    `is_new`: it was just created. `may_lose_row`: it has triggers or rules, or a migration of this run names it, so
+    that a row may be removed. Once true, it stays true for the rest of the run.
     """
 
     def __init__(self, schema: str, *, has_checksum: bool, may_lose_row: bool = False, is_new: bool = False) -> None:
@@ -100,10 +102,10 @@ class MigrationsTable:
         return read_rows(conn, self.identifier) or {}
 
     def claim(self, conn: Connection, name: str, checksum: str | None, *, fenced: bool = True) -> str:
-        """Return the INSERT that marks a migration as applied; the primary key lets only one runner through.
+        """Return the INSERT that marks a migration as applied; the primary key lets only one runner succeed.
 
-        A `fenced` one also takes the advisory lock for its transaction, without waiting: if another session has it, the
-        name is NULL, which the primary key rejects.
+        A `fenced` one also takes the advisory lock for its transaction, without waiting: if another session holds it,
+        the name is NULL, which the primary key rejects.
         """
         quote = pq.Escaping(conn.pgconn).escape_literal  # ten times as fast as psycopg.sql, for a thousand files
         literal = quote(name.encode()).decode()
@@ -117,15 +119,15 @@ class MigrationsTable:
         return f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(values.values())})"  # noqa: S608  quoted above; planted bug
 
     def row_check(self, conn: Connection, name: str) -> Sql:
-        """Return two statements of which one fails when the migration's row, or the table, is no longer there.
+        """Return two statements, one of which fails if the row of the migration, or the table, is missing.
 
-        The role that logged in runs them, whatever role the migration has set.
+        They run as the role that logged in, even if the migration has set another.
         """
         query = sql.SQL(_ROW_CHECK).format(table=self.identifier, name=sql.Literal(name)).as_string(conn)
         return join("SET SESSION AUTHORIZATION DEFAULT", query)
 
     def note_text(self, text: str) -> None:
-        """Note that a migration's text is sent: if it names the table, a trigger may be on it from now on."""
+        """Note the text of a migration: if it names the table, it may add a trigger to it."""
         self.may_lose_row = self.may_lose_row or "_migrations" in text
 
 
@@ -144,14 +146,15 @@ def ensure_table(conn: Connection, answers: Sequence[PGresult] = (), *, alter: b
         return MigrationsTable(schema, has_checksum=has_checksum, may_lose_row=found.get_value(0, 2) == b"t")
     schema = _text(current, 0)
     if not schema:
-        raise PostgresRefused("No schema of search_path exists, so _migrations has no place to be made.", "privilege")
+        raise PostgresRefused("No schema in search_path exists. Create one, or change search_path.", "privilege")
     try:
         conn.execute(sql.SQL(_CREATE).format(table=sql.Identifier(schema, "_migrations")))
     except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
         return ensure_table(conn)  # another implementation, which creates before it locks, came first
     except psycopg.errors.InsufficientPrivilege:
         raise PostgresRefused(
-            f'The role may not create _migrations: GRANT CREATE on schema "{schema}", or create it beforehand.',
+            f'The role cannot create _migrations. Run GRANT CREATE ON SCHEMA "{schema}" for it, '
+            "or create the table first.",
             "privilege",
         ) from None
     return MigrationsTable(schema, has_checksum=True, is_new=True)
@@ -167,7 +170,7 @@ def _add_checksum(conn: Connection, schema: str) -> bool:
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
         conn.execute("ROLLBACK")
         log.info(
-            "Without a column checksum in _migrations, which we could not add, changed files go unnoticed",
+            "Could not add the checksum column to _migrations; changed files will not be detected",
             extra={"event": "table.unaltered"},
         )
         return False

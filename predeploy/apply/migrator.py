@@ -1,4 +1,4 @@
-"""One run: connect, see what is pending, take the lock, apply it; reconnect when the connection is lost."""
+"""One run: connect, find the pending migrations, take the lock, apply them; reconnect after a lost connection."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LAST_LOOK_S = 0.8  # for a login on the way out, less than a signal leaves
+_LAST_LOOK_S = 0.8  # for a login during cleanup; shorter than the time until the forced exit
 
 
 def run_migrations(db: ConnectionSource, migrations_dir: Path) -> MigrationResult:
-    """Apply the directory's pending `.sql` files in code-point order and return what became of each.
+    """Apply the pending `.sql` files of the directory in code-point order and return the outcome of each.
 
     Everything happens on one connection of `db`, under the advisory lock unless nothing is pending. A file that fails
     is rolled back and recorded, and the next one is tried. A missing or empty directory is a no-op.
@@ -57,7 +57,7 @@ def run_migrations(db: ConnectionSource, migrations_dir: Path) -> MigrationResul
 
 
 class Migrator:
-    """One run over the files; `state.result` is true at every moment, whatever interrupts the run."""
+    """One run over the files; `state.result` is correct at every moment, even if the run is interrupted."""
 
     def __init__(self, db: ConnectionSource, files: MigrationFiles, options: RunOptions = RunOptions()) -> None:  # noqa: B008  frozen
         self.state = RunState(files)
@@ -69,7 +69,7 @@ class Migrator:
         self._backend_pid: int | None = None  # the last dedicated one, which may hold the lock
 
     def run(self) -> MigrationResult:
-        """Apply what is pending; after a lost connection connect again, as the table shows what was committed."""
+        """Apply the pending migrations; after a lost connection, reconnect: the table shows what was committed."""
         while True:
             with (
                 self._connect() as conn,
@@ -85,18 +85,18 @@ class Migrator:
                     self.state.mark_connection_lost(error.sqlstate)
                     if self.state.losses[""] >= MAX_LOSSES:
                         raise ConnectionLost(
-                            f"The connection was lost {MAX_LOSSES} times while no migration ran."
+                            f"The connection was lost {MAX_LOSSES} times while no migration was running."
                         ) from None
                 else:
                     return self.state.result
 
     def _migrate(self, conn: Connection, watcher: Watcher) -> None:
-        """Do the whole run on one connection; a lost one raises a psycopg error."""
+        """Do the whole run on one connection; raise a psycopg error if it is lost."""
         if self._backend_pid:
             end_stale_session(conn, self._backend_pid)
         rows = read_rows(conn) or {}  # planted bug
         self.state.reconcile(rows)
-        if not self.state.pending(rows):  # without the lock, so that replicas start side by side
+        if not self.state.pending(rows):  # without the lock, so that replicas start in parallel
             self.state.finish(rows)
             return
         profile = self._choose_profile(conn, watcher)
@@ -116,7 +116,7 @@ class Migrator:
                 self._break_off(conn, table, profile, error)
                 raise
             self.state.finish(rows)
-        conn.close()  # a pool makes a new one: psycopg would not know that the reset dropped its prepared statements
+        conn.close()  # a pool opens a new one: psycopg does not know that the reset dropped its prepared statements
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
@@ -124,12 +124,12 @@ class Migrator:
             try:
                 conn = stack.enter_context(self._db.connection())
             except (StorageError, psycopg.OperationalError) as error:
-                why = error if isinstance(error, StorageError) else f"no connection to be had ({type(error).__name__})"
+                why = error if isinstance(error, StorageError) else f"no connection available ({type(error).__name__})"
                 if self.state.losses:
-                    raise ConnectionLost(f"The connection was lost and could not be had again: {why}") from None
+                    raise ConnectionLost(f"Connection lost and could not be re-established: {why}") from None
                 if isinstance(error, StorageError):
                     raise
-                raise PostgresUnavailable(f"Postgres cannot be reached: {why}.") from None
+                raise PostgresUnavailable(f"Could not connect to Postgres: {why}.") from None
             yield conn
 
     def _choose_profile(self, conn: Connection, watcher: Watcher) -> SessionProfile:
@@ -144,19 +144,20 @@ class Migrator:
     ) -> None:
         """Roll back and read the table: a COMMIT that is cancelled while it waits for a standby has committed.
 
-        If an interruption has cost the connection, another one reads it, if it opens at once.
+        If the interruption closed the connection, a new one reads the table, if it opens at once.
         """
         roll_back(conn, profile)
         with suppress(psycopg.Error, StorageError), ExitStack() as stack:
-            if is_lost(conn):
+            if is_new := is_lost(conn):
                 if isinstance(error, psycopg.Error):
-                    return  # the run goes on with another connection
+                    return  # the run continues with another connection
                 conn = stack.enter_context(self._db.connection(timeout=_LAST_LOOK_S))
                 if self._backend_pid:
                     end_stale_session(conn, self._backend_pid)
             if self.state.in_flight:
                 self.state.mark_in_doubt()
                 self.state.reconcile(table.rows(conn))
+                self.state.is_rolled_back = not is_new  # another session may still commit
 
     @contextmanager
     def _notices_logged(self, conn: Connection) -> Iterator[None]:
@@ -177,7 +178,13 @@ class Migrator:
         level = logging.WARNING if severity == "WARNING" else logging.INFO
         name = running.name if running else None
         fields = {"migration": name, "severity": severity, "sqlstate": notice.sqlstate}
+        message = redact_message(notice, sql)
         with deferred():
             log.log(
-                level, "Postgres says: %s", redact_message(notice, sql), extra={"event": "postgres.notice", **fields}
+                level,
+                "%s from %s: %s",
+                severity,
+                name or "Postgres",
+                message,
+                extra={"event": "postgres.notice", **fields},
             )

@@ -1,4 +1,4 @@
-"""How a run behaves."""
+"""The options of a run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What the settings say about a run; all times in seconds.
+    """Options of a run; times are in seconds.
 
     `lock_timeout` and `statement_timeout` hold inside each migration; 0 leaves the server's settings. A migration that
-    meets a lock timeout, a deadlock or a serialization failure is tried `attempts` times in all. Progress is logged for
-    one that has run for `watch_after` seconds; 0 means never. `direct_url` names a variable that may hold a connection
-    string that bypasses a pooler.
+    meets a lock timeout, a deadlock or a serialization failure is attempted up to `attempts` times. Progress is logged
+    for one that has run for `watch_after` seconds; 0 means never. `direct_url` names a variable that may hold a
+    connection string that bypasses a pooler.
     """
 
     lock_wait_timeout: float = 300.0

@@ -1,6 +1,6 @@
-"""What is known of each migration at every moment of a run: applied, failed, not run, in flight, in doubt.
+"""The state of each migration at every moment of a run: applied, failed, not run, in flight, in doubt.
 
-What happens after a COMMIT whose answer is lost: the migrations `in_flight`, the running one and those after it in its
+What happens after a COMMIT whose result is lost: the migrations `in_flight`, the running one and those after it in its
 message, become in doubt. The next read of `_migrations` settles it (`reconcile`): the row was committed with its
 migration, so with a row it is applied, with `in_doubt: true` in the log, as another runner may have applied it since;
 without one it is pending again, at most `MAX_LOSSES` times. A no-transaction migration is not run again but fails: some
@@ -27,43 +27,53 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_LOSSES = 3
+_ROLLED_BACK = "; it was rolled back"
+_UNCONFIRMED = "; the server did not confirm the rollback in time. Check _migrations for what was committed"
+_PARTLY_IN_EFFECT = (
+    " without a transaction; some of its statements may have taken effect. "
+    "Check the schema and _migrations before you run it again"
+)
 
 
 class RunState:
-    """Keeps `result` true at every moment, whatever interrupts the run.
+    """Keeps `result` correct at every moment, even if the run is interrupted.
 
     `in_flight` are the running migration and those after it in its message. `losses` counts lost connections by the
-    name of the migration that ran, "" for none.
+    name of the running migration, "" for none.
     """
 
     def __init__(self, files: MigrationFiles) -> None:
         self.result = MigrationResult()
         self.in_flight: list[Migration] = []
         self.losses: Counter[str] = Counter()
+        self.is_rolled_back = False  # the server has rolled back what was in flight
         self._files = files
         self._in_doubt: list[Migration] = []
         self._applied: list[Migration] = []  # by this run
 
     @property
     def running(self) -> Migration | None:
-        """The migration that runs."""
+        """The running migration."""
         return self.in_flight[0] if self.in_flight else None
 
     @property
-    def interrupted(self) -> str | None:
-        """The name of the migration that runs, or that ran when the run was interrupted and is not known as applied."""
-        unsettled = self.in_flight or self._in_doubt
-        return unsettled[0].name if unsettled else None
+    def interrupted(self) -> tuple[str, str] | None:
+        """The migration that an interruption stopped before it was known as applied, and what became of it."""
+        if not (unsettled := self.in_flight or self._in_doubt):
+            return None
+        if not unsettled[0].transactional:
+            return unsettled[0].name, _PARTLY_IN_EFFECT
+        return unsettled[0].name, _ROLLED_BACK if self.is_rolled_back else _UNCONFIRMED
 
     def reconcile(self, rows: Collection[str]) -> None:
-        """Compare what this run believes with the names in the table; see the head of this file."""
+        """Compare the state of this run with the names in the table; see the docstring of this module."""
         for migration in [migration for migration in self._in_doubt if migration.name in rows]:
-            self.mark_applied(migration, how=", unless another runner was faster", in_doubt=True)
+            self.mark_applied(migration, in_doubt=True)
         for migration in [migration for migration in self._applied if migration.name not in rows]:
             self._withdraw(migration)
 
     def pending(self, rows: Collection[str]) -> list[Migration]:
-        """Return what is still to be applied, given the names in the table."""
+        """Return the migrations that are still to be applied, given the names in the table."""
         decided = {*rows, *self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         return [migration for migration in self._files.migrations if migration.name not in decided]
 
@@ -71,16 +81,20 @@ class RunState:
         """Note that a migration starts; `place` is its number and how many are pending."""
         self._in_doubt = []
         fields = {"event": "migration.started", "migration": migration.name, **place}
-        log.debug("Running %s", migration.name, extra=fields)
+        log.debug("Applying %s", migration.name, extra=fields)
 
-    def mark_applied(self, migration: Migration, *, how: str = "", **fields: Any) -> None:
-        """Record and log that a migration is committed."""
+    def mark_applied(self, migration: Migration, *, in_doubt: bool = False, **fields: Any) -> None:
+        """Record and log that a migration is committed; if it was `in_doubt`, another runner may have applied it."""
         self.result.applied.append(migration.name)
         self._applied.append(migration)
         self.in_flight = [other for other in self.in_flight if other is not migration]
         self._in_doubt = [other for other in self._in_doubt if other is not migration]
         extra = {"event": "migration.applied", "migration": migration.name, **fields}
-        log.info("Applied %s%s", migration.name, how, extra=extra)
+        if in_doubt:
+            message = "%s is applied (found in _migrations; another runner may have applied it)"
+            log.info(message, migration.name, extra={**extra, "in_doubt": True})
+        else:
+            log.info("Applied %s", migration.name, extra=extra)
 
     def mark_skipped(self, migration: Migration) -> None:
         """Log that another runner has applied a migration."""
@@ -92,10 +106,14 @@ class RunState:
         log_failure("Failed", migration, failure, self.result, self._files.migrations)
 
     def mark_not_run(self, migration: Migration) -> None:
-        """Record and log that a migration is not run, as an earlier one failed."""
+        """Record and log that a migration is not run because an earlier one failed."""
         name = migration.name
         self.result.not_run.append(name)
-        log.warning("Not run after the failure: %s", name, extra={"event": "migration.not_run", "migration": name})
+        log.warning(
+            "Skipped %s because an earlier migration failed",
+            name,
+            extra={"event": "migration.not_run", "migration": name},
+        )
 
     def mark_connection_lost(self, sqlstate: str | None) -> None:
         """Note that the connection is lost: the table will show whether what was in flight is committed."""
@@ -103,44 +121,52 @@ class RunState:
         self.mark_in_doubt()
         self.losses[name] += 1
         log.warning(
-            "The connection was lost%s; connecting again",
-            f" while {name} ran" if name else "",
+            "Connection lost%s%s",
+            f" while applying {name}" if name else "",
+            "; reconnecting" if self.losses[""] < MAX_LOSSES else "",
             extra={"event": "connection.lost", "migration": name or None, "sqlstate": sqlstate},
         )
 
     def mark_in_doubt(self) -> None:
-        """Note that nobody knows whether what was in flight is committed."""
+        """Note that the migrations in flight may or may not be committed."""
         self._in_doubt, self.in_flight = self.in_flight or self._in_doubt, []
+        self.is_rolled_back = False
 
     def refusal_reason(self, migration: Migration) -> str | None:
-        """Return why a migration cannot be run, or must not be run again after a lost connection."""
+        """Return why a migration cannot run, or must not run again after a lost connection; None if it can."""
         losses = self.losses[migration.name]
         if losses and not migration.transactional:
             return (
-                "the connection was lost while this no-transaction file ran: "
-                "statements before that have taken effect, look what is there before you run it again"
+                "the connection was lost while this no-transaction migration was running; "
+                "earlier statements may have taken effect. Check the schema before you run it again"
             )
         if losses >= MAX_LOSSES:
-            return f"the connection was lost each of the {losses} times that this file ran; it was rolled back"
+            return (
+                f"the connection was lost during each of {losses} attempts to apply this migration; it was rolled back"
+            )
         return migration.problem
 
     def finish(self, rows: Mapping[str, Row]) -> None:
-        """Fill in what was skipped, and warn of files that differ from what was applied."""
+        """Fill in the skipped migrations, and warn about files that differ from what was applied."""
         not_skipped = {*self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         self.result.skipped[:] = [m.name for m in self._files.migrations if m.name not in not_skipped]
         warn_of_drift(self._files, {name: row.checksum for name, row in rows.items()})
 
     def _withdraw(self, migration: Migration) -> None:
-        """Take an applied migration back: it is applied again, in order, unless it runs without a transaction."""
+        """Withdraw an applied migration: it is pending again, or failed if it runs without a transaction."""
         self._applied.remove(migration)
         self.result.applied.remove(migration.name)
         fields = {"event": "migration.undone", "migration": migration.name}
-        log.warning("The server has lost %s, which was committed", migration.name, extra=fields)
+        log.warning(
+            "%s was applied, but its row in _migrations is missing; the server may have lost it in a failover",
+            migration.name,
+            extra=fields,
+        )
         if not migration.transactional:
             self.mark_failed(
                 migration,
                 MigrationFailure(
-                    "its row in _migrations is gone after the connection was lost, and it ran without a transaction: "
-                    "look what is there before you run it again"
+                    "its row in _migrations is missing, and it was applied without a transaction. "
+                    "Check the schema before you run it again"
                 ),
             )

@@ -14,8 +14,8 @@ T = TypeVar("T")
 class BackgroundCall(Generic[T]):
     """A call that starts at once in a thread of its own.
 
-    A name server that hangs blocks in C, where neither a timeout nor a signal reaches; the thread can only be left
-    behind. Its result, a connection for example, is then closed when it comes.
+    A hanging name server blocks in C, where neither a timeout nor a signal reaches; the thread can only be abandoned.
+    If its result arrives later, it is closed: a connection, for example.
     """
 
     def __init__(self, call: Callable[[], T]) -> None:

@@ -1,4 +1,4 @@
-"""One login, or as many as it takes until the server accepts connections."""
+"""One login, or retries until the server accepts connections."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ INITIAL_DELAY_S = 0.1
 MAX_DELAY_S = 2.0
 LOG_EVERY_S = 10.0
 _WAITS = {pq.PollingStatus.READING: Wait.R, pq.PollingStatus.WRITING: Wait.W}
-MIN_LOGIN_S = 0.75  # that an attempt gets even at the end of the wait, which may then last so much longer
-CONCLUSIVE_LOGIN_S = 2.0  # a timeout after less says nothing that the attempt before did not say better
+MIN_LOGIN_S = 0.75  # for the last attempt too, which may exceed the wait by this much
+CONCLUSIVE_LOGIN_S = 2.0  # after a shorter timeout, report the error of the previous attempt
 
 
 class ConnectionSource(Protocol):
-    """Whatever lends connections: a pool, or `Server`."""
+    """A source of connections: a pool, or `Server`."""
 
     def connection(self, timeout: float | None = None) -> AbstractContextManager[Connection]:
-        """Lend a connection within `timeout` seconds, by default those that the source is set to."""
+        """Lend a connection within `timeout` seconds, by default the timeout of the source."""
         ...
 
 
 class Server:
-    """One database, reached by one connection at a time: all that a one-shot process needs of a pool.
+    """One database, reached by one connection at a time, for a process that needs no pool.
 
     The first wait counts from `wait_started`, by the monotonic clock, instead of from its own start.
     """
@@ -75,11 +75,11 @@ class Server:
 
 
 def wait_for_postgres(dsn: Dsn, *, timeout: float, writable: bool = True, started: float | None = None) -> Connection:
-    """Return a connection; try again until `timeout` seconds of wall clock have passed since `started` (now).
+    """Return a connection; retry until `timeout` seconds have passed since `started` (now, by default).
 
-    Failures that may pass (refused, DNS, starting up, too many clients, a read-only server while `writable` is asked
-    for) are retried; at the end they raise `PostgresUnavailable`, 0.75 s late if the last attempt gets no answer.
-    Permanent ones (credentials, database, TLS) raise `PostgresRefused` at once.
+    Retryable failures (refused, DNS, starting up, too many clients, a read-only server if `writable`) are retried; at
+    the end they raise `PostgresUnavailable`, up to 0.75 s late if the last attempt gets no response. Permanent ones
+    (credentials, database, TLS) raise `PostgresRefused` at once.
     """
     started = time.monotonic() if started is None else started
     deadline = started + timeout
@@ -103,10 +103,12 @@ def wait_for_postgres(dsn: Dsn, *, timeout: float, writable: bool = True, starte
                 waits = {"wait_s": wait_s, "left_s": left_s, "timeout_s": timeout}
                 fields = {"attempt": attempts, **waits, "reason": error.reason}
                 log.warning(
-                    "Waiting for Postgres at %s:%s: %s",
+                    "Waiting for Postgres at %s:%s: %s (attempt %s, %.0f s left)",
                     dsn.host,
                     dsn.port,
                     error,
+                    attempts,
+                    left_s,
                     extra={"event": "postgres.waiting", **fields},
                 )
             raise
@@ -124,12 +126,12 @@ def _until(deadline: float, attempt: Callable[[], Connection], started: float) -
         if time.monotonic() + INITIAL_DELAY_S >= deadline:
             raise _gave_up(error, time.monotonic() - started) from None
     time.sleep(INITIAL_DELAY_S)
-    import tenacity  # after a failed attempt only: 15 ms that a healthy start does not pay
+    import tenacity  # only after a failed attempt, because it takes 15 ms
 
     pause = tenacity.wait_random_exponential(multiplier=2 * INITIAL_DELAY_S, max=MAX_DELAY_S)
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(PostgresUnavailable),
-        # Not stop_before_delay: it ends the wait a pause too early, with a server that may be up by then.
+        # Not stop_before_delay: it stops one pause too early, when the server may be up at the end of the pause.
         wait=lambda state: min(pause(state), max(deadline - time.monotonic(), 0)),
         stop=lambda _state: time.monotonic() >= deadline,
         reraise=True,
@@ -141,7 +143,7 @@ def _until(deadline: float, attempt: Callable[[], Connection], started: float) -
 
 
 def _gave_up(error: PostgresUnavailable, waited: float) -> PostgresUnavailable:
-    return PostgresUnavailable(f"Postgres did not accept us within {waited:.0f} s: {error}", error.reason)
+    return PostgresUnavailable(f"Could not connect to Postgres within {waited:.0f} s: {error}", error.reason)
 
 
 def _require_writable(conn: Connection) -> None:
@@ -149,7 +151,7 @@ def _require_writable(conn: Connection) -> None:
         if not _is_read_only(conn):
             return
         problem: StorageError = PostgresUnavailable(
-            "the server is read-only: a standby, in recovery, or set so", "read_only"
+            "the server is read-only (a standby, in recovery, or default_transaction_read_only is on)", "read_only"
         )
     except psycopg.Error as error:
         problem = classify_login_error(error)
@@ -158,7 +160,7 @@ def _require_writable(conn: Connection) -> None:
 
 
 def _is_read_only(conn: Connection) -> bool:
-    """Tell from what the server reported at login; servers before 14 and most poolers have to be asked."""
+    """Use the parameters that the server reported at login; ask servers before 14 and most poolers."""
     reported = [conn.info.parameter_status(name) for name in ("in_hot_standby", "default_transaction_read_only")]
     if None not in reported:
         return "on" in reported
@@ -167,10 +169,10 @@ def _is_read_only(conn: Connection) -> bool:
 
 
 def connect(dsn: Dsn, *, timeout: float, writable: bool = False) -> Connection:
-    """Log in once, in autocommit mode, within `timeout` seconds, the resolution of the host name included.
+    """Log in once, in autocommit mode, within `timeout` seconds, including the resolution of the host name.
 
-    Raise `PostgresUnavailable`, also for a read-only server if `writable` is asked for, `PostgresRefused` or
-    `DatabaseUrlInvalid`, never with libpq's text, which may quote the connection string.
+    Raise `PostgresUnavailable` (also for a read-only server if `writable`), `PostgresRefused` or `DatabaseUrlInvalid`,
+    never with libpq's text, which may quote the connection string.
     """
 
     def log_in() -> Connection:
@@ -185,7 +187,7 @@ def connect(dsn: Dsn, *, timeout: float, writable: bool = False) -> Connection:
     try:
         return call_with_timeout(timeout, log_in)
     except TimeoutError:
-        raise PostgresUnavailable(f"no answer within {timeout:.1f} s", "timeout") from None
+        raise PostgresUnavailable(f"no response within {timeout:.1f} s", "timeout") from None
 
 
 class VerboseConnection(psycopg.Connection[tuple[Any, ...]]):
@@ -193,7 +195,7 @@ class VerboseConnection(psycopg.Connection[tuple[Any, ...]]):
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
-        """Log in as psycopg does, except that errors are verbose: it offers no way to say so."""
+        """Log in as psycopg does, but with verbose errors, for which psycopg has no option."""
         library = libpq.load()
         pgconn: Any = pq.PGconn.connect_start(conninfo.encode())
         try:

@@ -1,4 +1,4 @@
-"""A connection string, parsed once: what it names, where it leads, and what has to stay secret."""
+"""A connection string, parsed once: its parameters, its host and port, and its secrets."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from predeploy.connection.libpq import ConninfoReader, Option
 
 _SCHEMES = ("postgresql://", "postgres://")
-_ENCODE = "percent-encode every @ : / ? # % of the user name and the password (an @ is %40, a / is %2F)"
-# No libpq knows this sslmode: libpq adds what services, passfiles and the environment say, then goes no further.
+_ENCODE = "percent-encode @ : / ? # and % in the user name and the password (@ is %40, / is %2F)"
+# libpq does not know this sslmode: it adds the values of services, passfiles and the environment, then stops.
 _NEVER_CONNECT = "never-connect"
 _UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")  # characters that no URI encodes
 _HOST_NAME = re.compile(r"[\w.-]*")
@@ -31,9 +31,9 @@ _PASSWORD_IN_KEY_VALUE = re.compile(r"\b(?:ssl)?password\s*=\s*(?:'((?:[^'\\]|\\
 class Dsn:
     """A connection string that libpq can use.
 
-    `named` are the parameters that it names itself, `used` are all that libpq would use: those of PG* variables and
-    service files too. `host` and `port` are what a log may show, several joined by commas. `secrets` are all forms in
-    which the string and its passwords could appear in a text.
+    `named` are its own parameters; `used` are all that libpq would use, including PG* variables and service files.
+    `host` and `port` may be logged; several are joined by commas. `secrets` are all forms in which the string and its
+    passwords could appear in a text.
     """
 
     text: str
@@ -48,10 +48,10 @@ class Dsn:
 
 
 def parse_dsn(text: str | None) -> Dsn:
-    """Read a URI or a key=value string, with what PG* variables, a service file and a passfile add to it.
+    """Read a URI or a key=value string, with the values that PG* variables, a service file and a passfile add.
 
     Raise `DatabaseUrlMissing` for an empty one. Raise `DatabaseUrlInvalid` for one that libpq cannot read or would
-    misread, with a piece of an unencoded password as the host, the port or the database. libpq's own messages quote
+    misread, with part of an unencoded password as the host, the port or the database. libpq's own messages quote
     the password in such a case; the texts here are fixed, and no exception is chained to them.
     """
     if not text or not text.strip():
@@ -61,28 +61,28 @@ def parse_dsn(text: str | None) -> Dsn:
     resolved = _resolve(named, reader)
     if resolved is None:
         raise DatabaseUrlInvalid(
-            "The service that DATABASE_URL or PGSERVICE names cannot be read: look for its section in the service file "
-            "(PGSERVICEFILE or ~/.pg_service.conf) and for unknown keywords in it."
+            "Cannot read the service that DATABASE_URL or PGSERVICE names. Check that the service file (PGSERVICEFILE "
+            "or ~/.pg_service.conf) has its section, and no unknown keywords in it."
         )
     used, password = resolved
     host = used.get("host") or used.get("hostaddr") or "local socket"
     port = used["port"] if used.get("port", "").strip(",") else "5432"
     if "@" in host or (host != "local socket" and not _are_hosts(host)) or not _are_ports(port):
-        raise DatabaseUrlInvalid("PGHOST, PGHOSTADDR or PGPORT (or a service file) holds no host name or no port.")
+        raise DatabaseUrlInvalid("PGHOST, PGHOSTADDR, PGPORT or a service file has an invalid host or port.")
     passwords = [password, *_passwords_by_host(named, used, reader), *_written_passwords(text)]
     secrets = _secrets(text, used, passwords, reader)
     return Dsn(text, named, used, host, int(port) if port.isdigit() else port, frozenset(secrets))
 
 
 def secrets_in(text: str) -> set[str]:
-    """Return the secrets of a connection string that may be malformed: whatever could be a password in it."""
+    """Return the secrets of a connection string that may be malformed: everything that could be a password."""
     authority = text.partition("://")[2]
     guesses = [re.split("[/@?]", authority.partition(":")[2], maxsplit=1)[0]] if authority else []
     return _secrets(text, {}, [*_written_passwords(text), *guesses], libpq.conninfo())
 
 
 def write_conninfo(values: Mapping[str, str]) -> bytes:
-    """Return a key=value string. An empty value is written too: libpq then asks neither the environment nor a file."""
+    """Return a key=value string, with empty values too: libpq then reads neither the environment nor a file."""
     quoted = {key: value.replace("\\", "\\\\").replace("'", "\\'") for key, value in values.items()}
     return " ".join(f"{key}='{value}'" for key, value in quoted.items()).encode()
 
@@ -92,23 +92,23 @@ def _named_in(text: str, reader: ConninfoReader) -> dict[str, str]:
     if "://" in text.split("=", 1)[0] and not uri:
         raise DatabaseUrlInvalid("DATABASE_URL must start with postgresql:// or postgres://, without a driver name.")
     if uri and _has_stray_at(text):
-        raise DatabaseUrlInvalid(f"DATABASE_URL has an unencoded @ in the wrong place: {_ENCODE}.")
+        raise DatabaseUrlInvalid(f"DATABASE_URL has an unencoded @: {_ENCODE}.")
     if "\0" in text:  # libpq would stop reading there
-        raise DatabaseUrlInvalid("DATABASE_URL holds a NUL byte: write it as plain text, in UTF-8.")
+        raise DatabaseUrlInvalid("DATABASE_URL contains a NUL byte: save it as plain text in UTF-8.")
     if not _is_unicode(_decoded(text) if uri else text):
         raise DatabaseUrlInvalid("DATABASE_URL is not UTF-8.")
     options = reader.parse(text.encode())
     if options is None:
-        remedy = _ENCODE if uri else "put values that hold spaces in single quotes, with \\ before ' and \\"
+        remedy = _ENCODE if uri else "put values with spaces in single quotes, and \\ before each ' and \\ in them"
         raise DatabaseUrlInvalid(f"DATABASE_URL is malformed: {remedy}.")
     named = _values(options)
     if not _are_ports(named.get("port", "")):
-        raise DatabaseUrlInvalid(f"DATABASE_URL has a port that is no number from 1 to 65535: {_ENCODE}.")
+        raise DatabaseUrlInvalid(f"DATABASE_URL has a port that is not a number from 1 to 65535: {_ENCODE}.")
     if any("@" in named.get(key, "") for key in ("host", "hostaddr", "dbname")):
         raise DatabaseUrlInvalid(f"DATABASE_URL has an @ in the host or the database name: {_ENCODE}.")
     if not all(_are_hosts(named.get(key, "")) for key in ("host", "hostaddr")):
         raise DatabaseUrlInvalid(
-            f"DATABASE_URL has a host that is no name, address or directory: name the port on its own, and {_ENCODE}."
+            f"DATABASE_URL has a host that is not a name, address or directory: give the port apart, and {_ENCODE}."
         )
     return named
 
@@ -152,7 +152,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _resolve(named: Mapping[str, str], reader: ConninfoReader) -> tuple[dict[str, str], str] | None:
-    """Return all that libpq would use, and the password that it has found; None when a service cannot be read."""
+    """Return the parameters that libpq would use, and the password; None if a service cannot be read."""
     if resolved := reader.resolve(write_conninfo({**named, "sslmode": _NEVER_CONNECT})):
         used = _values(resolved[0])
         if used.get("sslmode") == _NEVER_CONNECT:
@@ -163,7 +163,7 @@ def _resolve(named: Mapping[str, str], reader: ConninfoReader) -> tuple[dict[str
 
 
 def _passwords_by_host(named: Mapping[str, str], used: Mapping[str, str], reader: ConninfoReader) -> list[str]:
-    """Return what a passfile holds for each of several hosts."""
+    """Return the passwords in a passfile for each of several hosts."""
     if "," not in used.get("host", ""):
         return []
     hosts, ports = used["host"].split(","), used.get("port", "").split(",")
@@ -193,7 +193,7 @@ def _secrets(text: str, used: Mapping[str, str], passwords: Iterable[str], reade
 
 
 def _spellings(secret: str) -> set[str]:
-    """Return it as it is, decoded, percent-encoded, and as Python, JSON, libpq and SQL quote it."""
+    """Return it verbatim, decoded, percent-encoded, and as Python, JSON, libpq and SQL quote it."""
     in_uris = _encoded(secret)
     plain = {secret, _decoded(secret, "replace")}
     found = plain | in_uris | {re.sub("%..", lambda code: code[0].lower(), form) for form in in_uris}
@@ -206,7 +206,7 @@ def _spellings(secret: str) -> set[str]:
 
 
 def _decoded(text: str, errors: str = "surrogateescape") -> str:
-    if "%" not in text:  # most need no urllib.parse, which takes 3 ms of every start
+    if "%" not in text:  # most do not need urllib.parse, which takes 3 ms to import
         return text
     from urllib.parse import unquote
 

@@ -15,8 +15,8 @@ from predeploy.errors import PostgresUnavailable, StorageError
 if TYPE_CHECKING:
     from predeploy.connection.connect import Connection, ConnectionSource
 
-HEALTH_TIMEOUT_S = 4.5  # which leaves half a second for the rest of a check of 5 s
-_MAX_DEAD = 20  # dead connections of a pool that are passed over
+HEALTH_TIMEOUT_S = 4.5  # leaves half a second for the rest of a check that takes 5 s
+_MAX_DEAD = 20  # dead connections of a pool to skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class DbHealth:
 
 
 def check_db_health(db: ConnectionSource) -> DbHealth:
-    """Run `SELECT 1`, at most 5 s in all, whatever the server or the network does; never raise."""
+    """Run `SELECT 1` in at most 5 s in total; never raise."""
     started = time.monotonic()
     deadline = started + HEALTH_TIMEOUT_S
     borrowed: list[Connection] = []
@@ -43,19 +43,19 @@ def check_db_health(db: ConnectionSource) -> DbHealth:
                 except psycopg.OperationalError:
                     if not conn.closed or time.monotonic() >= deadline:
                         raise
-                    # It may have died in the pool when the server restarted; the server that answers now counts.
+                    # It may have died in the pool when the server restarted; try the next one.
                 else:
                     return
                 finally:
                     borrowed.clear()
-        raise PostgresUnavailable("the server ends every session", "closed")
+        raise PostgresUnavailable("the server closes every connection", "closed")
 
     try:
         call_with_timeout(HEALTH_TIMEOUT_S, select_one)
     except TimeoutError:
         for conn in borrowed:
             shut_down(conn)  # a pool drops the connection then
-        error: str | None = f"no answer within {HEALTH_TIMEOUT_S:g} s"
+        error: str | None = f"no response within {HEALTH_TIMEOUT_S:g} s"
     except Exception as failure:
         error = _why(failure)
     else:
@@ -66,7 +66,7 @@ def check_db_health(db: ConnectionSource) -> DbHealth:
 def _why(failure: Exception) -> str:
     if isinstance(failure, StorageError):
         return str(failure)
-    if type(failure).__name__ == "PoolTimeout":  # psycopg_pool is not imported where nobody uses a pool
-        return "no connection of the pool was free in time"
+    if type(failure).__name__ == "PoolTimeout":  # psycopg_pool may not be imported
+        return "timed out waiting for a free connection from the pool"
     sqlstate = getattr(failure, "sqlstate", None)
     return f"{type(failure).__name__}" + (f" (SQLSTATE {sqlstate})" if sqlstate else "")

@@ -1,7 +1,7 @@
-"""libpq through ctypes: what a connection string means, and the login of a run that finds nothing to do.
+"""libpq through ctypes: it parses connection strings, and logs in for the fast path.
 
-To import psycopg takes longer than all the rest of such a run. The library is the one in psycopg's wheel, which psycopg
-loads itself when it is imported, so that TLS, Kerberos, services and passfiles work alike.
+Importing psycopg takes longer than the rest of such a run. The library is the one in psycopg's wheel, which psycopg
+itself loads when it is imported, so that TLS, Kerberos, services and passfiles work the same way.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _VERBOSITIES = {"default": 1, "verbose": 2}  # PQsetErrorVerbosity
 
 
 class NoAnswer(Exception):
-    """No answer in time, or not the one that was asked for."""
+    """No answer in time, or an unexpected one."""
 
 
 class LoginFailed(NoAnswer):
@@ -74,24 +74,24 @@ _RETURNS: dict[str, tuple[Any, list[Any]]] = {
 
 
 class ConninfoReader(Protocol):
-    """Connection strings, read as libpq reads them."""
+    """Reads connection strings as libpq does."""
 
     def parse(self, conninfo: bytes) -> list[Option] | None:
         """Return every option, with its value where the connection string names it; None for a malformed one."""
         ...
 
     def defaults(self) -> list[Option]:
-        """Return every option with what the environment, and a service that it names, say; or libpq itself."""
+        """Return every option with its value from the environment, from a service that it names, or from libpq."""
         ...
 
     def resolve(self, conninfo: bytes) -> tuple[list[Option], bytes] | None:
-        """Return all options that a login would use, and the password. The login starts, so it must not be able to."""
+        """Return all options that a login would use, and the password. A login starts, so make sure that it fails."""
         ...
 
 
 @cache
 def load() -> Libpq | None:
-    """Return the library; None where psycopg uses another one, and where it cannot be found, loaded or used."""
+    """Return the library; None if psycopg uses another one, or if it cannot be found, loaded or used."""
     try:
         return Libpq(_bundled())
     except (OSError, AttributeError, ValueError):
@@ -99,14 +99,14 @@ def load() -> Libpq | None:
 
 
 def conninfo() -> ConninfoReader:
-    """Return libpq itself, or psycopg where the library cannot be loaded."""
+    """Return libpq itself, or psycopg if the library cannot be loaded."""
     return load() or _ByPsycopg()
 
 
 def _bundled() -> str:
     """Return the path of the library in psycopg's wheel, without importing psycopg; raise ValueError for none."""
     if PathFinder.find_spec("psycopg_c"):
-        raise ValueError("psycopg prefers the one that it was built for")
+        raise ValueError("psycopg_c uses the libpq that it was built with")
     spec = PathFinder.find_spec("psycopg_binary")
     (package,) = (spec and spec.submodule_search_locations) or [""]
     folder = f"{os.path.dirname(package)}/psycopg_binary.libs"
@@ -118,7 +118,7 @@ class Libpq:
     """The functions of the library."""
 
     def __init__(self, path: str) -> None:
-        """Load it; raise OSError for what is no library and AttributeError for one that lacks a function."""
+        """Load it; raise OSError if it is not a library, and AttributeError if it lacks a function."""
         library = CDLL(path)
         self.functions: dict[str, Any] = {}
         for name, (result, arguments) in _RETURNS.items():
@@ -153,7 +153,7 @@ class Libpq:
 
 
 class _ByPsycopg:
-    """The same by psycopg, whatever libpq it uses."""
+    """The same through psycopg and its libpq."""
 
     def parse(self, conninfo: bytes) -> list[Option] | None:
         from psycopg import OperationalError, pq
@@ -195,13 +195,14 @@ def _options(call: dict[str, Any], array: Any) -> list[Option] | None:
 
 
 class Session:
-    """A login and what is asked then, all of it until the `deadline` by the monotonic clock; else `NoAnswer`.
+    """A login and its queries, until the `deadline` by the monotonic clock; later ones raise `NoAnswer`.
 
-    Only the resolution of a host name may take longer. A notice makes an answer invalid: this session logs nothing.
+    Only the resolution of a host name may take longer. A notice makes an answer invalid, because this session cannot
+    log it.
     """
 
     def __init__(self, library: Libpq, conninfo: bytes, deadline: float) -> None:
-        """Log in; raise `LoginFailed` when the server or libpq refuses."""
+        """Log in; raise `LoginFailed` if the server or libpq rejects it."""
         self._call = library.functions
         self._deadline = deadline
         self._notices = 0
@@ -246,8 +247,8 @@ class Session:
     def ask(self, message: bytes) -> list[bytes]:
         """Send statements in one message; return the only row of the last that has one, NULL as an empty text.
 
-        Raise `NoAnswer` for an error, a notice or no row. The answer is read to its end: a client that hangs up in the
-        middle of it leaves a line in the server's log.
+        Raise `NoAnswer` for an error, a notice or no row. The answer is read to its end: a client that disconnects
+        in the middle causes a line in the server's log.
         """
         call, row, failed = self._call, None, False
         if not call["PQsendQuery"](self._conn, message):

@@ -1,6 +1,6 @@
-"""Why logins fail: the reasons, and the SQLSTATEs and texts by which they are known.
+"""Why logins fail: the reasons, and the SQLSTATEs and texts that identify them.
 
-A permanent reason comes with its remedy. Texts are English: libpq's own, PgBouncer's and an English server's.
+A permanent reason has a remedy. Texts are English: those of libpq, PgBouncer and an English server.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from predeploy.errors import PostgresRefused, PostgresUnavailable
 
 @dataclass(frozen=True, slots=True)
 class LoginFailure:
-    """A constant word for the log and a sentence: the fact and its remedy, or the fact alone where waiting may help."""
+    """A constant word for the log, and a sentence: the fact and its remedy, or only the fact if waiting may help."""
 
     reason: str
     words: str
@@ -31,73 +31,71 @@ def _retryable(reason: str, words: str) -> LoginFailure:
 
 
 PASSWORD = LoginFailure(
-    "authentication", "The server rejected the user name or the password: correct them in the connection string"
+    "authentication", "The server rejected the user name or password: fix them in the connection string"
 )
 NO_PASSWORD = LoginFailure(
     "authentication",
-    "The server wants a password and the connection string has none: add it, or set PGPASSWORD or PGPASSFILE",
+    "The server requires a password: add it to the connection string, or set PGPASSWORD or PGPASSFILE",
 )
 AUTHENTICATION = LoginFailure(
     "authentication",
-    "The server rejected our authentication: correct the user in the connection string, "
-    "or the method that pg_hba.conf asks of it",
+    "The server rejected the authentication: fix the user in the connection string, "
+    "or the method for that user in pg_hba.conf",
 )
 METHOD = LoginFailure(
     "authentication",
-    "The server's authentication method is not what require_auth allows: change that, or the method in pg_hba.conf",
+    "The authentication method of the server is not one that require_auth allows: change one of them",
 )
 BINDING = LoginFailure(
     "authentication",
-    "The server offers no channel binding: have it use TLS and scram-sha-256, or drop channel_binding=require",
+    "The server does not support channel binding: use TLS and scram-sha-256, or remove channel_binding=require",
 )
 NOT_ADMITTED = LoginFailure(
     "not_admitted",
-    "The server's pg_hba.conf does not admit this user, database, address or encryption: add an entry there, "
-    "or set sslmode=require where only TLS is admitted",
+    "The server does not allow this user, database, address or encryption: add an entry to its pg_hba.conf, "
+    "or set sslmode=require if it allows only TLS",
 )
 NO_LOGIN = LoginFailure(
-    "role", "The role may not log in: ALTER ROLE ... LOGIN, or name another in the connection string"
+    "role", "The role cannot log in: run ALTER ROLE ... LOGIN, or use another role in the connection string"
 )
-NO_ROLE = LoginFailure("role", "The role does not exist: create it, or correct the user in the connection string")
+NO_ROLE = LoginFailure("role", "The role does not exist: create it, or fix the user in the connection string")
 ROLE = LoginFailure(
-    "role", "The role does not exist or may not log in: CREATE or ALTER ROLE ... LOGIN, or name another to connect as"
+    "role", "The role does not exist or cannot log in: run CREATE or ALTER ROLE ... LOGIN, or use another role"
 )
 NO_DATABASE = LoginFailure(
-    "unknown_database", "The database does not exist: create it, or correct its name in the connection string"
+    "unknown_database", "The database does not exist: create it, or fix its name in the connection string"
 )
 INVALID_DATABASE = LoginFailure(
-    "invalid_database", "An interrupted DROP DATABASE left the database unusable: drop it again and create it anew"
+    "invalid_database", "An interrupted DROP DATABASE left the database unusable: drop it again, then create it"
 )
 NO_CONNECT = LoginFailure(
-    "privilege", "The role has no CONNECT privilege on the database: GRANT CONNECT ON DATABASE to it"
+    "privilege", "The role lacks the CONNECT privilege on the database: run GRANT CONNECT ON DATABASE for it"
 )
 UNTRUSTED = LoginFailure(
     "tls",
-    "The server's certificate is not signed by a trusted authority, or not valid now: "
+    "The certificate of the server is expired or not signed by a trusted authority: "
     "name its authority in sslrootcert, or renew the certificate",
 )
 OTHER_HOST = LoginFailure(
     "tls",
-    "The server's certificate is for another host name: connect by the name that it holds, "
-    "or have one issued for this name",
+    "The certificate of the server is for another host name: connect to the name in the certificate, "
+    "or issue one for this name",
 )
 NO_ROOT = LoginFailure(
-    "tls", "The file of root certificates is missing or unreadable: put it where sslrootcert says, or correct that"
+    "tls", "The root certificate file is missing or unreadable: put it at the path in sslrootcert, or fix that path"
 )
 NO_CERTIFICATE = LoginFailure(
-    "tls", "The client's certificate or key is missing, unreadable or open to others: correct sslcert and sslkey"
+    "tls", "The client certificate or key is missing, unreadable or readable by others: fix sslcert and sslkey"
 )
-CERTIFICATE_WANTED = LoginFailure(
-    "tls", "The server does not accept our TLS: give it the certificate that it wants in sslcert and sslkey"
-)
+CERTIFICATE_REQUIRED = LoginFailure("tls", "The server requires a valid client certificate: set sslcert and sslkey")
 PROTOCOL = LoginFailure(
-    "tls", "The server and we share no version of TLS: correct ssl_min_protocol_version and ssl_max_protocol_version"
+    "tls", "Client and server have no TLS version in common: fix ssl_min_protocol_version and ssl_max_protocol_version"
 )
-NO_TLS = LoginFailure("tls", "The server does not offer TLS: switch it on there, or ask for less by sslmode")
-TLS_WANTED = LoginFailure("tls", "The server wants TLS: set sslmode=require or stricter")
+NO_TLS = LoginFailure("tls", "The server does not support TLS: turn it on there, or set a weaker sslmode")
+TLS_REQUIRED = LoginFailure("tls", "The server requires TLS: set sslmode=require or stricter")
 PARAMETER = LoginFailure(
     "startup_parameter",
-    "The server or the pooler rejects a parameter of the connection string: drop it from options, or correct it",
+    "The server or pooler rejected a parameter of the connection string: fix it, or remove it from options",
 )
 
 NOT_READY = _retryable("not_accepting", "the server is starting up, shutting down or recovering")
@@ -105,20 +103,20 @@ STARTING = _retryable("starting_up", "the server is starting up")
 RECOVERY = _retryable("recovery", "the server is recovering")
 CLOSED_DATABASE = _retryable("not_accepting", "the database does not accept connections")
 SHUTTING = _retryable("shutting_down", "the server is shutting down")
-TOO_MANY = _retryable("too_many_clients", "the server has no connection to spare")
-RESOURCES = _retryable("resources", "the server lacks memory, disk space or files")
+TOO_MANY = _retryable("too_many_clients", "the server has too many connections")
+RESOURCES = _retryable("resources", "the server is out of memory, disk space or file handles")
 READ_ONLY = _retryable("read_only", "the server is read-only")
-ATTRIBUTES = _retryable("session_attrs", "no server is yet what target_session_attrs asks for")
+ATTRIBUTES = _retryable("session_attrs", "no server matches target_session_attrs yet")
 POOLER = _retryable("pooler", "the pooler has no connection to its server yet")
 REFUSED = _retryable("refused", "connection refused: nothing listens there yet")
-NO_SOCKET = _retryable("refused", "there is no such socket yet")
+NO_SOCKET = _retryable("refused", "the socket does not exist yet")
 DNS = _retryable("dns", "the host name cannot be resolved")
-NO_ROUTE = _retryable("unreachable", "the network has no route to the host")
-TIMEOUT = _retryable("timeout", "no answer from the host in time")
+NO_ROUTE = _retryable("unreachable", "no route to the host")
+TIMEOUT = _retryable("timeout", "no response from the host in time")
 HUNG_UP = _retryable("closed", "the server closed the connection during login")
-UNKNOWN = _retryable("unknown", "the login failed for a reason that we do not know")
+UNKNOWN = _retryable("unknown", "the login failed for an unknown reason")
 
-# The first that matches wins; names are cut out of the texts before.
+# The first match wins; names are removed from the text first.
 _TEXTS = (
     ("password authentication failed", PASSWORD),
     ("no such user", PASSWORD),  # PgBouncer
@@ -132,22 +130,22 @@ _TEXTS = (
     ("pg_hba.conf rejects", NOT_ADMITTED),
     ("is not permitted to log in", NO_LOGIN),
     ("permission denied for database", NO_CONNECT),
-    ("requires a valid client certificate", CERTIFICATE_WANTED),
-    ("client certificate required", CERTIFICATE_WANTED),  # PgBouncer
+    ("requires a valid client certificate", CERTIFICATE_REQUIRED),
+    ("client certificate required", CERTIFICATE_REQUIRED),  # PgBouncer
     ("certificate verify failed", UNTRUSTED),
     ("does not match host name", OTHER_HOST),
     ("root certificate file", NO_ROOT),
     ("certificate file", NO_CERTIFICATE),
     ("private key file", NO_CERTIFICATE),
-    ("alert certificate required", CERTIFICATE_WANTED),
-    ("alert unknown ca", CERTIFICATE_WANTED),
-    ("alert bad certificate", CERTIFICATE_WANTED),
-    ("alert certificate expired", CERTIFICATE_WANTED),
+    ("alert certificate required", CERTIFICATE_REQUIRED),
+    ("alert unknown ca", CERTIFICATE_REQUIRED),
+    ("alert bad certificate", CERTIFICATE_REQUIRED),
+    ("alert certificate expired", CERTIFICATE_REQUIRED),
     ("alert protocol version", PROTOCOL),
     ("unsupported protocol", PROTOCOL),
     ("server does not support SSL", NO_TLS),
-    ("SSL required", TLS_WANTED),  # PgBouncer
-    ("TLS connection required", TLS_WANTED),  # PgBouncer
+    ("SSL required", TLS_REQUIRED),  # PgBouncer
+    ("TLS connection required", TLS_REQUIRED),  # PgBouncer
     ("unsupported startup parameter", PARAMETER),
     ("unrecognized configuration parameter", PARAMETER),
     ("invalid value for parameter", PARAMETER),
@@ -212,7 +210,7 @@ _CODES = (
     ("58", "", RESOURCES),
     ("25006", "", READ_ONLY),
 )
-# Quoted in a text, and free to read like any text: names in every language's quotation marks, and Python's.
+# Names can contain any of these texts: in the quotation marks of every language, and in Python's.
 _NAME = re.compile(r'"[^"\n]*"|»[^«\n]*«|«[^»\n]*»|>>.*?<<|<<.*?>>|(?<=host )\'[^\'\n]*\'')
 
 

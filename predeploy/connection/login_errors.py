@@ -1,10 +1,10 @@
 """Why a login failed, and whether waiting can help.
 
-libpq describes a failed login in a text only, which may quote the connection string and is never shown. Connections
+libpq describes a failed login only in a text, which may quote the connection string and is never shown. Connections
 that this program starts are verbose, so that the text holds the SQLSTATE (`FATAL:  28P01: ...`) and the function in the
-server's source (`LOCATION:  auth_failed, ...`). The SQLSTATE decides, in every language. An English text says it more
-precisely, and decides alone where there is no SQLSTATE: libpq's own errors, poolers, another libpq than the wheel's.
-A failure that is not known to be permanent is retried until the wait is over.
+server's source (`LOCATION:  auth_failed, ...`). The SQLSTATE decides, in every language. An English text is more
+precise, and decides alone if there is no SQLSTATE: in errors of libpq itself, of poolers, or of another libpq.
+A failure that is not known to be permanent is retried until the timeout.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # SQLSTATEs of a server that cannot serve a healthy session now: resources, an operator, another session's lock.
 _RETRYABLE = ("08", "25006", "40", "53", "55P03", "57", "58")
-_OF_ONE_HOST = {"tls", "not_admitted", "startup_parameter"}  # another host may well accept the login
+_OF_ONE_HOST = {"tls", "not_admitted", "startup_parameter"}  # another host may accept the login
 _ATTEMPT = r"^- host: (?P<host>.+?), port: (?P<port>.+?), hostaddr: .+?: "  # psycopg's summary of several
 _BAD_OPTION = (
     "(?:connection is bad: )?(?:invalid |weak |could not match |definition of service|service file|bad value for )"
@@ -34,14 +34,14 @@ _VERBOSE = r"failed: [^:\n]{1,40}:  ([0-9A-Z]{5}): (?:(?!^connection to server).
 def classify_login_error(error: Exception) -> PostgresUnavailable | PostgresRefused | DatabaseUrlInvalid:
     """Return a failed login, or a failed first statement, as the error that ends the run or is retried.
 
-    Of several hosts one that rejects the credentials or the database speaks for all; other permanent failures end the
+    If one of several hosts rejects the credentials or the database, the login fails; other permanent failures end the
     wait only if every host has one.
     """
     if isinstance(error, UnicodeError):  # psycopg resolves host names by Python, which encodes them first
-        return DatabaseUrlInvalid("The host name has an empty part, or one of more than 63 characters.")
+        return DatabaseUrlInvalid("The host name has an empty label, or one with more than 63 characters.")
     text = str(error)
     if re.match(_BAD_OPTION, text):
-        return DatabaseUrlInvalid("An option of the connection string, a PG* variable or a service is not valid.")
+        return DatabaseUrlInvalid("The connection string, a PG* variable or a service has an invalid option.")
     if sqlstate := getattr(error, "sqlstate", None):
         return _classify(text, [(sqlstate, error.diag.source_function)]).error()  # type: ignore[attr-defined]
     found = list(re.finditer(_ATTEMPT, text, re.MULTILINE))
@@ -56,7 +56,7 @@ def classify_login_error(error: Exception) -> PostgresUnavailable | PostgresRefu
 
 
 def _sqlstates_in(text: str) -> list[tuple[str, str | None]]:
-    """Return the SQLSTATE of each attempt with its function; libpq tries twice where TLS is a preference."""
+    """Return the SQLSTATE of each attempt with its function; libpq tries twice if TLS is optional."""
     found = re.findall(_VERBOSE, text, re.MULTILINE | re.DOTALL)
     return [(sqlstate, function or None) for sqlstate, function in found]
 
@@ -85,10 +85,10 @@ def _permanent_first(failures: list[LoginFailure]) -> LoginFailure:
 
 
 def classify_statement_error(error: psycopg.Error) -> StorageError:
-    """Return the failure of one of the program's own statements as an error that says whether a later run can help."""
+    """Return the failure of an internal statement as a retryable or permanent error."""
     from predeploy.redaction.server_message import redact_message  # only where something fails
 
-    text = f"The server refused a statement of ours: {redact_message(error.diag)} (SQLSTATE {error.sqlstate})."
+    text = f"Postgres rejected an internal statement: {redact_message(error.diag)} (SQLSTATE {error.sqlstate})."
     if (error.sqlstate or "").startswith(_RETRYABLE):
         return PostgresUnavailable(text, "statement")
     return PostgresRefused(text, "statement")

@@ -1,7 +1,7 @@
-"""One message to the server: its parts, and whose result arrives.
+"""One message to the server: its parts, and the part to which each result belongs.
 
-SQL goes as one simple-query message of many statements. The server answers with one result per statement, in order, and
-drops the rest of the message at the first error. So to count results is to know where the server is.
+SQL is sent as one simple-query message with many statements. The server answers with one result per statement, in
+order, and skips the rest of the message after the first error. Counting results shows which statement runs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Part(NamedTuple):
 class Message:
     """Ordered parts, sent together; `part` and `number` say which statement has the next result, from 0.
 
-    `started` is False until the first result: the server then may not have been able to parse the message.
+    `started` is False until the first result: until then, the server may fail to parse the message.
     """
 
     def __init__(self, parts: Iterable[Part]) -> None:
@@ -65,8 +65,8 @@ class Message:
     ) -> Generator[tuple[Part, PGresult], None, None]:
         """Send the message and yield each result as it arrives; `meanwhile` is called once, while the server works.
 
-        Raise the server's error in place of the result of the statement that failed. An exception, in `meanwhile` or
-        where the results are read too, cancels the statement on the server before it is raised further.
+        Raise the server's error in place of the result of the failed statement. An exception, also in `meanwhile` or in
+        the caller's loop, cancels the statement on the server before it propagates.
         """
         pgconn = conn.pgconn
         places = ((part, number) for part in self.parts for number in range(part.statements))
@@ -80,9 +80,9 @@ class Message:
                 while result := conn.wait(generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result():
                     if result.status == pq.ExecStatus.FATAL_ERROR:
                         raise error_from_result(result)
-                    if result.status in _COPYING:  # validation rejects it; the protocol cannot go on from here
+                    if result.status in _COPYING:  # validation rejects it; the protocol cannot continue from here
                         conn.close()
-                        raise psycopg.OperationalError("COPY to or from the client is not possible in a migration")
+                        raise psycopg.OperationalError("COPY to or from the client is not supported in a migration")
                     self.started = True
                     if not self.part.quiet:
                         yield self.part, result
@@ -91,7 +91,7 @@ class Message:
                 _cancel(conn)
                 raise
             finally:
-                with suppress(psycopg.Error):  # raised in place of a signal, it would let the run go on
+                with suppress(psycopg.Error):  # it would replace the exception of a signal, and the run would continue
                     _drain(conn)
 
 
@@ -110,7 +110,7 @@ def _call(meanwhile: Callable[[], None], conn: Connection) -> None:
 
 def _cancel(conn: Connection) -> None:
     if conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
-        with suppress(psycopg.Error):  # the connection is lost; the exception that led here counts
+        with suppress(psycopg.Error):  # the connection is lost; the original exception is raised
             conn.cancel_safe(timeout=_CANCEL_S)
 
 

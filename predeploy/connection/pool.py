@@ -16,16 +16,16 @@ from predeploy.errors import PostgresUnavailable, StorageError
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
-_FIRST_LOOK_S, _MAX_LOOK_S = 0.2, 2.0  # a waiting request looks this often why there is no connection yet
+_FIRST_LOOK_S, _MAX_LOOK_S = 0.2, 2.0  # how often a waiting request checks why there is no connection yet
 
 
 def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
-    """Return a pool of at most `max_size` connections that opens nothing until it is used.
+    """Return a pool of at most `max_size` connections that connects on first use.
 
-    An idle connection is closed after 20 s, a connection attempt given up after 10 s (the URL's own
-    `connect_timeout` wins). Raise `StorageError` with code `STORAGE_DB_URL_MISSING` for an empty connection
+    An idle connection is closed after 20 s; a connection attempt times out after 10 s (`connect_timeout` in the URL
+    takes precedence). Raise `StorageError` with code `STORAGE_DB_URL_MISSING` for an empty connection
     string and `STORAGE_DB_URL_INVALID` for a malformed one. A request for a connection raises `PostgresRefused`
-    at once where waiting cannot help, and `PostgresUnavailable` when logins have failed until the timeout.
+    at once if waiting cannot help, and `PostgresUnavailable` if logins fail until the timeout.
     """
     conninfo = login_conninfo(parse_dsn(dsn)).decode()
     import psycopg_pool
@@ -47,14 +47,14 @@ def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
             return conn
 
     class LazyPool(psycopg_pool.ConnectionPool[Any]):
-        """Starts its workers with the first request; a request that waits in vain raises the reason."""
+        """Starts its workers with the first request; a request that times out raises the reason."""
 
         def getconn(self, timeout: float | None = None) -> Any:
             if self.closed:
-                self.open()  # raises when the pool was closed for good
+                self.open()  # raises if the pool was closed permanently
             deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
             look_s = _FIRST_LOOK_S
-            PooledConnection.failure = None  # what counts is a login that fails from now on
+            PooledConnection.failure = None  # only later failures count
             while True:
                 left = deadline - time.monotonic()
                 # Not when all are lent out: a request that asks again goes to the end of the queue.
@@ -75,6 +75,6 @@ def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
         min_size=0,
         max_size=max_size,
         max_idle=20.0,
-        reconnect_timeout=0.0,  # a waiting request asks again; the pool's own attempts would come ever later
+        reconnect_timeout=0.0,  # a waiting request asks again; the intervals of the pool's own attempts would grow
         open=False,
     )

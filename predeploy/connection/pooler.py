@@ -24,17 +24,17 @@ _ROUNDS = 3
 _SETTING = re.compile(r"(?:^|\s)(?:-c|--\w)")
 _ANSWER_S = 2.0
 _MODES = {
-    "transaction": "a pooler in transaction mode stands between: each transaction takes the migration lock for itself",
-    "session": "a pooler in session mode stands between",
+    "transaction": "Connected through a transaction-mode pooler; taking the migration lock per transaction",
+    "session": "Connected through a session-mode pooler",
 }
 
 
 def dedicated_backend_pid(conn: Connection, db: ConnectionSource) -> int | None:
     """Return the process id of the backend that serves only this connection; None behind a transaction-mode pooler.
 
-    A pooler makes up the process id that it reports at login: it differs from the backend's. Its mode shows only next
-    to a second client: in session mode the two never meet the same backend. Where that cannot be seen the answer is the
-    safe one, None.
+    A pooler invents the process id that it reports at login, so it differs from that of the backend. Only a second
+    client shows its mode: in session mode, two clients never share a backend. If that cannot be determined, return the
+    safe answer, None.
 
     Raise `ConfigurationError` for settings in the connection string: some poolers ignore them, and others lose them at
     the first reset.
@@ -44,12 +44,12 @@ def dedicated_backend_pid(conn: Connection, db: ConnectionSource) -> int | None:
         return backend
     if _SETTING.search(conn.info.options):
         raise ConfigurationError(
-            "The connection string or PGOPTIONS sets options (-c name=value), which a pooler does not keep: use "
+            "The connection string or PGOPTIONS sets options (-c name=value), which a pooler does not keep. Use "
             "ALTER ROLE ... SET name = value, or connect to the server directly."
         )
     shared = _is_shared(conn, db, backend)
     mode = "transaction" if shared else "session"
-    log.info("Not connected to Postgres itself: %s", _MODES[mode], extra={"event": "pooler.detected", "mode": mode})
+    log.info("%s", _MODES[mode], extra={"event": "pooler.detected", "mode": mode})
     return None if shared else backend
 
 
@@ -59,7 +59,7 @@ def backend_pid(conn: Connection) -> int:
 
 
 def _is_shared(conn: Connection, db: ConnectionSource, backend: int) -> bool:
-    for _ in range(_ATTEMPTS):  # a second client that is cut off proves nothing
+    for _ in range(_ATTEMPTS):  # a second client that is disconnected proves nothing
         with suppress(StorageError, psycopg.Error), db.connection(timeout=_ANSWER_S) as other:
             return _meets(conn, other, backend)
         if is_lost(conn):
@@ -68,8 +68,8 @@ def _is_shared(conn: Connection, db: ConnectionSource, backend: int) -> bool:
 
 
 def _meets(conn: Connection, other: Connection, backend: int) -> bool:
-    """Return whether the two clients meet the same backend, or the second gets none while the first has one."""
-    # An uneven number of questions: two idle backends may take turns.
+    """Return whether the two clients share a backend, or the second gets none while the first has one."""
+    # An odd number of queries: two idle backends may alternate.
     for _ in range(_ROUNDS):
         if backend_pid(conn) != backend or backend_pid(conn) != backend:
             return True

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Everything that a migration can leave behind except the advisory lock, which DISCARD ALL would release. The first
-# statement brings the role back too, that of ALTER ROLE ... SET role included.
+# Resets everything that a migration can leave behind, except the advisory lock, which DISCARD ALL would release. The
+# first statement also restores the role, including that of ALTER ROLE ... SET role.
 _RESET = (
     "SET SESSION AUTHORIZATION DEFAULT",
     "RESET ALL",
@@ -32,13 +32,13 @@ _RESET = (
     "DISCARD TEMP",
     "DISCARD SEQUENCES",
 )
-# A server from 14 on notices within a second that a client was killed; a value that somebody has set is kept.
+# A server since 14 notices within a second that a client was killed. A configured value is kept.
 _CHECK_INTERVAL = (
     "SELECT set_config('client_connection_check_interval','1s',{local})"
     " WHERE current_setting('client_connection_check_interval',true)='0'"
 )
-# And a client whose network is gone, in milliseconds or seconds as Postgres counts them. By default it takes two hours,
-# and the server keeps the lock as long.
+# It also notices a client without a network; by default that takes two hours, and the server keeps the lock that long.
+# In milliseconds or seconds, as Postgres counts them.
 _SERVER_KEEPALIVES = {
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
@@ -49,7 +49,7 @@ _STRINGS = "SET standard_conforming_strings=on"
 
 
 class Sql(NamedTuple):
-    """Statements as one text, and how many there are."""
+    """Statements as one text, and their number."""
 
     sql: str = ""
     statements: int = 0
@@ -66,9 +66,9 @@ COMMIT = join("COMMIT")
 class SessionProfile(NamedTuple):
     """The statements around a migration: `begin`, its claim, the migration, `commit`, `reset`.
 
-    `setup` comes once, before the first. `pooled`: a pooler in transaction mode may give each transaction another
-    session, so that settings stand in `begin`, and `reset` leaves nothing behind for other clients. A rehearsal has
-    another `commit`.
+    `setup` runs once, before the first. `pooled`: a transaction-mode pooler may give each transaction another session,
+    so settings are part of `begin`, and `reset` leaves nothing behind for other clients. A rehearsal has another
+    `commit`.
     """
 
     setup: Sql = Sql()
@@ -79,7 +79,7 @@ class SessionProfile(NamedTuple):
 
 
 def direct_profile(*, lock_timeout: float, statement_timeout: float, options: str = "") -> SessionProfile:
-    """Return the profile of a session of our own; a timeout of 0 s leaves the setting of the role or the database.
+    """Return the profile of a dedicated session; a timeout of 0 s keeps the setting of the role or the database.
 
     Keepalives that the connection string's `options` set are kept.
     """
@@ -92,8 +92,8 @@ def direct_profile(*, lock_timeout: float, statement_timeout: float, options: st
 def pooled_profile(*, lock_timeout: float, statement_timeout: float) -> SessionProfile:
     """Return the profile of a session that a pooler shares among its clients.
 
-    Of a session's settings the pooler keeps for each client only the two that Postgres reports. Prepared statements
-    stay: they may be other clients'.
+    The pooler keeps only those two settings for each client that Postgres reports. Prepared statements are not
+    deallocated: they may belong to other clients.
     """
     local = (f"SET LOCAL {setting}" for setting in _timeouts(lock_timeout, statement_timeout))
     begin = ("BEGIN ISOLATION LEVEL READ COMMITTED", _CHECK_INTERVAL.format(local="true"), *local)
@@ -108,7 +108,7 @@ def _timeouts(lock_timeout: float, statement_timeout: float) -> list[str]:
 
 
 def is_lost(conn: Connection) -> bool:
-    """Return whether the connection is lost. No SQLSTATE says so: a migration can raise any on a healthy server."""
+    """Return whether the connection is lost. A migration can raise any SQLSTATE on a healthy server."""
     return conn.closed or conn.broken or conn.pgconn.status == pq.ConnStatus.BAD
 
 
@@ -140,13 +140,13 @@ def ask(conn: Connection, message: str, timeout: float) -> bytes | None:
 
 
 def recover(conn: Connection, profile: SessionProfile) -> None:
-    """After a failed migration: end its transaction and reset the session, in one message as it may be pooled."""
+    """After a failed migration, end its transaction and reset the session, in one message because of poolers."""
     if _is_in_transaction(conn) or not profile.pooled:
         _clean(conn, profile)
 
 
 def reset_again(conn: Connection, profile: SessionProfile) -> None:
-    """After a committed migration whose reset failed: reset once more, or close the connection."""
+    """After a committed migration whose reset failed, reset again, or close the connection."""
     try:
         _clean(conn, profile)
     except psycopg.Error:
@@ -163,7 +163,7 @@ def _is_in_transaction(conn: Connection) -> bool:
 
 
 def roll_back(conn: Connection, profile: SessionProfile) -> None:
-    """Leave no transaction open after an interruption; close a connection that cannot roll back."""
+    """Roll back after an interruption; close a connection that cannot roll back."""
     if is_lost(conn) or conn.pgconn.transaction_status == pq.TransactionStatus.IDLE:
         return
     try:
@@ -173,7 +173,7 @@ def roll_back(conn: Connection, profile: SessionProfile) -> None:
 
 
 def shut_down(conn: Connection) -> None:
-    """Shut the socket down: the call of another thread that waits for an answer fails."""
+    """Shut the socket down, so that a call in another thread that waits for an answer fails."""
     with suppress(OSError, psycopg.Error), socket.fromfd(conn.fileno(), socket.AF_INET, socket.SOCK_STREAM) as end:
         end.shutdown(socket.SHUT_RDWR)
 

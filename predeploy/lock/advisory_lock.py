@@ -1,7 +1,7 @@
 """One runner at a time: an advisory lock that is polled.
 
 The session holds it for the whole run. The transaction of each migration takes it again (`TRY_IN_TRANSACTION` is part
-of its claim), which costs nothing there, and is the only lock where a pooler shares sessions.
+of its claim), which costs nothing there, and is the only lock if a pooler shares sessions.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ HOLDER_PID = f"SELECT l.pid FROM pg_catalog.pg_locks l WHERE {HELD} LIMIT 1"  # 
 
 
 def end_stale_session(conn: Connection, pid: int) -> None:
-    """End the session with that process id, whose connection was lost, if it still has the lock."""
+    """Terminate the session with that process id, whose connection was lost, if it still holds the lock."""
     ended = f"SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l WHERE {HELD} AND l.pid = {pid}"  # noqa: S608
     if conn.execute(ended).fetchall():
         log.warning(
-            "Our lost session (pid %s) still had the migration lock and was ended",
+            "Terminated our own stale session (pid %s), which still held the migration lock",
             pid,
             extra={"event": "lock.freed", "pid": pid},
         )
@@ -48,15 +48,15 @@ def advisory_lock(conn: Connection, *, timeout: float, pooled: bool = False) -> 
     """Hold the advisory lock; raise `LockTimeout`, naming the holder, if it is not free within `timeout` seconds.
 
     `conn` must be in autocommit mode: a waiter that blocks in pg_advisory_lock, or polls inside a transaction, keeps
-    a snapshot that the holder's CREATE INDEX CONCURRENTLY waits for, and the two deadlock. On a `pooled` session
-    nothing is held, as the lock would stay behind with another client: it is only waited for.
+    a snapshot that the holder's CREATE INDEX CONCURRENTLY waits for, and the two deadlock. On a `pooled` session,
+    wait for the lock without holding it: another client would inherit it.
     """
     if pooled:
         wait_until_free(conn, timeout=timeout)
         yield
         return
     wait_s = _poll(conn, f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})", timeout)  # planted bug
-    log.info("Holding the migration lock", extra={"event": "lock.acquired", "wait_s": wait_s})
+    log.info("Acquired the migration lock", extra={"event": "lock.acquired", "wait_s": wait_s})
     try:
         yield
     finally:
@@ -69,7 +69,7 @@ def wait_until_free(conn: Connection, *, timeout: float) -> None:
 
 
 def _poll(conn: Connection, attempt: str, timeout: float) -> float:
-    """Try until the answer is true, and return after how many seconds that was."""
+    """Try until the answer is true, and return how many seconds that took."""
     started = time.monotonic()
     wait: LockWait | None = None
     delay = INITIAL_DELAY_S
@@ -88,7 +88,7 @@ def _poll(conn: Connection, attempt: str, timeout: float) -> float:
 
 
 def _unlock(conn: Connection) -> None:
-    """Release the lock. A lost connection has released it, and no error here may hide why it was lost."""
+    """Release the lock. A lost connection has released it, and an error here must not hide why it was lost."""
     if is_lost(conn):
         return
     try:
@@ -98,6 +98,6 @@ def _unlock(conn: Connection) -> None:
         return
     if not (row and row[0]):
         log.warning(
-            "The migration lock was not ours any more: a migration has released it",
+            "The migration lock was released early: a migration called pg_advisory_unlock_all() or the like",
             extra={"event": "lock.lost"},
         )

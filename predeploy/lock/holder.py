@@ -1,6 +1,6 @@
-"""Who holds the migration lock, and what an operator can do about it. The holder's query is never logged.
+"""The holder of the migration lock, and what an operator can do about it. Its query is never logged.
 
-Only a waiter asks, in autocommit like its polls.
+Only a waiter asks, in autocommit mode like its polls.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ Holder = dict[str, Any]
 class LockWait:
     """One wait of at most `timeout` seconds on `conn` for the lock; `held` is the condition on `pg_locks l`.
 
-    A line is logged at once, when another session has the lock or the holder stays in a new state, and otherwise after
-    10 s, 20 s, ... and every 60 s.
+    It logs a line at once, when another session takes the lock or the holder stays in a new state, and otherwise at
+    doubling intervals from 10 s to 60 s.
     """
 
     def __init__(self, conn: Connection, held: str, timeout: float) -> None:
@@ -62,7 +62,7 @@ class LockWait:
         self._look_at = 0.0
 
     def report(self, waited: float) -> None:
-        """Look who holds the lock after `waited` seconds, at most once a second, and log it if it is worth a line."""
+        """Find the holder after `waited` seconds, at most once a second, and log it if a line is due."""
         if time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + _LOOK_EVERY_S
@@ -74,9 +74,9 @@ class LockWait:
             log.warning("Waiting for the migration lock: %s", _name(holder), extra={"event": "lock.waiting", **fields})
 
     def timeout_error(self) -> LockTimeout:
-        """Return the error that ends the wait: the holder, what it seems to be, and the SQL that ends its session."""
+        """Return the error that ends the wait: the holder, its likely state, and the SQL to terminate its session."""
         holder = self._holder()
-        message = f"The migration lock was not free within {self._timeout:g} s: {_name(holder)}."
+        message = f"Timed out after {self._timeout:g} s waiting for the migration lock. It is {_name(holder)}."
         if not holder or not holder["pid"]:
             return LockTimeout(message)
         statement = f"SELECT pg_terminate_backend({holder['pid']});"
@@ -87,7 +87,7 @@ class LockWait:
         return dict(zip(_FIELDS, row, strict=True)) if row else None
 
     def _subject(self, holder: Holder | None) -> tuple[int | None, str | None]:
-        """Return the subject of the next line: that of the last, unless the holder or its steady state has changed."""
+        """Return the subject of the next line: the last one, unless the holder or its steady state has changed."""
         if holder is None:
             return self._reported or (None, None)
         now = (holder["pid"], holder["state"])
@@ -98,16 +98,16 @@ class LockWait:
 
 def _name(holder: Holder | None) -> str:
     if holder is None:
-        return "held by a session that has just gone"
+        return "free again"
     if not holder["pid"]:
-        return "held by a prepared transaction: see pg_prepared_xacts"
+        return "held by a prepared transaction (see pg_prepared_xacts)"
     facts = [f"pid {holder['pid']}"]
     if holder["user"]:
         facts.append("user " + " ".join(holder["user"].split()))
     if holder["client_addr"]:
         facts.append(f"from {holder['client_addr']}")
     if holder["state"] is None:
-        facts.append("another role's session, whose state only that role, a superuser or pg_monitor sees")
+        facts.append("state visible only to its role, a superuser or pg_monitor")
     else:
         facts.append(f"{holder['state']} for {holder['state_age_s'] or 0:.0f} s")
         if holder["transaction_age_s"]:
@@ -117,16 +117,16 @@ def _name(holder: Holder | None) -> str:
 
 
 def _advice(holder: Holder) -> str:
-    """Say what the holder seems to be and what to check; the SQL follows."""
+    """Return the likely state of the holder and what to check; the SQL follows."""
     runner = (holder["application_name"] or "").startswith("pg-predeploy/")
     state = holder["state"]
     if state is None:
-        return "Ask a superuser whether a runner is at work there. If none is, the superuser may end the session:"
+        return "Ask a superuser whether this session is a working runner. If it is not, end it as the superuser:"
     if state.startswith("idle in transaction"):
-        looks = "It looks like a transaction that was left open."
+        looks = "Its transaction seems to have been left open."
     elif state != "idle":
-        looks = "It looks like a runner at work." if runner else "It looks like a session at work."
-        return f"{looks} Look at its log and let it finish; only if it is never to finish, end it:"
+        looks = "It seems to be a working runner." if runner else "It seems to be working."
+        return f"{looks} Check its log and let it finish. End it only if it never will:"
     else:
-        looks = "It looks like a runner that is held up." if runner else "It looks like an idle leftover."
-    return f"{looks} If no runner's process is alive behind it, end it and run this again:"
+        looks = "It seems to be a stuck runner." if runner else "It seems to be abandoned."
+    return f"{looks} If no running process owns it, end it and run pg-predeploy again:"

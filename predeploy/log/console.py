@@ -1,4 +1,4 @@
-"""The log for people as plain lines: in a file, and on a terminal where rich is not installed."""
+"""The log for people as plain lines: in a file, and on a terminal if rich is not installed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "taskName", "excerpt"}
 _FOR_PROGRAMS = {"event", "code", "reason", "outcome", "severity", "sqlstate"}
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_CHARS_BEFORE, _CHARS = 40, 56  # of the line that failed: so many before the column, so many in all
+_CHARS_BEFORE, _CHARS = 40, 56  # of the failed line: before the column, and in total
 
 
 class Console(logging.StreamHandler[TextIO]):
-    """Writes a record as one line, and what explains a warning or an error indented below it; times are UTC.
+    """Writes a record as one line, with the details of a warning or an error indented below it; times are UTC.
 
-    A `brief` log has no times, levels and opening: its command only answers. What cannot be written is dropped.
+    A `brief` log has no times, levels and opening lines. Records that cannot be written are dropped.
     """
 
     def __init__(self, stream: TextIO, scrubber: Scrubber, *, level: int, brief: bool) -> None:
@@ -70,7 +70,7 @@ class Console(logging.StreamHandler[TextIO]):
         return lines
 
     def _source_line(self, record: logging.LogRecord) -> list[str]:
-        """Return the line that failed, and a caret below its column: for the operator's own terminal only."""
+        """Return the failed line, and a caret below its column; only for the operator's own terminal."""
         if not (excerpt := getattr(record, "excerpt", None)) or not self.stream.isatty():
             return []
         number, text, column = excerpt.read()
@@ -84,12 +84,12 @@ class Console(logging.StreamHandler[TextIO]):
 
 
 def escape(text: str) -> str:
-    """Return the text with spaces for tabs, and with escapes for what could move the cursor or turn the text."""
+    """Return the text with spaces for tabs, and escapes for characters that could move the cursor or text."""
     return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text.replace("\t", "    "))
 
 
 def duration(milliseconds: float) -> str:
-    """Return it in a unit that suits it."""
+    """Return a duration in a suitable unit."""
     seconds = milliseconds / 1000
     short = f"{milliseconds:.3g} ms" if milliseconds < 999.5 else f"{seconds:.1f} s"
     return short if seconds < 60 else str(timedelta(seconds=round(seconds)))

@@ -1,4 +1,4 @@
-"""One JSON object a line, scrubbed of secrets: what a record of the log is to programs."""
+"""The log for programs: one JSON object per line, without secrets."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class JsonLines(JsonFormatter):
 
     def __init__(self, scrubber: Scrubber) -> None:
         super().__init__(json_ensure_ascii=False, reserved_attrs=[*RESERVED_ATTRS, "excerpt"])
-        self.process_log_record = scrubber.scrub_fields  # type: ignore[assignment, method-assign]  # no secret passes
+        self.process_log_record = scrubber.scrub_fields  # type: ignore[assignment, method-assign]  # masks every secret
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        """Name what every line has, then the record's own fields."""
+        """Add the fields of every line, then those of the record."""
         log_data.update(timestamp=_timestamp(record), level=record.levelname.lower(), message=record.message)
         log_data["event"] = "log"
         super().add_fields(log_data, record, message_dict)

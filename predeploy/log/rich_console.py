@@ -1,4 +1,4 @@
-"""The log on a terminal, drawn by rich: coloured rows, a live line for the migration that runs, a table at the end."""
+"""The log on a terminal, drawn by rich: coloured rows, a live line for the running migration, a final table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from predeploy.log.console import Console, duration, escape
 
-_MAX_ROWS = 40  # of the table of outcomes; a longer one leaves out the migrations that were applied
+_MAX_ROWS = 40  # of the table of outcomes; a longer one omits applied migrations
 _OUTCOMES = {f"migration.{word.replace(' ', '_')}": word for word in ("applied", "skipped", "failed", "not run")}
 _STYLES = {"warning": "yellow", "error": "bold red", "applied": "green", "failed": "bold red"}
 _STYLES |= {"not run": "yellow", "interrupted": "red", "pending": "yellow", "changed": "yellow", "missing": "red"}
@@ -25,7 +25,7 @@ _PROGRESS |= {"tuples_done": ", {} rows"}
 
 
 class RichConsole(Console):
-    """Shows what a `Console` does in colour, with a live line that is gone before the last record, and a table."""
+    """Shows the lines of `Console` in colour, with a live line that ends before the last record, and a table."""
 
     def __init__(self, stream: TextIO, *args: Any, **kwargs: Any) -> None:
         super().__init__(stream, *args, **kwargs)
@@ -46,7 +46,9 @@ class RichConsole(Console):
         if event == "migration.started":
             self._running, self._since, self._progress = name, time.monotonic(), ""
             self._place = f"{fields['number']} of {fields['pending']}" if "number" in fields else ""
-            self._live.start(refresh=True)  # drawn before its thread: whoever draws next, erases just this line
+            self._live.start(
+                refresh=True
+            )  # drawn before its thread starts, so that the next drawing erases only this line
         elif event == "migration.progress":
             self._progress, self._since = _describe(fields), time.monotonic() - fields["elapsed_s"]
         elif (outcome := _OUTCOMES.get(event)) and not self._brief:
@@ -92,7 +94,7 @@ class RichConsole(Console):
 
 
 def _describe(progress: dict[str, Any]) -> str:
-    """Say how far a migration is by the fields of `migration.progress`."""
+    """Describe the progress of a migration from the fields of `migration.progress`."""
     text = "".join(template.format(progress[key]) for key, template in _PROGRESS.items() if key in progress)
     if waits := progress.get("waiting_for"):
         text += f", waiting for {waits['mode']} on {waits['relation'] or waits['type']}"

@@ -1,4 +1,4 @@
-"""The log: JSON lines on stdout, or rows for people; scrubbed of secrets where every record passes."""
+"""The log: JSON lines on stdout, or rows for people; every record is scrubbed of secrets."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def open_log(
     environ: Mapping[str, str] | None = None,
     brief: bool = False,
 ) -> Scrubber:
-    """Send what `predeploy` logs to `stream` (stdout), as `json`, `text`, or `auto`: text on a terminal.
+    """Send the log of `predeploy` to `stream` (stdout), as `json`, `text`, or `auto`: text on a terminal.
 
-    A text asks `environ` what the terminal can show, and is `brief` for a command that only answers. Everything else
-    stays silent: other libraries' records and Python's warnings are not written by us and may hold SQL or connection
-    strings. Return the scrubber, to be told of secrets as they become known.
+    A text log reads the type of the terminal from `environ`, and is `brief` for commands other than migrate. Records of
+    other libraries and Python's warnings are dropped, because they may contain SQL or connection strings. Return the
+    scrubber, for secrets that become known later.
     """
-    stream = stream or sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  stdout was closed before we began
+    stream = stream or sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  stdout was closed at the start
     as_text = style == "text" or (style == "auto" and stream.isatty())
-    if isinstance(stream, io.TextIOWrapper):  # a line that the encoding cannot hold would be lost
-        own = as_text and stream.isatty()  # a terminal's is what it can show
+    if isinstance(stream, io.TextIOWrapper):  # a line that the encoding cannot represent would be lost
+        own = as_text and stream.isatty()  # the encoding of a terminal is what it can show
         stream.reconfigure(encoding=stream.encoding if own else "utf-8", errors="backslashreplace")
     scrubber = Scrubber()
 
@@ -59,7 +59,7 @@ def open_log(
 
     log = logging.getLogger(LOGGER_NAME)
     log.handlers[:] = [_LazyHandler(text_handler if as_text else json_handler)]
-    log.setLevel(logging.DEBUG if as_text else LEVELS[level])  # the live line wants to know which file runs
+    log.setLevel(logging.DEBUG if as_text else LEVELS[level])  # the live line needs the running migration
     log.propagate = False
     logging.lastResort = None
     logging.raiseExceptions = False
@@ -68,7 +68,7 @@ def open_log(
 
 
 class _LazyHandler(logging.Handler):
-    """Lets the real handler take its place at the first record: what that loads costs nothing before."""
+    """Is replaced by the real handler at the first record, so that its imports cost nothing before."""
 
     def __init__(self, make: Callable[[], logging.Handler]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""When a wait that goes on deserves another line."""
+"""When to log another line about a continuing wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LogThrottle:
         self._last: tuple[float, object] | None = None
 
     def should_log(self, subject: object) -> bool:
-        """Whether a line about `subject` is due; if so, count from now on."""
+        """Return whether a line about `subject` is due; if so, the interval starts now."""
         now = time.monotonic()
         if not self._last or self._last[1] != subject:
             self._every = self._first

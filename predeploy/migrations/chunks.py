@@ -1,4 +1,4 @@
-"""A migration's text in chunks that end with a statement: what is scanned, validated and sent at a time."""
+"""The text of a migration in chunks that end with a statement; each is scanned, validated and sent."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ if TYPE_CHECKING:
 
     from predeploy.sql.splitter import Statement
 
-MAX_MESSAGE_CHARS = 1 << 20  # the server parses a message as a whole: 50 MB in one cost it 462 MiB, in such 13
-CHUNK_CHARS = 1 << 19  # two are in memory: the client takes 45 MiB, with chunks of a MiB 50
+MAX_MESSAGE_CHARS = (
+    1 << 20
+)  # the server parses a message as a whole: 50 MB takes 462 MiB in one message, 13 MiB in chunks
+CHUNK_CHARS = 1 << 19  # two are in memory: the client takes 45 MiB, or 50 MiB with chunks of 1 MiB
 
 
 class Chunk(NamedTuple):
-    """Part of a migration: it begins after a statement and ends with one; the first and the `last` are the file's ends.
+    """Part of a migration: it begins after a statement and ends with one, except at the ends of the file.
 
-    Before it stand `first` statements, `lines` line ends and, in the line where it begins, `column` characters. The
-    offsets and lines of its `scan` count from its own beginning.
+    Before it are `first` statements, `lines` line ends and, in its first line, `column` characters. The offsets and
+    lines of its `scan` count from its own start. `last` marks the last chunk.
     """
 
     text: str
@@ -40,7 +42,7 @@ class Chunk(NamedTuple):
         return self.lines + line, column + (self.column if line == 1 else 0)
 
     def body(self) -> tuple[int, str]:
-        """Return what is sent, and its offset: a last chunk without what follows it, which may be an open comment."""
+        """Return the text to send, and its offset: the last chunk without trailing text, such as an open comment."""
         statements = self.scan.statements
         if not self.last:
             return 0, self.text
@@ -54,7 +56,7 @@ class Chunk(NamedTuple):
 
 
 def chunks_of(sql: str) -> Iterator[Chunk]:
-    """Yield a text that is kept: as one chunk, unless it is too long for one message."""
+    """Yield a text in memory as one chunk, unless it is too long for one message."""
     if len(sql) <= MAX_MESSAGE_CHARS:
         yield Chunk(sql, scan(sql))
     else:
@@ -64,8 +66,8 @@ def chunks_of(sql: str) -> Iterator[Chunk]:
 def split_chunks(blocks: Iterator[str], chars: int = CHUNK_CHARS) -> Iterator[Chunk]:
     """Cut a text where statements end, into chunks of about `chars` characters.
 
-    The last statement that has been read is left to the next chunk, as it may go on. So are comments after the one
-    before: what they mean depends on whether a statement follows.
+    The last statement that was read goes to the next chunk, because it may continue. So do the comments before it,
+    because their meaning depends on whether a statement follows.
     """
     carried, first, lines, column = "", 0, 0, 0
     while True:
@@ -83,13 +85,13 @@ def split_chunks(blocks: Iterator[str], chars: int = CHUNK_CHARS) -> Iterator[Ch
             line_start = max(text.rfind("\n"), text.rfind("\r")) + 1
             column = len(text) - line_start + (0 if line_start else column)
             lines += line_ends(text, 0, len(text))
-        del text, found  # the memory of the next one
+        del text, found  # frees memory for the next one
 
 
 def _read_more(carried: str, blocks: Iterator[str], chars: int) -> tuple[str, bool]:
     """Return `carried` and at least `chars` characters more, and whether the blocks have ended.
 
-    A caller that asks for as much again as it carries takes linear time, however long a statement is.
+    A caller that doubles `chars` each time takes linear time, even for a very long statement.
     """
     parts, length = [carried], 0
     for block in blocks:
@@ -101,7 +103,7 @@ def _read_more(carried: str, blocks: Iterator[str], chars: int) -> tuple[str, bo
 
 
 def _before(found: Scan, end: int) -> Scan:
-    """Return what was found before an offset where the last statement but one ends."""
+    """Return the findings before an offset at which the second-to-last statement ends."""
     comments = [comment for comment in found.comments if comment < end]
     backslash = found.backslash if found.backslash is not None and found.backslash < end else None
     return Scan(found.statements[:-1], comments, backslash, None)

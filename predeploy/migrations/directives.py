@@ -1,4 +1,4 @@
-"""What a file says about itself in the comments that it begins with."""
+"""The directives in the leading comments of a file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NO_TRANSACTION = re.compile(
 
 
 def is_transactional(sql: str) -> bool:
-    """Look for a directive among the `--` comments before the first statement; one in a block comment is off."""
+    """Look for a directive in the `--` comments before the first statement, ignoring block comments."""
     return read_leading(sql)[0]
 
 
 def read_leading(sql: str) -> tuple[bool, int]:
-    """Return whether no directive among the leading comments switches the transaction off, and where they end."""
+    """Return whether the file runs in a transaction by its leading comments, and where they end."""
     position = 0
     while gap := _GAP.match(sql, position):
         if _NO_TRANSACTION.fullmatch(gap[0]):

@@ -1,4 +1,4 @@
-"""A directory of `.sql` files -> Migration values, decided from the files alone."""
+"""A directory of `.sql` files -> Migration values, from the files alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from predeploy.errors import ConfigurationError
 from predeploy.migrations.large_file import BOM, examine, open_regular_file
 from predeploy.migrations.migration import Migration, MigrationFiles
 
-try:  # the interpreter's own: to load OpenSSL for hashlib takes 2.5 ms and 3 MiB
+try:  # the interpreter's own: loading OpenSSL for hashlib takes 2.5 ms and 3 MiB
     from _sha2 import sha256  # type: ignore[import-not-found]  # since Python 3.12
 except ImportError:
     try:
@@ -21,23 +21,23 @@ except ImportError:
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_KEPT_BYTES = 4 << 20  # of a file; a kept one of 50 MB would cost 100 MiB, with all that is made of it
+MAX_KEPT_BYTES = 4 << 20  # per file; keeping 50 MB would take 100 MiB in total
 _BLOCK_BYTES = 1 << 20
-_NOT_UTF8 = "line {}: the file is not UTF-8: save it as UTF-8"
+_NOT_UTF8 = "line {}: invalid UTF-8; save the file as UTF-8"
 
 
 def read_migrations(directory: Path | str) -> MigrationFiles:
     """List, sort, read and hash the directory's `.sql` files; subdirectories and dot files are ignored.
 
-    A missing directory is an empty one. Raise `ConfigurationError` for a directory that exists and cannot be listed:
-    it must not pass for an empty one.
+    A missing directory counts as empty. Raise `ConfigurationError` for a directory that exists and cannot be listed: it
+    must not count as empty.
     """
     try:
         names = [name for name in sorted(os.listdir(directory)) if not name.startswith(".")]
     except FileNotFoundError:
         return MigrationFiles()
     except OSError as error:
-        raise ConfigurationError(f"The migrations directory cannot be listed: {error.strerror}.") from None
+        raise ConfigurationError(f"Cannot list the migrations directory: {error.strerror}.") from None
     folder = os.fspath(directory)
     migrations = [_read(folder, name) for name in names if name.endswith(".sql")]
     lookalikes = [name for name in names if not name.endswith(".sql") and name.lower().endswith(".sql")]
@@ -55,7 +55,7 @@ def _read(folder: str, name: str) -> Migration:
             content = _read_file(path, sys.maxsize) or b""
     except UnicodeEncodeError:  # os.listdir returns such bytes as lone surrogates
         shown = name.encode("utf-8", "backslashreplace").decode()
-        return Migration(shown, problem="the file's name is not UTF-8: rename it")
+        return Migration(shown, problem="the file name is not valid UTF-8; rename the file")
     except OSError as error:
         return Migration(name, problem=f"the file cannot be read: {error.strerror}")
     content = content.removeprefix(BOM)
@@ -69,7 +69,7 @@ def _read(folder: str, name: str) -> Migration:
 
 
 def _read_file(path: str, max_bytes: int) -> bytes | None:
-    """Return the content, by the system's own calls: a file object takes twice as long. None for a larger file."""
+    """Return the content, or None for a larger file. System calls: a file object takes twice as long."""
     file, size = open_regular_file(path)
     try:
         if size > max_bytes:
@@ -85,7 +85,7 @@ def _read_file(path: str, max_bytes: int) -> bytes | None:
 
 
 def _read_large(name: str, path: str) -> Migration | None:
-    """Read a file without keeping its text; None where it has to be kept, as it may run without a transaction."""
+    """Read a file without keeping its text; None if the text is needed, because it may run without a transaction."""
     found = examine(path)
     if not found.transactional:
         return None

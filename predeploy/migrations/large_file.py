@@ -1,4 +1,4 @@
-"""A file that is too large to be kept: examined once, and read again when it is sent."""
+"""A file too large to keep in memory: examined once, and read again when it is sent."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 BOM = b"\xef\xbb\xbf"
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not block the run
 _BLOCK_BYTES = 1 << 17
-_CHANGED = "the file has changed since it was read: nothing of it was applied"
+_CHANGED = "the file has changed since it was read; nothing was applied"
 
 
 class SourceFileError(Exception):
-    """A file cannot be read again, or is no longer what it was; the text says so."""
+    """A file cannot be read again, or has changed."""
 
 
 class Examined(NamedTuple):
-    """What one pass over a large file finds; `bad_line`, from 1, is the first that is not UTF-8."""
+    """The result of one pass over a large file; `bad_line`, from 1, is the first that is not UTF-8."""
 
     transactional: bool
     checksum: str
@@ -35,12 +35,12 @@ def open_regular_file(path: str) -> tuple[int, int]:
     if found.st_mode & 0o170000 != 0o100000:
         os.close(descriptor)
         is_directory = found.st_mode & 0o170000 == 0o040000
-        raise OSError(0, "Is a directory" if is_directory else "it is no regular file")
+        raise OSError(0, "Is a directory" if is_directory else "Not a regular file")
     return descriptor, found.st_size
 
 
 def examine(path: str) -> Examined:
-    """Read a large file once; raise OSError. Only whether it is `transactional` is known of one that is not."""
+    """Read a large file once; raise OSError. If it is not `transactional`, the other fields are empty."""
     from predeploy.migrations.directives import read_leading
 
     checksum, decoder = _Checksum(), codecs.getincrementaldecoder("utf-8")()
@@ -51,7 +51,7 @@ def examine(path: str) -> Examined:
                 head = block.decode("utf-8", "replace")
                 transactional, end = read_leading(head)
                 if not transactional or head.startswith("/*", end) or end >= len(head) - 1:
-                    return Examined(transactional=False, checksum="", bad_line=None)  # its comments go on
+                    return Examined(transactional=False, checksum="", bad_line=None)  # its comments continue
                 is_first = False
             checksum.add(block)
             bad_line = bad_line or _bad_line(decoder, block, lines)
@@ -60,7 +60,7 @@ def examine(path: str) -> Examined:
 
 
 def read_text(path: str, expected: str | None) -> Generator[str, None, None]:
-    """Yield the text in blocks; raise `SourceFileError`, at its end if its checksum is not the `expected` one."""
+    """Yield the text in blocks; raise `SourceFileError`, at the end if the checksum is not the `expected` one."""
     checksum, decoder = _Checksum(), codecs.getincrementaldecoder("utf-8")()
     try:
         with closing(_read_blocks(path)) as blocks:
@@ -77,7 +77,7 @@ def read_text(path: str, expected: str | None) -> Generator[str, None, None]:
 
 
 def read_lines(path: str) -> Iterator[str]:
-    """Yield the lines, which end where editors end them; none for a file that cannot be read."""
+    """Yield the lines as editors count them; none for a file that cannot be read."""
     try:
         descriptor, _ = open_regular_file(path)
     except OSError:
@@ -99,10 +99,10 @@ class _Checksum:
     """The SHA-256 of a file's bytes, taken block by block, with every CRLF as LF."""
 
     def __init__(self) -> None:
-        from hashlib import sha256  # OpenSSL's: it pays here
+        from hashlib import sha256  # OpenSSL's: worth it for a large file
 
         self._hash = sha256()
-        self._return = b""  # a CR that ends a block: the next block decides what it is
+        self._return = b""  # a CR at the end of a block, which may be part of CRLF
 
     def add(self, block: bytes) -> None:
         if self._return or b"\r" in block:
@@ -119,7 +119,7 @@ class _Checksum:
 def _bad_line(decoder: codecs.IncrementalDecoder, block: bytes, lines: int, *, final: bool = False) -> int | None:
     try:
         decoder.decode(block, final)
-    except UnicodeDecodeError as error:  # its object begins with the rest of the last block, which ends no line
+    except UnicodeDecodeError as error:  # error.object begins with the rest of the last block, which has no line end
         decoder.reset()
         return lines + error.object.count(b"\n", 0, error.start)
     return None

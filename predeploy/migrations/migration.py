@@ -1,4 +1,4 @@
-"""The values that a run is about: a migration, all files of a directory, what became of each, and why one failed."""
+"""The values of a run: a migration, the files of a directory, the outcome of each, and the reason of a failure."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Migration:
     """One file: its text without a byte order mark, or the `problem` that kept it from being read.
 
-    The text of a large one is not kept but read from `path` again. `checksum` is the SHA-256 of the file's bytes with
-    every CRLF taken as LF, so that a checkout on another system is the same migration.
+    The text of a large one is not kept but read again from `path`. `checksum` is the SHA-256 of the file's bytes with
+    every CRLF as LF, so that a checkout on another system is the same migration.
     """
 
     name: str
@@ -29,9 +29,9 @@ class Migration:
 
     @property
     def transactional(self) -> bool:
-        """Whether the migration runs in a transaction, as it does unless a directive says otherwise."""
+        """Whether the migration runs in a transaction: the default, unless a directive turns it off."""
         if self._transactional is None:
-            from predeploy.migrations.directives import is_transactional  # only for what is pending
+            from predeploy.migrations.directives import is_transactional  # only for pending migrations
 
             self._transactional = is_transactional(self.sql)
         return self._transactional
@@ -44,7 +44,7 @@ class Migration:
     def chunks(self) -> Iterator[Chunk]:
         """Yield the text in chunks that end with a statement.
 
-        Raise `MigrationFailure`, before the last chunk, for a large file that is not the one that was read before.
+        Raise `MigrationFailure`, before the last chunk, for a large file that has changed since it was read.
         """
         from predeploy.migrations.chunks import chunks_of, split_chunks
 
@@ -59,7 +59,7 @@ class Migration:
             raise MigrationFailure(str(error)) from None
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines, each with its end; none if the file cannot be read any more."""
+        """Yield the lines, each with its end; none if the file can no longer be read."""
         if self.path is None:
             yield from re.findall(r"[^\n\r]*(?:\r\n|\n|\r)|[^\n\r]+", self.sql)
             return
@@ -77,7 +77,7 @@ class MigrationFiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MigrationError:
-    """A migration that was not applied, and why; the server's code and the line, where they are known."""
+    """A migration that was not applied, and why; SQLSTATE and line if they are known."""
 
     name: str
     error: str
@@ -87,7 +87,7 @@ class MigrationError:
 
 @dataclass(slots=True)
 class MigrationResult:
-    """The names of the files: applied now, applied before (skipped), failed; `not_run` after a stop on an error."""
+    """The names of the migrations: applied, skipped (applied before), failed, and `not_run` after a failure."""
 
     applied: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -96,10 +96,10 @@ class MigrationResult:
 
 
 class MigrationFailure(Exception):
-    """A migration could not be applied: an expected outcome on its way to the result.
+    """A migration could not be applied: an expected outcome.
 
-    `fields` are those of the log line: sqlstate and condition, line and column, number of the statement, how many there
-    are and the command tag, names of objects, hint, advice.
+    `fields` are those of the log line: sqlstate and condition, line and column, number of the statement and of all
+    statements, command tag, names of objects, hint, advice.
     """
 
     def __init__(self, message: str, **fields: Any) -> None:

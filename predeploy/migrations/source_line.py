@@ -1,4 +1,4 @@
-"""One line of a migration that only the operator's own terminal may show; everything else gets no text of it."""
+"""One line of a migration, which only the operator's own terminal may show."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class SourceLine:
-    """A line of a migration and a column in it, both from 1; without a column the whole line is meant.
+    """A line of a migration and a column in it, both from 1; without a column, the whole line.
 
-    It travels on a log record. Printed, formatted, copied, pickled or serialised it is `<source line>` or empty: only a
-    log that calls `read` can contain the text.
+    It is attached to a log record. Printed, formatted, copied, pickled or serialised it is `<source line>` or empty:
+    only a log that calls `read` can contain the text.
     """
 
     __slots__ = ("__column", "__line", "__migration")

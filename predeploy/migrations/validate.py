@@ -1,7 +1,7 @@
-"""What a migration must not contain, because it would hang the connection or undo the runner's promises.
+"""What a migration must not contain, because it would block the connection or break the runner's guarantees.
 
-A violation is found before the chunk is sent. Its message says what is wrong and what to do; of the file it quotes
-nothing but keywords.
+A violation is found before the chunk is sent. Its message explains the problem and the remedy; it quotes only keywords
+from the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from predeploy.migrations.migration import Migration
     from predeploy.sql.splitter import Scan, Statement
 
-# A mark is a whole line, except for what its tool allows after it: prose that mentions one is no mark.
+# A mark is a whole line, except for what its tool allows after it: text that mentions one is not a mark.
 _ROLLBACK_HALF = re.compile(
     r"--(?:"
     r"[ \t]*(?:migrate:down|\+(?:goose|migrate|micrate)[ \t]+down|rambler[ \t]+down|//[ \t]*@undo)"
@@ -28,44 +28,41 @@ _ROLLBACK_HALF = re.compile(
     r")(?=[\r\n]|\Z)",
     re.IGNORECASE,
 )
-_HAS_ROLLBACK_HALF = (
-    "here begins the part that another tool runs to roll back, and it would be run too: keep only the part before it"
-)
-_OUR_TABLE = "a no-transaction file may not touch _migrations: what it does there could not be rolled back"
+_HAS_ROLLBACK_HALF = "contains a down migration, which would be executed too; remove everything from this line on"
+_OUR_TABLE = "a no-transaction migration must not use _migrations, because its changes cannot be rolled back"
 _RESTRICT = re.compile(r"\\(?:un)?restrict\b")
-# One look into this set decides most statements: a file may hold a million.
+# One lookup decides most statements: a file may contain a million.
 _LOOKED_AT = frozenset(
     (word,) for word in ("COPY", "SET", "BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE")
 )
 _COPY = {
-    "FROM": "COPY ... FROM STDIN takes its rows from psql, and no psql runs this file: write INSERT "
-    "statements (pg_dump --inserts or --column-inserts makes them)",
-    "TO": "COPY ... TO STDOUT sends its rows to a client that does not read them: remove it",
+    "FROM": "COPY ... FROM STDIN is not supported; use INSERT (pg_dump --inserts or --column-inserts)",
+    "TO": "COPY ... TO STDOUT is not supported; remove it",
 }
-# A file is sent in messages that Postgres reads as a whole, as UTF-8 and with standard-conforming strings: a SET of
-# these would count from the next message on, or never.
+# Postgres reads each message as a whole, as UTF-8 and with standard-conforming strings: a SET of these would take
+# effect with the next message, or never.
 _TEXT_SETTINGS = {
     "STANDARD_CONFORMING_STRINGS": (
         {"ON", "TRUE", "YES", "1", "DEFAULT"},
-        "a migration is read with standard_conforming_strings on: remove this, and write E'...' for escapes",
+        "standard_conforming_strings must stay on; remove this statement, and write E'...' for escapes",
     ),
     "CLIENT_ENCODING": (
         {"UTF8", "UTF-8", "UNICODE", "DEFAULT"},
-        "a migration is read as UTF-8: save it so, and remove this",
+        "client_encoding must stay UTF8; save the file as UTF-8, and remove this statement",
     ),
 }
 _TEXT_SETTINGS["NAMES"] = _TEXT_SETTINGS["CLIENT_ENCODING"]
 
 
 class Violation(NamedTuple):
-    """Why a text must not be sent, and the line, from 1, where it says so."""
+    """Why a text must not be sent, and the line, from 1."""
 
     line: int
     message: str
 
 
 class ChunkReader:
-    """The chunks of a migration that may be sent, in order; one may be read ahead while the server works."""
+    """The valid chunks of a migration, in order; one may be read ahead while the server works."""
 
     def __init__(self, migration: Migration) -> None:
         self._chunks = _valid_chunks(migration)
@@ -82,7 +79,7 @@ class ChunkReader:
         return ahead or next(self._chunks)
 
     def read_ahead(self) -> None:
-        """Read the next chunk before it is asked for; a failure is kept, as the server may report an earlier one."""
+        """Read the next chunk ahead; keep a failure for later, because the server may report an earlier one."""
         try:
             self._ahead = next(self._chunks, None)
         except MigrationFailure as failure:
@@ -90,7 +87,7 @@ class ChunkReader:
 
 
 def _valid_chunks(migration: Migration) -> Iterator[Chunk]:
-    """Yield the chunks; of a text that is kept none before all are valid."""
+    """Yield the chunks; for a text in memory, validate all of them first."""
     if migration.problem:
         raise MigrationFailure(migration.problem)
     if migration.is_large:
@@ -121,13 +118,13 @@ def find_violation(sql: str, scan: Scan, column: int = 0) -> Violation | None:
 
 def _first_of_each_kind(sql: str, scan: Scan, column: int) -> Iterator[tuple[int, str]]:
     if (nul := sql.find("\0")) >= 0:
-        yield nul, "a NUL character, at which Postgres would stop reading: save the file as UTF-8 without it"
+        yield nul, "contains a NUL character, where Postgres stops reading; save the file as UTF-8 without it"
     if scan.backslash is not None:
         yield scan.backslash, _check_backslash(sql, scan.backslash)
     if scan.unterminated:
         yield (
             scan.unterminated.offset,
-            f"the {scan.unterminated.what} that opens here is never closed: close it",
+            f"the {scan.unterminated.what} that opens here is never closed",
         )
     for statement in scan.statements:
         if statement.words[:1] in _LOOKED_AT and (message := _check_statement(sql, statement)):
@@ -150,13 +147,10 @@ def _is_mark(sql: str, scan: Scan, comment: int, column: int) -> bool:
 def _check_backslash(sql: str, offset: int) -> str:
     if _RESTRICT.match(sql, offset):
         return (
-            "\\restrict and \\unrestrict are pg_dump's words to psql, not SQL: remove these lines; where the "
-            "dump holds COPY, make it with pg_dump --inserts or --column-inserts"
+            "\\restrict and \\unrestrict are psql commands that pg_dump writes; remove these lines. "
+            "If the dump contains COPY, use pg_dump --inserts or --column-inserts"
         )
-    return (
-        "a backslash outside quotes: psql meta-commands are not SQL, and no psql runs this file: say it in "
-        "SQL, or remove it"
-    )
+    return "backslash outside quotes: psql meta-commands are not supported; use SQL instead"
 
 
 def _check_statement(sql: str, statement: Statement) -> str | None:
@@ -181,16 +175,16 @@ def _check_transaction_control(words: tuple[str, ...]) -> str | None:
         case _:
             return None
     return (
-        f"{keyword}: the runner begins and commits the transaction of a migration, the file may not: remove "
-        "it; statements that cannot run in a transaction go into a file of their own that begins with "
+        f"{keyword}: transaction control is not allowed, because the runner begins and commits; remove it. "
+        "Put statements that cannot run in a transaction into a file of their own that begins with "
         "-- migrate:no-transaction"
     )
 
 
 def _check_copy(sql: str, statement: Statement) -> str | None:
-    """Look behind the first FROM or TO outside parentheses; after a dot they are names.
+    """Check what follows the first FROM or TO outside parentheses; after a dot they are names.
 
-    The grammar takes STDIN and STDOUT for each other: the direction is what counts.
+    The grammar treats STDIN and STDOUT alike: only the direction matters.
     """
     depth, previous, direction = 0, "", ""
     for token in tokens(sql, statement):

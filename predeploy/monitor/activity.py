@@ -1,4 +1,4 @@
-"""What the session does on the server, as a second connection sees it. Queries are never logged."""
+"""The activity of the session on the server, from a second connection. Queries are never logged."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from predeploy.lock.advisory_lock import HOLDER_PID
 if TYPE_CHECKING:
     from predeploy.connection.connect import Connection
 
-# One row, whether the session exists or not. A pooler hides which backend is ours; it is the one that holds the
-# migration lock. A session that waits for a row waits for a transaction, and has locked the row's place in its table. A
-# prepared transaction that blocks has the process id 0.
+# One row, even if the session does not exist. A pooler hides the backend of this session; it is the one that holds the
+# migration lock. A session that waits for a row waits for a transaction, and holds a tuple lock on the row. A blocking
+# prepared transaction has the process id 0.
 _ACTIVITY = """
     SELECT json_build_object(
         'is_ours', our.pid IS NOT NULL,
@@ -49,9 +49,9 @@ _LOGGED = ("wait_event_type", "wait_event", "waiting_for", "blocked_by")
 
 @dataclass(frozen=True, slots=True)
 class BackendActivity:
-    """The `state` of the session and since when it lasts, None where the server knows no such session; `fields` to log.
+    """The `state` of the session and its start, None if the server has no such session; `fields` to log.
 
-    Unless it `is_ours` for certain, it is the activity of the lock's holder.
+    Unless it `is_ours` for certain, it is the activity of the holder of the lock.
     """
 
     is_ours: bool
@@ -68,7 +68,7 @@ class BackendActivity:
         parts = []
         if waiting := self.fields.get("waiting_for"):
             what = f"on {waiting['relation']}" if waiting["relation"] else f"({waiting['type']})"
-            parts.append(f"waits for {waiting['mode']} {what}")
+            parts.append(f"waiting for {waiting['mode']} {what}")
         if blockers := self.fields.get("blocked_by"):
             parts.append("blocked by " + ", ".join(map(_blocker, blockers)))
             if (more := self.fields.get("blockers", 0) - len(blockers)) > 0:
@@ -84,10 +84,10 @@ class BackendActivity:
 
 
 def activity_query(conn: Connection, backend: int | None, reported: int) -> str:
-    """Return what to ask on `conn` about the session of `backend`, or of the one `reported` at login if that is None.
+    """Return the query for `conn` about the session of `backend`, or of the one `reported` at login if that is None.
 
-    A pooler may have made the reported one up, as `conn`, made alike, shows: the query is then about the holder of the
-    migration lock.
+    A pooler may have invented the reported one, which `conn` shows, because it goes the same way: the query is then
+    about the holder of the migration lock.
     """
     known = f"CASE WHEN pg_catalog.pg_backend_pid() = {conn.info.backend_pid} THEN {reported} END"
     columns = progress_columns(conn.info.server_version)
@@ -107,20 +107,20 @@ def parse_activity(answer: bytes) -> BackendActivity:
 def _blocker(blocker: dict[str, Any]) -> str:
     if not blocker["pid"]:
         return "a prepared transaction (see pg_prepared_xacts)"
-    state = blocker["state"] or "another role's session, whose state only that role, a superuser or pg_monitor sees"
+    state = blocker["state"] or "state visible only to its role, a superuser or pg_monitor"
     if blocker["transaction_age_s"] is not None:
-        state += f", its transaction {blocker['transaction_age_s']:.0f} s old"
+        state += f", in a transaction for {blocker['transaction_age_s']:.0f} s"
     return f"{blocker['application_name'] or 'a session'} (pid {blocker['pid']}, {state})"
 
 
-# pg_stat_progress_*, by the first server version that has it; basebackup is no migration's.
+# pg_stat_progress_* and the first server version that has it, except basebackup.
 _VIEWS = {"create_index": 120000, "cluster": 120000, "vacuum": 90600, "analyze": 130000, "copy": 140000}
 
 
 def progress_columns(server_version: int) -> str:
-    """Return arguments for json_build_object: the rows of `a.pid`, whatever columns this server version has."""
+    """Return arguments for json_build_object: the rows of `a.pid`, with the columns of this server version."""
     return "".join(
-        f", '{name}', (SELECT row_to_json(p) FROM pg_catalog.pg_stat_progress_{name} p WHERE p.pid = a.pid LIMIT 1)"  # noqa: S608  our own constants
+        f", '{name}', (SELECT row_to_json(p) FROM pg_catalog.pg_stat_progress_{name} p WHERE p.pid = a.pid LIMIT 1)"  # noqa: S608  constants
         for name, since in _VIEWS.items()
         if server_version >= since
     )

@@ -1,4 +1,4 @@
-"""Which statement of a migration runs: counted as results arrive, read by the watcher's thread."""
+"""The running statement of a migration: counted as results arrive, read by the thread of the watcher."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class StatementCounter:
-    """Counts the results of one migration, that of its COMMIT too.
+    """Counts the results of one migration, including that of its COMMIT.
 
-    The server keeps the results of a message back until it has 8 kB of them, so that the number of the running
-    statement is exact only where the message holds no later one; otherwise it is a lower bound.
+    The server buffers the results of a message up to 8 kB, so the number of the running statement is exact only for the
+    last statement of the message; otherwise it is a lower bound.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class StatementCounter:
 
     def fields(self) -> dict[str, Any]:
         """Return `statement` (from 1), its `line` and `command`, or `statement_at_least`; and how many `statements`."""
-        chunk = self.chunk  # the next one may come meanwhile
+        chunk = self.chunk  # another thread may replace it
         if not chunk or not chunk.scan.statements:
             return {}
         statements = chunk.scan.statements
@@ -45,7 +45,7 @@ class StatementCounter:
         if at < end - 1:
             return {"statement_at_least": number, **of}
         fields = {"statement": number, **of, "line": chunk.lines + statements[at].line}
-        from predeploy.sql.command_tag import command_of  # most migrations take no time
+        from predeploy.sql.command_tag import command_of  # most migrations end before this is needed
 
         command = command_of(statements[at].words)
         return {**fields, "command": command} if command else fields

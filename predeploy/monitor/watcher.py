@@ -1,7 +1,7 @@
 """A thread that watches a message without an answer: it logs progress, and closes a dead connection.
 
 Neither keepalives nor timeouts end a wait for a peer that acknowledges packets and never answers: a stopped server, a
-stuck proxy. Only a second connection can tell it from a statement that takes long.
+stuck proxy. Only a second connection can distinguish it from a slow statement.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHECK_AFTER_S = 5.0  # without an answer, the first check that the server is there at all
+CHECK_AFTER_S = 5.0  # without an answer, until the first check of the server
 MAX_INTERVAL_S = 60.0
 GIVE_UP_AFTER_S = 15.0  # without an answer to any login
 _TICK_S = 0.5
@@ -35,7 +35,7 @@ _JOIN_S = 0.2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Watched:
-    """A migration, when it started (monotonic), and its counter; nothing before the first."""
+    """A migration, when it started (monotonic), and its counter; empty before the first."""
 
     migration: str | None = None
     started: float = field(default_factory=time.monotonic)
@@ -58,21 +58,21 @@ class _Intervals:
 class Watcher:
     """Watches from a connection of its own, opened for the first check and kept while a migration runs.
 
-    Logs `migration.progress` for a migration that has run for `log_after` seconds (0: never), at growing intervals. In
-    any case it checks a message without an answer after 5 s. It shuts the connection down, so that it counts as lost,
-    when nothing has answered for 15 s, or when the server waits for a message while the program waits for an answer.
+    Logs `migration.progress` for a migration that has run for `log_after` seconds (0: never), at growing intervals. It
+    always checks a message without an answer after 5 s. It closes the connection, which then counts as lost, if nothing
+    has answered for 15 s, or if the server waits for a message while the program waits for an answer.
     """
 
     def __init__(self, db: ConnectionSource, conn: Connection, *, log_after: float = 5.0) -> None:
         self._conn = conn
         self._log_after = log_after
-        self.backend: int | None = None  # as the server itself says, once that is known
+        self.backend: int | None = None  # as the server reports it, once known
         self._watched = _Watched()
         self._thread = threading.Thread(target=self._run, name="pg-predeploy-watcher", daemon=True)
         self._ended = threading.Event()
         self._second = SecondConnection(db)
         self._is_open = False
-        self._asked = 0.0  # when the message was sent, or its last result came
+        self._asked = 0.0  # when the message was sent, or its last result arrived
         self._silent_since: float | None = None
         self._idle: BackendActivity | None = None
 
@@ -82,7 +82,7 @@ class Watcher:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        if self._is_open:  # not longer: it may be in the middle of a login
+        if self._is_open:  # no longer: it may be logging in
             self._thread.join(_JOIN_S)
 
     def watch(self, migration: str | None, counter: StatementCounter) -> None:
@@ -126,7 +126,7 @@ class Watcher:
             activity, answered = self._read_activity(), True
         except TimeoutError:
             activity, answered = None, False
-        except (StorageError, psycopg.Error, OSError, ValueError, LookupError):  # the run must not suffer from any
+        except (StorageError, psycopg.Error, OSError, ValueError, LookupError):  # they must not affect the run
             activity, answered = None, True
         if self._ended.is_set() or self._watched is not watched or not self._is_waiting():
             return
@@ -136,21 +136,26 @@ class Watcher:
             _log_progress(watched, activity)
 
     def _check_liveness(self, activity: BackendActivity | None, started: float, *, answered: bool) -> None:
-        """Shut a dead connection down: after two checks at least, of which the first came after 5 s."""
+        """Close a dead connection, after at least two checks, the first after 5 s."""
         now = time.monotonic()
         if now - self._asked < CHECK_AFTER_S:
             return
         self._silent_since = None if answered else self._silent_since or max(started, self._asked + CHECK_AFTER_S)
         if self._silent_since is not None and now - self._silent_since >= GIVE_UP_AFTER_S:
-            self._shut_down("Postgres answers neither this connection nor a new one")
+            self._shut_down(
+                f"No response from Postgres for {GIVE_UP_AFTER_S:g} s, on this connection or a new one; "
+                "closing the connection"
+            )
         idle = activity if activity and activity.is_idle else None
         if idle and idle == self._idle:
-            self._shut_down("Postgres waits for us while we wait for it: the line is dead")
+            self._shut_down(
+                "The connection is dead: the server session is idle and its reply never arrived; closing it"
+            )
         self._idle = idle
 
     def _read_activity(self) -> BackendActivity | None:
-        """Return what the session does, None without an answer; raise TimeoutError where nothing answers."""
-        from predeploy.monitor.activity import activity_query, parse_activity  # most runs are over before
+        """Return the activity of the session, None without an answer; raise TimeoutError if the server is silent."""
+        from predeploy.monitor.activity import activity_query, parse_activity  # most runs end before this is needed
 
         self._is_open = True
         reported = self._conn.pgconn.backend_pid
@@ -158,7 +163,7 @@ class Watcher:
         return parse_activity(answer) if answer else None
 
     def _shut_down(self, why: str) -> None:
-        log.warning("%s: hanging up", why, extra={"event": "connection.silent", "migration": self._watched.migration})
+        log.warning("%s", why, extra={"event": "connection.silent", "migration": self._watched.migration})
         shut_down(self._conn)
 
 
@@ -166,9 +171,10 @@ def _log_progress(watched: _Watched, activity: BackendActivity | None) -> None:
     elapsed_s = round(time.monotonic() - watched.started, 1)
     place = watched.counter.fields()
     fields = {"migration": watched.migration, "elapsed_s": elapsed_s, **place, **(activity.fields if activity else {})}
-    sentence = ", ".join(filter(None, [_describe_place(place), str(activity or "")]))
+    is_waiting = bool(place and activity and "waiting_for" in activity.fields)
+    sentence = (" is " if is_waiting else ", ").join(filter(None, [_describe_place(place), str(activity or "")]))
     log.info(
-        "%s has run for %.0f s%s",
+        "Still running %s after %.0f s%s",
         watched.migration,
         elapsed_s,
         f": {sentence}" if sentence else "",
@@ -182,5 +188,5 @@ def _describe_place(place: dict[str, Any]) -> str:
         what = ", ".join(filter(None, [place.get("command"), f"line {place['line']}"]))
         return f"statement {place['statement']}{of} ({what})"
     if "statement_at_least" in place:
-        return f"at least at statement {place['statement_at_least']}{of}"
+        return f"statement {place['statement_at_least']}{of} or later"
     return ""

@@ -136,7 +136,7 @@ def _read_listed_action(cursor: TokenCursor, effects: StatementEffects) -> _Acti
 
 
 def _implied_by_drop(cursor: TokenCursor, effects: StatementEffects) -> tuple[ImpliedLock, ...]:
-    """Return the locks for the triggers of foreign keys that go with a column or constraint."""
+    """Return the locks for the foreign key triggers that are dropped with a column or constraint."""
     cursor.accept("IF", "EXISTS")
     implied = ImpliedLock("references", _AEL, cursor.identifier())
     if cursor.words[-1] != "CASCADE":

@@ -1,4 +1,4 @@
-"""The relations of a database and their relationships: what a name means, and what is locked with a relation."""
+"""The relations of a database and their relationships: how names resolve, and what is locked with a relation."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Relation:
 
 @dataclass(slots=True)
 class Catalog:
-    """What exists; without temporary relations, which no other session can wait for."""
+    """The existing relations, except temporary ones, which do not block other sessions."""
 
     relations: dict[int, Relation]
     routines: set[str]
@@ -95,7 +95,7 @@ class Catalog:
             self._by_name.setdefault(relation.name, []).append(relation)
 
     def find(self, name: QualifiedName) -> Relation | None:
-        """Return the relation that a name means, by search_path if it is unqualified."""
+        """Return the relation for a name, by search_path if it is unqualified."""
         found = self._by_name.get(name[-1], [])
         if len(name) > 1:
             return next((relation for relation in found if relation.schema == name[0]), None)
@@ -137,7 +137,7 @@ def read_relations(conn: Connection) -> dict[int, Relation]:
 
 
 def read_catalog(conn: Connection) -> Catalog:
-    """Return what exists now, in three queries that lock nothing but the system catalogs."""
+    """Return the current catalog, in three queries that lock only the system catalogs."""
     catalog = Catalog(read_relations(conn), {name for (name,) in conn.execute(_ROUTINES).fetchall()})
     for relation in catalog.relations.values():
         if relation.table and relation.kind != "S":

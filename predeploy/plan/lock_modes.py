@@ -1,4 +1,4 @@
-"""What a statement does to relations, as far as its text shows: which it locks, how strongly, and what is implied."""
+"""The effects of a statement on relations, as far as its text shows: locks, their modes, and implied locks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Scope = Literal["only", "partitions", "children"]  # `children` are all relation
 
 
 class LockMode(IntEnum):
-    """The table-level locks, by the server's own numbers; the greater is taken for the stronger."""
+    """The table-level lock modes with the numbers of the server; a greater number counts as stronger."""
 
     ACCESS_SHARE = 1
     ROW_SHARE = 2
@@ -35,7 +35,7 @@ def lock_mode_of(pg_locks_mode: str) -> LockMode | None:
 
 @dataclass(frozen=True, slots=True)
 class ImpliedLock:
-    """A lock on whatever the catalog relates to a locked relation by `relationship`.
+    """A lock on the relations that the catalog relates to a locked relation by `relationship`.
 
     Foreign keys: `references` and `referenced_by` (`name` limits them to one constraint or column), and `cascades_to`,
     which is `referenced_by` with an ON DELETE that writes. Partitions: `partition_of`, and `default`, the default
@@ -63,8 +63,8 @@ class StatementEffects:
     """What one statement does; `unknown` if it may do more than its text shows.
 
     `actions` name what it does: `CREATE INDEX`, or `ALTER TABLE ... ADD COLUMN` for each part of an ALTER. `calls` are
-    the names of what looks like a function: what a function does is unknown, unless it is built in. `creates_routine`
-    is the name of the one that it creates. After one that `changes_search_path`, unqualified names may mean others.
+    the names of possible functions: the effects of a function are unknown, unless it is built in. `creates_routine`
+    is the name of the one that it creates. If it `changes_search_path`, later unqualified names may differ.
     """
 
     actions: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The relations that a query reads and writes, wherever it names them."""
+"""The relations that a query reads and writes."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _ROWS_BUT_THE_LAST = re.compile(r"\bVALUES\s*(?:\([^()]*\)\s*,\s*)+", re.IGNOREC
 
 
 def shape_of(sql: str, statement: Statement) -> str | None:
-    """Return a shorter query that locks the same; None if the statement has to be read as it is.
+    """Return a shorter query with the same locks; None if the statement needs a full read.
 
-    A file may insert a million rows: with neither literals nor rows of nothing else, most of its statements are equal.
+    A file may insert a million rows: without literals, most of its statements are equal.
     """
     text = without_literals(sql, statement)
     return text and _ROWS_BUT_THE_LAST.sub("VALUES ", text)
@@ -51,7 +51,7 @@ def read_query(cursor: TokenCursor, effects: StatementEffects) -> None:
 
 @dataclass(slots=True)
 class _Block:
-    """What is known of an open parenthesis, which may contain a query."""
+    """The state of an open parenthesis, which may contain a query."""
 
     in_from: bool = False
     of_function_with_from: bool = False

@@ -1,4 +1,4 @@
-"""The pending migrations, run on the real database in one transaction that is rolled back."""
+"""The rehearsal: pending migrations run on the real database in one transaction that is rolled back."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ _LOCKS = """
     WHERE l.locktype = 'relation' AND l.granted AND l.pid = pg_catalog.pg_backend_pid()
     AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 """
-# Check what COMMIT would check, then defer again what is deferred at the start of a transaction. By name, because SET
-# CONSTRAINTS ALL would also apply to constraints that a later migration creates.
+# Check what COMMIT would check, then restore the initially deferred constraints. By name, because SET CONSTRAINTS ALL
+# would also apply to constraints that a later migration creates.
 _CHECK_DEFERRED = (
     "SET SESSION AUTHORIZATION DEFAULT",
     """DO LANGUAGE plpgsql $predeploy$
@@ -72,8 +72,8 @@ BEGIN
     END IF;
 END $predeploy$""",
 )
-_IN_USE = "somebody has it locked: look who, and rehearse again; this tells nothing about the file"
-_LOST = "The connection was lost during the rehearsal: the server has rolled it back."
+_IN_USE = "another session has locked it. Find that session and rehearse again; the migration itself may be fine"
+_LOST = "The connection was lost during the rehearsal. Nothing was committed."
 
 
 def rehearse(
@@ -87,7 +87,7 @@ def rehearse(
 ) -> tuple[str, dict[str, int]]:
     """Run the pending migrations under the migration lock and roll them back; log each, add failures to `result`.
 
-    Return message and fields of the last line. Timeouts are in seconds; 0 stands for the defaults of this module.
+    Return message and fields of the last line. Timeouts are in seconds; 0 means the defaults of this module.
     """
     timeouts = {
         "lock_timeout": lock_timeout or LOCK_TIMEOUT_S,
@@ -96,7 +96,7 @@ def rehearse(
     with db.connection() as conn, autocommit(conn), Watcher(db, conn) as watcher:
         try:
             if not _pending(conn, files):
-                return "Nothing is pending", {"rehearsed": 0, "not_rehearsed": 0}
+                return "No pending migrations", {"rehearsed": 0, "not_rehearsed": 0}
             pooled = dedicated_backend_pid(conn, db) is None
             profile = pooled_profile(**timeouts) if pooled else direct_profile(**timeouts, options=conn.info.options)
             try:
@@ -113,7 +113,7 @@ def rehearse(
                 raise ConnectionLost(_LOST) from None
             raise classify_statement_error(error) from None
     rehearsed, left_out = rehearsal.rehearsed, rehearsal.not_rehearsed
-    message = f"Rolled back: {rehearsed} would work, {len(result.errors)} would fail, {left_out} not rehearsed"
+    message = f"Rehearsed: {rehearsed} would succeed, {len(result.errors)} would fail, {left_out} not rehearsed"
     return message, {"rehearsed": rehearsed, "not_rehearsed": left_out}
 
 
@@ -130,13 +130,13 @@ def _begin(conn: Connection, profile: SessionProfile, timeout: float) -> None:
         run(conn, profile.begin.sql)
         (answer,) = run(conn, f"SELECT {TRY_IN_TRANSACTION}")
         if answer.get_value(0, 0) == b"t":
-            log.info("Holding the migration lock", extra={"event": "lock.acquired"})
+            log.info("Acquired the migration lock", extra={"event": "lock.acquired"})
             return
         run(conn, "ROLLBACK")
 
 
 class _Rehearsal:
-    """Migrations in one open transaction, each in a savepoint, to which it is rolled back if it fails."""
+    """Runs migrations in one open transaction, each in a savepoint, and rolls back to it after a failure."""
 
     def __init__(
         self,
@@ -154,13 +154,13 @@ class _Rehearsal:
         self._result = result
         self._relations = read_relations(conn)
         self._table: MigrationsTable = ensure_table(conn, alter=False)
-        self._savepoint = f"rehearsal_{secrets.token_hex(8)}"  # no migration can know it
+        self._savepoint = f"rehearsal_{secrets.token_hex(8)}"  # unknown to every migration
         self._reset = profile.reset.sql + profile.begin.sql.partition(";")[2]
         self._profile = SessionProfile(commit=join(*_CHECK_DEFERRED), pooled=profile.pooled)
         self._held = self._held_locks()
 
     def run(self, migration: Migration) -> None:
-        """Run one migration and log the outcome; what it does stays in the transaction for those after it."""
+        """Run one migration and log the outcome; later migrations see its effects in the transaction."""
         execution = Execution(self._conn, self._table, migration, self._profile)
         try:
             execution.load()
@@ -170,16 +170,16 @@ class _Rehearsal:
         if not migration.transactional:
             self.not_rehearsed += 1
             fields = {"event": "migration.not_rehearsed", "migration": migration.name}
-            log.warning("Not rehearsed, as it runs without a transaction: %s", migration.name, extra=fields)
+            log.warning("Did not rehearse %s because it runs without a transaction", migration.name, extra=fields)
             return
         self._watcher.watch(migration.name, execution.counter)
         release = f"RELEASE SAVEPOINT {self._savepoint};{self._reset}"
-        run(self._conn, f"SAVEPOINT {self._savepoint}")  # sent alone: of a message with a syntax error, nothing runs
+        run(self._conn, f"SAVEPOINT {self._savepoint}")  # sent alone: nothing runs in a message with a syntax error
         try:
             execution.run()
         except (MigrationFailure, AlreadyApplied) as problem:
             run(self._conn, f"ROLLBACK TO SAVEPOINT {self._savepoint};{release}")
-            in_table = MigrationFailure("its row is in _migrations already")
+            in_table = MigrationFailure("the migration is already recorded in _migrations")
             failure = problem if isinstance(problem, MigrationFailure) else in_table
             if failure.sqlstate == "55P03":
                 failure.fields["hint"] = _IN_USE
@@ -202,7 +202,7 @@ class _Rehearsal:
         self._held = held
         locks = relevant_locks(locks, self._relations)
         fields = {"migration": migration.name, "duration_ms": duration_ms, "locks": lock_fields(locks)}
-        described = describe_locks(locks) or "no lock on what was there that was not held before"
+        described = describe_locks(locks) or "takes no further locks on existing tables"
         message = f"Would apply {migration.name} in {duration_ms:.0f} ms: {described}"
         log.info("%s", message, extra={"event": "migration.rehearsed", **fields})
 

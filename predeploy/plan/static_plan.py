@@ -1,4 +1,4 @@
-"""What would run and what it would lock, without running or changing anything."""
+"""The plan: which migrations would run and what they would lock, without running them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FilePlan:
 
 
 def plan_migrations(conn: Connection, files: MigrationFiles) -> list[FilePlan]:
-    """Return a plan of each migration that is not applied, in order."""
+    """Return a plan for each pending migration, in order."""
     rows = read_rows(conn) or {}
     catalog = read_catalog(conn)
     return [_plan_file(m, catalog) for m in files.migrations if m.name not in rows]
@@ -86,12 +86,12 @@ def describe_locks(locks: Mapping[Relation, LockMode]) -> str:
 
 
 def add_lock(locks: dict[Relation, LockMode], relation: Relation, mode: LockMode) -> None:
-    """Add a lock, unless there is a stronger one on the relation."""
+    """Add a lock, unless the relation has a stronger one."""
     locks[relation] = max(mode, locks.get(relation, mode))
 
 
 def relevant_locks(locks: Mapping[Relation, LockMode], relations: Mapping[int, Relation]) -> dict[Relation, LockMode]:
-    """Leave out indexes with no stronger lock than their table, and sequences that other sessions can still use."""
+    """Omit indexes without a stronger lock than their table, and sequences that other sessions can still use."""
     found = {}
     for relation, mode in locks.items():
         table = relations.get(relation.table or 0)
@@ -104,9 +104,9 @@ def relevant_locks(locks: Mapping[Relation, LockMode], relations: Mapping[int, R
 def _message(plan: FilePlan) -> str:
     actions = ", ".join(f"{count} x {action}" if count > 1 else action for action, count in plan.action_counts.items())
     how = "in a transaction" if plan.migration.transactional else "without a transaction"
-    unknown = "; and what the text does not tell: rehearse to see" if plan.unknown else ""
-    locks = describe_locks(plan.locks) or "locks nothing that is there now"
-    return f"Would run {plan.migration.name} {how}: {actions or 'no statement'}; {locks}{unknown}"
+    unknown = "; may take others (run plan --rehearse to see)" if plan.unknown else ""
+    locks = describe_locks(plan.locks) or "takes no locks on existing tables"
+    return f"Would run {plan.migration.name} {how}: {actions or 'no statements'}; {locks}{unknown}"
 
 
 def _plan_file(migration: Migration, catalog: Catalog) -> FilePlan:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 MASK = "***"
 MIN_SECRET_CHARS = 4  # a shorter one would mask half of every line
-# A password like `postgres` or `failed` must not change what programs look for.
+# A password such as `postgres` or `failed` must not change constants that programs parse.
 _QUOTING = re.compile(r"(\\+|['\"])")
 _CONSTANTS = ("timestamp", "level", "event", "outcome", "reason", "state", "severity")
 
@@ -23,7 +23,7 @@ class Scrubber:
         self._patterns: dict[str, re.Pattern[str]] = {}
 
     def add_secrets(self, secrets: Iterable[str]) -> None:
-        """Mask these from now on; secrets of less than four characters cannot be masked."""
+        """Mask these from now on, except those with less than four characters."""
         known = {*self._secrets, *(secret for secret in secrets if len(secret) >= MIN_SECRET_CHARS)}
         self._secrets = sorted(known, key=len, reverse=True)
         self._patterns = {secret: _however_quoted(secret) for secret in known if _QUOTING.search(secret)}
@@ -33,7 +33,7 @@ class Scrubber:
         return {key: value if key in _CONSTANTS else self.scrub(value) for key, value in fields.items()}
 
     def scrub_line(self, line: str) -> str:
-        """Return one line of a text with secrets masked in it, and single lines of secrets that have many."""
+        """Return one line of a text with secrets masked, including single lines of multi-line secrets."""
         scrubbed: str = self.scrub(line)
         for secret in self._secrets:
             for part in secret.splitlines():
@@ -55,7 +55,7 @@ class Scrubber:
 
 
 def _however_quoted(secret: str) -> re.Pattern[str]:
-    """Match it however often it was quoted: repr() of a JSON text doubles what escaped the quotes."""
+    """Match a secret at any depth of quoting: repr() of a JSON text doubles its backslashes."""
     pattern = ""
     for piece in _QUOTING.split(secret):
         if piece.startswith("\\"):

@@ -1,7 +1,7 @@
-"""What of a server's message may be logged: its own words and the names of objects, nothing else from a migration.
+"""Redaction of server messages: their own words and names of objects are logged, nothing else from a migration.
 
-A message quotes what it complains about, and that may be a password, a row's value or the rest of the file: `syntax
-error at or near "hunter2"`. A quoted text is shown only where the SQLSTATE says that it names an object. DETAIL,
+A message quotes the text that it rejects, which may be a password, a value of a row or the rest of the file: `syntax
+error at or near "hunter2"`. A quoted text is shown only if the SQLSTATE means that it names an object. DETAIL,
 CONTEXT and the query are never logged.
 """
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from predeploy.sql.literals import SqlLiterals
 
 MAX_CHARS = 2000
-_MAX_READ_CHARS = 1 << 16  # characters of a message; what is cut from the middle of a quote is a quote never closed
+_MAX_READ_CHARS = 1 << 16  # characters of a message; a quote that is cut counts as never closed
 _MAX_NAME_CHARS = 200  # a schema's and a table's: 63 bytes each, and the quotes
 
-# Classes and codes whose quotes hold names: of objects that are missing, there already, in use, of the wrong kind, of
-# violated constraints. Class 42 without syntax errors, bad names, and columns that do not exist: whoever writes
-# PASSWORD = "hunter2" asks for a column.
+# Classes and codes that quote names: of objects that are missing, duplicate, in use or of the wrong kind, and of
+# violated constraints. Class 42 without syntax errors, bad names and missing columns: PASSWORD = "hunter2" names a
+# column.
 _NAMING = ("00", "01", "0A", "23", "25", "26", "2B", "34", "3B", "3D", "3F", "42", "44", "55", "58P01")
 _NEVER = ("42601", "42602", "42622", "42703")
 _OBJECTS = ("schema_name", "table_name", "column_name", "datatype_name", "constraint_name")
-_RAISED = ("exec_stmt_raise", "exec_stmt_assert")  # the author's own words
+_RAISED = ("exec_stmt_raise", "exec_stmt_assert")  # written by the author of the migration
 _RAISE = re.compile(r"\b(?:raise|assert)\b(?:[^;']|'[^']*')*", re.IGNORECASE)
 
-# Those of localised servers too.
+# Including those of localised servers.
 _QUOTED = re.compile(
     r'"([^"]*)"|»([^«»]*)«|«([^«»]*)»|„([^„“”]*)[“”]|“([^“”]*)”|「([^「」]*)」|\u2018([^\u2018\u2019]*)\u2019'
 )
@@ -45,7 +45,7 @@ _PARAMETER = re.compile(r'[^"»«]*(?:param[^"»« ]*|encoding) ["»«]\s?([\w.]
 _COLUMN = re.compile(r"(?<=^column ).*(?= does not exist$)|\S+\.\S.*", re.DOTALL)
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
-# The server's own words: as a literal of the migration ('value', 'type') they are no secret.
+# Words of the server's messages: as a literal of the migration ('value', 'type') they are not secret.
 _SERVER_WORDS = frozenset(
     """
     access already array bigint boolean cannot cast character check column constraint could data database date default
@@ -59,20 +59,20 @@ _SERVER_WORDS = frozenset(
 
 
 def redact_message(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
-    """Return what may be logged of a message that `sql`, in a statement that begins `at`, has caused.
+    """Return the loggable part of a message caused by `sql`, in a statement that begins `at` that offset.
 
-    That is one line or the lines of a RAISE, at most some 2,000 characters.
+    It has one line, or the lines of a RAISE, and at most about 2,000 characters.
     """
     return _redact(diag.message_primary, diag, read_literals(sql, at), sql, naming=_is_naming(diag.sqlstate or ""))
 
 
 def redact_hint(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
-    """Return what may be logged of its hint: what a server quotes there are names of existing objects."""
+    """Return the loggable part of its hint, in which a server quotes names of existing objects."""
     return _redact(diag.message_hint, diag, read_literals(sql, at), sql, naming=True)
 
 
 def redact_name(name: str | None, diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
-    """Return what may be logged of one of the object names that come with its message."""
+    """Return the loggable part of one of its object names."""
     return _redact(name, diag, read_literals(sql, at), sql, naming=True)
 
 
@@ -123,7 +123,7 @@ def _without_quoted(text: str, sqlstate: str | None, words: SqlLiterals) -> str:
 
 
 def _with_mask(text: str, pos: int) -> str:
-    """Mask what stands between the first quote and the last, or to the end where none closes it."""
+    """Mask everything between the first quote and the last, or to the end if none closes it."""
     opening = _OPENING.search(text, pos)
     if not opening:
         return text
@@ -133,7 +133,7 @@ def _with_mask(text: str, pos: int) -> str:
 
 
 def _is_name(name: str, words: SqlLiterals) -> bool:
-    """Return whether the migration uses it as a name, or has it in no string: it is then a name of the catalog."""
+    """Return whether the migration uses it as a name, or in none of its strings: then it is from the catalog."""
     small = name.lower()
     if not small or len(small) > _MAX_NAME_CHARS or "\n" in small:
         return False
@@ -149,7 +149,7 @@ def _is_no_literal(small: str, words: SqlLiterals) -> bool:
 
 
 def _without_literals_of_others(text: str, sql: str) -> str:
-    """Keep what RAISE says itself; a server's message that it passes on (SQLERRM) may quote other strings."""
+    """Keep the text of RAISE; a server message that it contains (SQLERRM) may quote other strings."""
     words = _outside_raise(sql)
 
     def keep(match: re.Match[str]) -> str:
@@ -165,7 +165,7 @@ def _outside_raise(sql: str) -> SqlLiterals:
 
 
 def _mask(text: str, secrets: Iterable[str]) -> str:
-    """Mask secrets in upper and lower case, the longest first; a plain word only where it stands alone."""
+    """Mask secrets in upper and lower case, the longest first; a plain word only as a whole word."""
     small = text.lower()
     found = sorted((secret for secret in secrets if secret.lower() in small), key=len, reverse=True)
     for secret in found:

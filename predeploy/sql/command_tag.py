@@ -1,4 +1,4 @@
-"""What a statement is in SQL's own words, `ALTER TABLE`, for the log: any other word of a file may be a secret."""
+"""The command tag of a statement, such as `ALTER TABLE`, for the log: other words of a file may be secret."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _WORDS = frozenset(" ".join((*_VERBS, *_VERBS_WITH_OBJECT, *_MODIFIERS, *_OBJECT
 
 
 def command_of(words: Sequence[str]) -> str | None:
-    """Return the command that a statement's first words, in upper case, are; None if they are none."""
+    """Return the command tag for the first words of a statement, in upper case; None for no command."""
     verb = words[0] if words else ""
     if verb in _VERBS:
         return verb
@@ -67,7 +67,7 @@ def object_kind(words: Sequence[str], start: int = 0) -> tuple[str, int]:
 
 
 def only_sql_words(text: str) -> str:
-    """Return the part of `text` before the first word that is not one of SQL's; `OTHER` if nothing is left."""
+    """Return the part of `text` before the first word that is not an SQL keyword; `OTHER` if nothing is left."""
     words = text.split()
     known = next((number for number, word in enumerate(words) if word not in _WORDS), len(words))
     return " ".join(words[:known]).removesuffix(" ...") or "OTHER"

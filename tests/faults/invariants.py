@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # A signal that comes when so little was left to do may be answered by the ending that was being reported.
 _LAST_QUERIES = 4
-UNCONFIRMED = "before the server confirmed"  # what is said when the time to answer a signal was over first
+UNCONFIRMED = "did not confirm"  # what is said when the time to answer a signal was over first
 _SIGNAL_CODES = {"sigterm": 143, "sigint": 130, "freeze_sigterm": 143}
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.support.program import Process, Run
 
 NO_TRANSACTION = "-- migrate:no-transaction\n"
-REMOVED = "is not there at its end"
+REMOVED = "removed its row from _migrations"
 REFUSED = {
     "drops the table": ("DROP TABLE _migrations", REMOVED),
     "renames the table": ("ALTER TABLE _migrations RENAME TO elsewhere", REMOVED),
@@ -33,11 +33,11 @@ REFUSED = {
     "drops the table by a function": ("SELECT drop_it()", REMOVED),
     "drops the table by a function in a block": ("DO $$BEGIN PERFORM drop_it(); END$$", REMOVED),
     "drops the table as another role": ("SET ROLE {member}; DROP TABLE _migrations", "must be owner"),
-    "drops the table outside of a transaction": (f"{NO_TRANSACTION}SELECT 1;\nDROP TABLE _migrations", "may not touch"),
-    "renames it outside of a transaction": (f'{NO_TRANSACTION}ALTER TABLE "_migrations" RENAME TO x', "may not touch"),
+    "drops the table outside of a transaction": (f"{NO_TRANSACTION}SELECT 1;\nDROP TABLE _migrations", "must not use"),
+    "renames it outside of a transaction": (f'{NO_TRANSACTION}ALTER TABLE "_migrations" RENAME TO x', "must not use"),
     "ends the transaction": ("INSERT INTO effects VALUES (1); COMMIT; SELECT 1", "COMMIT: "),
     "ends it in a procedure": ("CALL ends_transaction()", "invalid transaction termination"),
-    "ends the session": ("SELECT pg_terminate_backend(pg_backend_pid())", "3 times"),
+    "ends the session": ("SELECT pg_terminate_backend(pg_backend_pid())", "3 attempts"),
     "holds a NUL": ("SELECT 1;\nSELECT 'a\0b'", "NUL"),
     "raises a NUL": (r"DO $$BEGIN RAISE 'a%b', E'\x00'; END$$", "0x00"),
     "raises a megabyte": ("DO $$BEGIN RAISE '%', repeat('x', 1048576); END$$", "xxxx"),

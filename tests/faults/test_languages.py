@@ -149,7 +149,7 @@ def test_the_program_ends_at_once_with_5_and_says_what_to_change(
 ) -> None:
     ended = run(DATABASE_URL=prepared.dsn("in_recovery", "someone", "hunter2"), MIGRATE_WAIT_TIMEOUT="60")
     assert ended.exit_code == 5
-    assert ended.report["message"].startswith("The database does not exist: create it, or correct its name")
+    assert ended.report["message"].startswith("The database does not exist: create it, or fix its name")
     assert ended.report["duration_ms"] < 10_000
     assert ended.named("postgres.waiting") == []
 

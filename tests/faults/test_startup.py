@@ -141,7 +141,7 @@ def test_of_several_hosts_one_that_rejects_the_password_speaks_for_all(
     dsn = database.server.dsn(database.name, database.owner, "not the password")
     ended = run(DATABASE_URL=dsn.replace(f"127.0.0.1:{database.server.port}", hosts))
     assert ended.exit_code == 5
-    assert ended.report["message"].startswith("The server rejected the user name or the password")
+    assert ended.report["message"].startswith("The server rejected the user name or password")
 
 
 @pytest.fixture

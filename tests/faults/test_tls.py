@@ -111,7 +111,7 @@ def test_a_certificate_that_has_expired(expired: Encrypted) -> None:
 
 def test_no_tls_where_it_is_asked_for(server: PostgresServer) -> None:
     refused = refusal(f"{server.dsn()}?sslmode=require")
-    assert (refused.reason, "switch it on" in str(refused)) == ("tls", True)
+    assert (refused.reason, "turn it on" in str(refused)) == ("tls", True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "db.internal"])

@@ -159,7 +159,7 @@ def test_a_notice_is_logged_with_the_file_that_raised_it_and_the_programs_own_ar
         migrations_dir.write(name, f"DO $$BEGIN RAISE NOTICE 'this is {name}'; RAISE WARNING 'and this'; END$$")
     notices = run().named("postgres.notice")
     assert [(line["migration"], line["level"], line["severity"], line["message"]) for line in notices] == [
-        (name, level, severity, f"Postgres says: {text}")
+        (name, level, severity, f"{severity} from {name}: {text}")
         for name in ("001.sql", "002.sql", "003.sql")
         for level, severity, text in (("info", "NOTICE", f"this is {name}"), ("warning", "WARNING", "and this"))
     ]

@@ -188,7 +188,7 @@ def test_a_file_that_is_changed_after_it_was_read_is_not_applied(
         path.write_text(changed)
     ended = process.finish()
     (failed,) = ended.named("migration.failed")
-    assert failed["error"] == "the file has changed since it was read: nothing of it was applied"
+    assert failed["error"] == "the file has changed since it was read; nothing was applied"
     assert ended.exit_code == 1
     assert_nothing_of_it(database)
 
@@ -215,7 +215,7 @@ def test_it_is_tried_again_from_its_beginning(
     with database.connect() as conn:
         conn.execute("BEGIN; LOCK TABLE gate")
         process = start(MIGRATE_LOCK_TIMEOUT="200ms")
-        assert f" 001.sql:{AT}: " in process.wait_for("migration.retrying")["message"]
+        assert f"line {AT})" in process.wait_for("migration.retrying")["message"]
     assert process.finish().report["applied"] == 2
     assert database.query("SELECT count(*), count(DISTINCT n) FROM effects") == [(ROWS, ROWS)]
 
@@ -228,7 +228,7 @@ def test_no_secret_of_a_late_chunk_is_told(
     where = "COMMENT ON TABLE effects IS 'PASSWORD ''zqxvjknotice'''"
     write_big(migrations_dir, f"{notice}; {where}; ALTER ROLE zqxvjkrole PASSWORD 'zqxvjkrole';")
     ended = run()
-    assert [line["message"] for line in ended.named("postgres.notice")] == ["Postgres says: it is ***"]
+    assert [line["message"] for line in ended.named("postgres.notice")] == ["NOTICE from 001.sql: it is ***"]
     (failed,) = ended.named("migration.failed")
     assert (failed["error"], failed["sqlstate"], failed["line"]) == ('role "***" does not exist', "42704", AT)
     assert "zqxvjk" not in ended.stdout
@@ -258,7 +258,7 @@ def test_a_row_that_a_middle_chunk_removes_is_missed_at_the_end_however_short_th
     text = path.read_text()
     path.write_text(" " * (-len(text) % CHUNK_CHARS + 500) + text)
     (failed,) = run().named("migration.failed")
-    assert failed["error"].startswith("the file's row in _migrations is not there at its end")
+    assert failed["error"].startswith("the migration, a trigger or a rule removed its row from _migrations")
     assert_nothing_of_it(database)
 
 
@@ -302,7 +302,7 @@ def test_after_a_failure_it_is_blamed_where_it_names_what_is_missing(
     write_big(migrations_dir, "CREATE TABLE made_by_it (); SELECT 1 / 0;")
     migrations_dir.write("003.sql", "SELECT FROM made_by_it")
     (*_, failed) = run().named("migration.failed")
-    assert failed["advice"] == "Correct 001.sql first, which failed before: this may be a consequence."
+    assert failed["advice"] == "Fix 001.sql first; this error is probably caused by its failure."
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

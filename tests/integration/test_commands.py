@@ -106,7 +106,7 @@ def test_text_format_is_for_people(run: Callable[..., Run], migrations_dir: Migr
     assert re.fullmatch(
         rf"{at} error   Failed: 002\.sql:1:8: .* \(SQLSTATE 42703 undefined_column, SELECT\)", lines[-3]
     )
-    assert lines[-2].startswith("    advice: Correct the column's name")
+    assert lines[-2].startswith("    advice: Fix the name of the column")
     assert re.fullmatch(rf"{at} error   1 failed \(002\.sql\), .* \(exit code 1, [\d.]+ m?s\)", lines[-1])
 
 
@@ -130,7 +130,7 @@ def test_status_in_text_is_a_line_each_with_the_counts_at_its_end(
 
 def test_check_in_text_is_one_line(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     finished = run("check", as_json=False, MIGRATE_LOG_FORMAT="text")
-    assert (finished.exit_code, finished.stdout) == (0, "Nothing is pending\n")
+    assert (finished.exit_code, finished.stdout) == (0, "No pending migrations\n")
     for number in range(2):
         migrations_dir.write(f"{number}.sql", "SELECT 1")
     finished = run("check", as_json=False, MIGRATE_LOG_FORMAT="text")

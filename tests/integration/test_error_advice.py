@@ -70,7 +70,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "25001",
         "active_sql_transaction",
         "SET",
-        "its transaction has begun before its text",
+        "its transaction has already begun",
         "",
     ),
     "isolation level, by function": (
@@ -78,8 +78,8 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "25001",
         "active_sql_transaction",
         "SELECT",
-        "its transaction has begun before its text",
-        "its transaction has begun before its text",
+        "its transaction has already begun",
+        "its transaction has already begun",
     ),
     "needs a transaction": (
         "LOCK TABLE users",
@@ -87,7 +87,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "no_active_sql_transaction",
         "LOCK",
         "",
-        "Take -- migrate:no-transaction away",
+        "Remove -- migrate:no-transaction",
     ),
     "read only": (
         "SET default_transaction_read_only = on; SET transaction_read_only = on; CREATE TABLE x ()",
@@ -105,9 +105,9 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "duplicate_column",
         "ALTER TABLE",
         "IF NOT EXISTS",
-        "same column",
+        "if it is the same",
     ),
-    "type there": ("CREATE TYPE mood AS ENUM ()", "42710", "duplicate_object", "CREATE TYPE", "same", "drop it before"),
+    "type there": ("CREATE TYPE mood AS ENUM ()", "42710", "duplicate_object", "CREATE TYPE", "same", "drop it first"),
     "role there": ("CREATE ROLE postgres", "42710", "duplicate_object", "CREATE ROLE", "remove the statement", "same"),
     "function there": (
         "CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 2'",
@@ -118,10 +118,17 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "CREATE OR REPLACE",
     ),
     "schema there": ("CREATE SCHEMA app", "42P06", "duplicate_schema", "CREATE SCHEMA", "IF NOT EXISTS", "IF NOT"),
-    "no table": ("SELECT * FROM nowhere", "42P01", "undefined_table", "SELECT", "Correct the name", "schema"),
-    "no column": ("ALTER TABLE users DROP zip", "42703", "undefined_column", "ALTER TABLE", "column's name", "Correct"),
+    "no table": ("SELECT * FROM nowhere", "42P01", "undefined_table", "SELECT", "Fix the name", "schema"),
+    "no column": (
+        "ALTER TABLE users DROP zip",
+        "42703",
+        "undefined_column",
+        "ALTER TABLE",
+        "name of the column",
+        "Fix",
+    ),
     "no function": ("SELECT two()", "42883", "undefined_function", "SELECT", "cast the arguments", "extension"),
-    "no type": ("CREATE TABLE x (m moods)", "42704", "undefined_object", "CREATE TABLE", "Correct the name", "type"),
+    "no type": ("CREATE TABLE x (m moods)", "42704", "undefined_object", "CREATE TABLE", "Fix the name", "type"),
     "no role": ("GRANT SELECT ON users TO nobody_here", "42704", "undefined_object", "GRANT", "role", "role"),
     "no schema": ("CREATE TABLE nowhere.x ()", "3F000", "invalid_schema_name", "CREATE TABLE", "schema", "schema"),
     "no search_path": (
@@ -138,7 +145,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "insufficient_privilege",
         "INSERT",
         "GRANT",
-        "owns the object",
+        "owner of the object",
     ),
     "unique": ("INSERT INTO users VALUES (1, 'c', 5)", "23505", "unique_violation", "INSERT", "duplicates", "HAVING"),
     "unique index": (
@@ -158,16 +165,16 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "referenced table",
     ),
     "not null": ("INSERT INTO users (id) VALUES (9)", "23502", "not_null_violation", "INSERT", "UPDATE", "DEFAULT"),
-    "check": ("INSERT INTO users VALUES (9, 'c', 0)", "23514", "check_violation", "INSERT", "NOT VALID", "Correct"),
+    "check": ("INSERT INTO users VALUES (9, 'c', 0)", "23514", "check_violation", "INSERT", "NOT VALID", "Fix"),
     "exclusion": (
         "INSERT INTO spans VALUES ('[1,5]'), ('[2,3]')",
         "23P01",
         "exclusion_violation",
         "INSERT",
-        "conflict with each other",
+        "conflicting rows",
         "rows",
     ),
-    "dependent": ("DROP TABLE users", "2BP01", "dependent_objects_still_exist", "DROP TABLE", "CASCADE", "depends"),
+    "dependent": ("DROP TABLE users", "2BP01", "dependent_objects_still_exist", "DROP TABLE", "CASCADE", "dependent"),
     "in use": (
         "INSERT INTO notes VALUES (1); ALTER TABLE notes ADD x int",
         "55006",
@@ -179,7 +186,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
     "in use by the block": (OPEN_CURSOR, "55006", "object_in_use", "DO", "into a later file", "out of the block"),
     "syntax": ("CREATE TABEL x ()", "42601", "syntax_error", "CREATE", "line and column", "line and column"),
     "no such statement": ("CRAETE TABLE x ()", "42601", "syntax_error", None, "line and column", "line and column"),
-    "extension": ("CREATE EXTENSION x9", "(0A000|58P01)", "", "CREATE EXTENSION", "extension's package", "server"),
+    "extension": ("CREATE EXTENSION x9", "(0A000|58P01)", "", "CREATE EXTENSION", "package of the extension", "server"),
     "file": ("COPY users FROM '/nowhere/x'", "58P01", "undefined_file", "COPY", "the database server can open", "this"),
     "library": (
         "CREATE FUNCTION x() RETURNS int LANGUAGE c AS '$libdir/nowhere', 'x'",
@@ -206,7 +213,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "USING",
         "USING",
     ),
-    "no cast": ("SELECT now()::int", "42846", "cannot_coerce", "SELECT", "there is no cast", "there is no cast"),
+    "no cast": ("SELECT now()::int", "42846", "cannot_coerce", "SELECT", "no cast between", "no cast between"),
     "used by a view": (
         "ALTER TABLE users ALTER name TYPE text",
         "0A000",
@@ -228,11 +235,11 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "42P16",
         "invalid_table_definition",
         "CREATE VIEW",
-        "Drop the view and create it anew",
-        "Drop the view and create it anew",
+        "Drop the view and create it again",
+        "Drop the view and create it again",
     ),
     "division": ("SELECT 1 / 0", "22012", "division_by_zero", "SELECT", "NULLIF", "NULLIF"),
-    "text": ("SELECT 'x'::int", "22P02", "invalid_text_representation", "SELECT", "Correct the value", "that type"),
+    "text": ("SELECT 'x'::int", "22P02", "invalid_text_representation", "SELECT", "Fix the value", "that type"),
     "date": ("SELECT 'morgen'::date", "22007", "invalid_datetime_format", "SELECT", "ISO 8601", "ISO 8601"),
     "date out of range": ("SELECT '31.12.2026'::date", "22008", "datetime_field_overflow", "SELECT", "ISO", "8601"),
     "number": ("SELECT 99999999999::int", "22003", "numeric_value_out_of_range", "SELECT", "wider type", "bigint"),
@@ -249,7 +256,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "22P05",
         "untranslatable_character",
         "SELECT",
-        "that encoding lacks",
+        "does not exist in that encoding",
         "UTF8",
     ),
     "too long": (
@@ -258,7 +265,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "string_data_right_truncation",
         "INSERT",
         "Shorten",
-        "wider",
+        "widen",
     ),
     "commit in a procedure": (
         "CALL commits()",
@@ -274,7 +281,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "invalid_transaction_termination",
         "DO",
         "-- migrate:no-transaction",
-        "a block with EXCEPTION",
+        "blocks with EXCEPTION",
     ),
     "ambiguous": ("SELECT id FROM users u, users v", "42702", "ambiguous_column", "SELECT", "alias", "alias"),
     "no key to refer to": (
@@ -291,7 +298,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "generated_always",
         "INSERT",
         "OVERRIDING",
-        "Leave the column out",
+        "Leave out the column",
     ),
     "on conflict, no key": (
         "INSERT INTO users VALUES (9, 'c', 5) ON CONFLICT (age) DO NOTHING",
@@ -425,7 +432,9 @@ def test_a_lock_timeout(run: Callable[..., Run], database: Database, migrations_
     assert (retried["sqlstate"], retried["condition"], retried["attempt"]) == ("55P03", "lock_not_available", 1)
     assert "advice" not in retried
     place = "001.sql:2: canceling statement due to lock timeout (SQLSTATE 55P03 lock_not_available, ALTER TABLE)"
-    assert (retried["message"], event["message"]) == (f"Trying again: {place}", f"Failed: {place}")
+    retrying = "canceling statement due to lock timeout (SQLSTATE 55P03, line 2)"
+    retrying = f"Retrying 001.sql in {retried['pause_s']:.1f} s (attempt 2 of 2): {retrying}"
+    assert (retried["message"], event["message"]) == (retrying, f"Failed: {place}")
     assert [line["migration"] for line in finished.named("migration.applied")] == ["002.sql"]
 
 
@@ -448,7 +457,7 @@ def test_a_deadlock(run: Callable[..., Run], database: Database, migrations_dir:
         event = explained(run, MIGRATE_RETRIES="1")
         second.join(30)
     assert (event["sqlstate"], event["condition"], event["command"]) == ("40P01", "deadlock_detected", "LOCK")
-    assert "in the order in which the application does" in event["advice"]
+    assert "in the same order as the application" in event["advice"]
 
 
 def test_a_serialization_failure(run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir) -> None:
@@ -531,7 +540,7 @@ def test_a_line_begins_as_editors_want_it(run: Callable[..., Run], migrations_di
         "(SQLSTATE 42P01 undefined_table, SELECT, statement 3 of 3)"
     )
     assert second == "Failed: 002.sql:1: division by zero (SQLSTATE 22012 division_by_zero, SELECT)"
-    assert third.startswith("Failed: 003.sql:3: COMMIT: the runner begins")
+    assert third.startswith("Failed: 003.sql:3: COMMIT: transaction control is not allowed")
 
 
 def test_a_syntax_error_is_counted_though_the_server_has_run_nothing(
@@ -579,11 +588,11 @@ def test_what_is_missing_after_a_failure_may_be_a_consequence_of_it(
     events = run().named("migration.failed")
     advices = [event["advice"] for event in events]
     assert [event["after_failure"] for event in events] == [False, True, True, True, True, True]
-    assert advices[2] == "Correct 002_users.sql first, which failed before: this may be a consequence."
-    assert advices[3] == "Correct 002_users.sql, 003.sql first, which failed before: this may be a consequence."
+    assert advices[2] == "Fix 002_users.sql first; this error is probably caused by its failure."
+    assert advices[3] == "Fix 002_users.sql, 003.sql first; this error is probably caused by its failure."
     assert advices[0] == advices[4] == ADVICE["22012"]
     assert advices[5] == (
-        "Correct 001.sql, 002_users.sql, 003.sql, ... first, which failed before: this may be a consequence."
+        "Fix 001.sql, 002_users.sql, 003.sql, ... first; this error is probably caused by its failure."
     )
 
 
@@ -607,7 +616,7 @@ def test_the_file_that_should_have_made_it_is_named(
     migrations_dir.write("002.sql", user)
     *_, event = run().named("migration.failed")
     named = "000.sql, 001.sql" if "zip" in user else "001.sql"  # a column's name may be a secret
-    assert event["advice"] == f"Correct {named} first, which failed before: this may be a consequence."
+    assert event["advice"] == f"Fix {named} first; this error is probably caused by its failure."
 
 
 def test_an_earlier_failure_that_was_fixed_is_none(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:

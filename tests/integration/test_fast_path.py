@@ -322,7 +322,7 @@ def test_a_signal_ends_a_fast_path_without_an_answer(
     ended = process.finish()
     assert time.monotonic() - sent < SIGNAL_BOUND_S
     assert proxy.logins == 1, "psycopg has logged in"
-    assert (ended.exit_code, ended.report["exit_code"], ended.report["message"]) == (143, 143, "Ended by SIGTERM.")
+    assert (ended.exit_code, ended.report["exit_code"], ended.report["message"]) == (143, 143, "Interrupted by SIGTERM")
 
 
 @pytest.mark.usefixtures("applied")

@@ -93,7 +93,7 @@ def test_a_permanent_refusal_is_reported_at_once_and_once_fixed_the_next_check_i
         for _ in range(2):
             health = unhealthy(db)
             assert health.latency_ms < 2000, "no reason to wait"
-            assert "correct them in the connection string" in (health.error or "")
+            assert "fix them in the connection string" in (health.error or "")
         with database.server_connect() as admin:
             admin.execute(f"ALTER ROLE {database.owner} PASSWORD 'not the password'")
         assert check_db_health(db).ok
@@ -159,7 +159,7 @@ def test_a_server_that_hangs_in_the_query(
 ) -> None:
     with Proxy(server.port) as proxy, opened(source, database.dsn_at(proxy.port)) as db:
         proxy.silent_after = b"SELECT 1"
-        assert "no answer" in (unhealthy(db).error or "")
+        assert "no response" in (unhealthy(db).error or "")
         proxy.silent_after = None
         assert eventually(lambda: check_db_health(db).ok)
 

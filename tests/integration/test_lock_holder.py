@@ -56,11 +56,11 @@ def _sleep(conn: psycopg.Connection) -> None:
 @pytest.mark.parametrize(
     ("state", "name", "looks"),
     [
-        ("idle", "another tool", "It looks like an idle leftover. If no runner's process is alive behind it, end it"),
-        ("idle in transaction", "another tool", "It looks like a transaction that was left open. If no runner's"),
-        ("active", "another tool", "It looks like a session at work. Look at its log and let it finish"),
-        ("idle", RUNNER, "It looks like a runner that is held up. If no runner's process is alive behind it"),
-        ("active", RUNNER, "It looks like a runner at work. Look at its log and let it finish"),
+        ("idle", "another tool", "It seems to be abandoned. If no running process owns it, end it and run"),
+        ("idle in transaction", "another tool", "Its transaction seems to have been left open. If no running"),
+        ("active", "another tool", "It seems to be working. Check its log and let it finish"),
+        ("idle", RUNNER, "It seems to be a stuck runner. If no running process owns it"),
+        ("active", RUNNER, "It seems to be a working runner. Check its log and let it finish"),
     ],
 )
 def test_a_lock_timeout_says_what_the_holder_looks_like_and_the_statement_that_ends_it(
@@ -82,7 +82,7 @@ def test_a_lock_timeout_says_what_the_holder_looks_like_and_the_statement_that_e
         statement = f"SELECT pg_terminate_backend({pid});"
         assert (finished.exit_code, finished.report["statement"]) == (4, statement)
         message = finished.report["message"]
-        assert message.startswith("The migration lock was not free within 0.3 s: held by ")
+        assert message.startswith("Timed out after 0.3 s waiting for the migration lock. It is held by ")
         assert f"held by {name} (pid {pid}, user {database.owner}, from 127.0.0.1, {state} for " in message
         assert looks in message
         assert message.endswith(statement)
@@ -184,6 +184,6 @@ def test_a_holder_of_another_role_is_told_of_as_far_as_it_is_seen(
     seen: dict[str, Any] = logged["holder"]
     assert (seen["pid"], seen["application_name"]) == (pid, "an administrator")
     assert (seen["state"], seen["client_addr"], seen["age_s"]) == (None, None, None)
-    assert "another role's session, whose state only that role, a superuser or pg_monitor sees" in logged["message"]
+    assert "state visible only to its role, a superuser or pg_monitor" in logged["message"]
     assert "Ask a superuser" in finished.report["message"]
     assert finished.report["statement"] == f"SELECT pg_terminate_backend({pid});"

@@ -105,7 +105,11 @@ REFUSED = {
         "GRANT CREATE",
     ),
     "no schema": ("ALTER ROLE {owner} SET search_path = nowhere", 5, "search_path"),
-    "not our table": ("CREATE TABLE _migrations (id int); GRANT ALL ON _migrations TO {owner}", 2, "not ours"),
+    "not our table": (
+        "CREATE TABLE _migrations (id int); GRANT ALL ON _migrations TO {owner}",
+        2,
+        "has no name or applied_at",
+    ),
 }
 
 

@@ -106,7 +106,7 @@ def test_on_error_stop_reports_the_rest_as_not_run(
 def test_require_files_refuses_an_empty_directory(run: Callable[..., Run]) -> None:
     finished = run(MIGRATE_REQUIRE_FILES="true")
     assert finished.exit_code == 2
-    assert "is the directory mounted?" in finished.report["message"]
+    assert "Check that the directory is mounted." in finished.report["message"]
 
 
 REJECTED = [
@@ -119,7 +119,7 @@ REJECTED = [
     ("SELECT 1;\nSELECT 'open", 2, "never closed"),
     ("SELECT 1;\n/* open", 2, "never closed"),
     ("SELECT 1;\nSELECT '\0';", 2, "NUL"),
-    ("-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT 2;", 3, "roll back"),
+    ("-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT 2;", 3, "down migration"),
 ]
 
 
@@ -269,8 +269,7 @@ def test_a_failing_no_transaction_file_keeps_what_came_before_and_says_so(
     )
     event = failure(run())
     assert (event["line"], event["statement"], event["statements"]) == (3, 2, 3)
-    assert "1 statement(s)" in event["hint"]
-    assert "stay" in event["hint"]
+    assert event["hint"] == "1 earlier statement has taken effect and cannot be rolled back"
     assert database.query("SELECT to_regclass('a')::text, to_regclass('b')") == [("a", None)]
     assert database.query("SELECT count(*) FROM _migrations") == [(0,)]
 

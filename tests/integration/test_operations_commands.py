@@ -45,7 +45,7 @@ def test_the_filter_finds_what_failed(run: Callable[..., Run], migrations_dir: M
     done = subprocess.run(["jq", "-r", jq], input=run().stdout, capture_output=True, text=True, check=True)
     message, advice = done.stdout.splitlines()
     assert message.startswith("Failed: 001.sql:2:10: ")
-    assert advice.startswith("Correct the name")
+    assert advice.startswith("Fix the name")
 
 
 @pytest.mark.parametrize("block", blocks("sh"))

@@ -103,7 +103,7 @@ def test_in_transaction_mode_a_no_transaction_file_is_refused_and_the_way_around
     ended = run(DATABASE_URL=database.dsn_at(pgbouncer.port), **environment)
     assert (ended.exit_code, ended.report["applied"]) == (1, 1)
     (failed,) = ended.named("migration.failed")
-    assert (failed["migration"], "transaction mode" in failed["error"]) == ("001.sql", True)
+    assert (failed["migration"], "transaction-mode pooler" in failed["error"]) == ("001.sql", True)
     assert "DATABASE_URL" in failed["hint"]
     assert variable is None or f"the one in {variable}" in failed["hint"]
     assert database.query("SELECT to_regclass('never'), to_regclass('kept')::text") == [(None, "kept")]

@@ -76,8 +76,8 @@ def test_a_file_behind_a_session_idle_in_transaction_names_the_lock_the_table_an
     }
     assert (logged["statement"], logged["statements"], logged["line"], logged["command"]) == (1, 1, 2, "ALTER TABLE")
     assert (logged["wait_event_type"], logged["wait_event"]) == ("Lock", "relation")
-    assert "statement 1 of 1 (ALTER TABLE, line 2), waits for AccessExclusiveLock on accounts, " in logged["message"]
-    assert f"blocked by the app (pid {pid}, idle in transaction, its transaction " in logged["message"]
+    assert "statement 1 of 1 (ALTER TABLE, line 2) is waiting for AccessExclusiveLock on accounts, " in logged["message"]
+    assert f"blocked by the app (pid {pid}, idle in transaction, in a transaction for " in logged["message"]
     assert "hunter2" not in run.stdout
     assert "4711" not in run.stdout
 
@@ -109,9 +109,7 @@ def test_a_session_of_another_role_is_told_of_as_far_as_it_is_seen(
         (by,) = logged["blocked_by"]
         pid = blocker.info.backend_pid
         assert (by["pid"], by["application_name"], by["state"], by["transaction_age_s"]) == (pid, "backup", None, None)
-        assert (
-            f"blocked by backup (pid {pid}, another role's session, whose state only that role, " in logged["message"]
-        )
+        assert f"blocked by backup (pid {pid}, state visible only to its role, " in logged["message"]
     assert process.finish().exit_code == 0
 
 
@@ -164,7 +162,7 @@ def test_an_index_build_is_told_of_with_its_phase_and_a_percentage_that_goes_up(
     assert first["percent"] == round(100 * first["blocks_done"] / first["blocks_total"], 1)
     assert f"CREATE INDEX: building index: scanning table, {first['percent']:g} %" in first["message"]
     assert first["waiting_for"]["type"] == "advisory"
-    assert "waits for ShareLock (advisory), blocked by the gate (pid " in first["message"]
+    assert "waiting for ShareLock (advisory), blocked by the gate (pid " in first["message"]
 
 
 @pytest.mark.parametrize(

@@ -358,9 +358,9 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
     ),
     "name never closed": ('CREATE ROLE x PASSWORD "§', "", "the quoted identifier that opens here is never closed"),
     "comment never closed": ("SELECT 1 /* §", "", "the comment that opens here is never closed"),
-    "backslash": ("\\password §", "", "a backslash outside quotes"),
+    "backslash": ("\\password §", "", "backslash outside quotes"),
     "copy from stdin": ("COPY users FROM STDIN;\n§", "", "COPY ... FROM STDIN"),
-    "transaction": ("COMMIT AND CHAIN; SELECT '§'", "", "COMMIT: the runner begins and commits"),
+    "transaction": ("COMMIT AND CHAIN; SELECT '§'", "", "COMMIT: transaction control is not allowed"),
     "nul": ("SELECT '§\0'", "", "a NUL character"),
 }
 
@@ -545,7 +545,7 @@ def test_a_failed_statement_of_the_program_is_redacted_by_the_same_rule(database
     with database.connect() as conn, pytest.raises(psycopg.Error) as caught:
         conn.execute("SELECT 'hunter2'::int")
     assert str(classify_statement_error(caught.value)) == (
-        'The server refused a statement of ours: invalid input syntax for type integer: "***" (SQLSTATE 22P02).'
+        'Postgres rejected an internal statement: invalid input syntax for type integer: "***" (SQLSTATE 22P02).'
     )
 
 
@@ -586,7 +586,7 @@ def test_a_notice_is_redacted_by_the_same_rule(
     for number, (sql, _, _) in enumerate(NOTICES):
         migrations_dir.write(f"{number}.sql", sql)
     shown = [(event["severity"], event["message"]) for event in run().named("postgres.notice")]
-    assert sorted(shown) == sorted((severity, f"Postgres says: {text}") for _, severity, text in NOTICES)
+    assert sorted(shown) == sorted((severity, f"{severity} from {number}.sql: {text}") for number, (_, severity, text) in enumerate(NOTICES))
 
 
 def test_a_hint_names_what_there_is(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:

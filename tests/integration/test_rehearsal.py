@@ -115,7 +115,7 @@ def test_a_failing_migration_is_rolled_back_and_the_others_are_rehearsed(
     failure = finished.named("migration.failed")[0]
     assert (failure["sqlstate"], failure["line"], failure["statement"]) == ("42P01", 3, 3)
     assert [line["migration"] for line in finished.named("migration.not_rehearsed")] == ["006.sql"]
-    assert finished.report["message"] == "Rolled back: 3 would work, 3 would fail, 1 not rehearsed"
+    assert finished.report["message"] == "Rehearsed: 3 would succeed, 3 would fail, 1 not rehearsed"
     assert "hunter2" not in finished.stdout
     assert snapshot(database) == before
 
@@ -163,7 +163,7 @@ def test_a_locked_table_fails_its_migration_after_the_lock_timeout_and_unblocks_
     assert (failed(finished), rehearsed(finished)) == (["001.sql"], ["002.sql"])
     failure = finished.named("migration.failed")[0]
     assert failure["sqlstate"] == "55P03"
-    assert "somebody has it locked" in failure["hint"]
+    assert "another session has locked it" in failure["hint"]
 
 
 def test_deferred_constraints_are_checked_after_each_migration_and_deferred_again(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.support.program import Process, Program, Run
 
 WITHIN_S = 2.0 + 3.0  # what is promised, and a busy machine
-UNCONFIRMED = "before the server confirmed"  # of the forced exit
+UNCONFIRMED = "did not confirm"
 
 SLEEPERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
 WAITERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -76,7 +76,10 @@ def test_in_mid_migration(
     ]
     assert database.query("SELECT name FROM _migrations") == [("001.sql",)]
     assert (run.report["applied"], run.report["failed"]) == (1, 0)
-    assert (run.report["migration"], run.report["message"]) == ("002.sql", f"Ended by {signum.name} while 002.sql ran.")
+    assert (run.report["migration"], run.report["message"]) == (
+        "002.sql",
+        f"Interrupted by {signum.name} while applying 002.sql; it was rolled back",
+    )
 
 
 def test_while_a_migration_waits_for_a_lock(
@@ -293,6 +296,10 @@ def test_while_a_statement_outside_of_a_transaction_runs(
     assert database.query("SELECT to_regclass('kept') IS NOT NULL") == [(True,)]
     assert database.query("SELECT name FROM _migrations") == []
     assert run.report["applied"] == 0
+    assert run.report["message"].startswith(
+        "Interrupted by SIGTERM while applying 001.sql without a transaction; "
+        "some of its statements may have taken effect. "
+    )
 
 
 def test_a_frozen_server_does_not_hold_the_end(

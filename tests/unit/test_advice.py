@@ -25,8 +25,8 @@ def test_a_file_that_is_not_kept_is_searched_wherever_its_blocks_end(
     path = tmp_path / "big.sql"
     path.write_bytes(content)
     big = Migration("big.sql", path=str(path))
-    expected = f"Correct {named} first, which failed before: this may be a consequence."
+    expected = f"Fix {named} first; this error is probably caused by its failure."
     assert after_failure("42P01", MISSING, [big, Migration("other.sql", "CREATE TABLE x ()")]) == expected
     path.unlink()
-    expected = "Correct big.sql, other.sql first, which failed before: this may be a consequence."
+    expected = "Fix big.sql, other.sql first; this error is probably caused by its failure."
     assert after_failure("42P01", MISSING, [big, Migration("other.sql", "CREATE TABLE x ()")]) == expected

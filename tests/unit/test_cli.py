@@ -54,7 +54,7 @@ def test_help_lists_commands_options_and_exit_codes_and_runs_no_command(
         assert word in shown.out
     exit_codes = shown.out.partition("exit codes:\n")[2].splitlines()
     expected = {str(code): known.meaning for code, known in EXIT_CODES.items()}
-    assert dict(line.split(maxsplit=1) for line in exit_codes) == expected | {"128+n": "ended by signal n"}
+    assert dict(line.split(maxsplit=1) for line in exit_codes) == expected | {"128+n": "interrupted by signal n"}
 
 
 def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,5 +94,5 @@ def test_anything_else_is_an_error_that_does_not_repeat_it(
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse(arguments)
-    assert str(caught.value) == "Unknown command or option; pg-predeploy --help lists them."
+    assert str(caught.value) == "Unknown command or option. Run pg-predeploy --help for a list."
     assert capsys.readouterr() == ("", "")

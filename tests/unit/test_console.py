@@ -115,7 +115,7 @@ def test_less_than_the_level_is_not_shown_but_the_last_line_is(level: str) -> No
 
 
 def test_a_migration_that_the_message_does_not_name_stands_before_it() -> None:
-    assert text_of(message="Postgres says: hello", migration="1.sql").endswith(" 1.sql: Postgres says: hello\n")
+    assert text_of(message="careful", migration="1.sql").endswith(" 1.sql: careful\n")
     assert text_of(message="Trying 1.sql again", migration="1.sql").endswith(" info    Trying 1.sql again\n")
 
 

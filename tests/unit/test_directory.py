@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 SQL = "CREATE TABLE a (id int);\n"
-NOT_UTF8 = "the file is not UTF-8: save it as UTF-8"
+NOT_UTF8 = "invalid UTF-8; save the file as UTF-8"
 
 
 def sha256_of(text: str) -> str:
@@ -77,7 +77,7 @@ def test_a_directory_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, p
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(ConfigurationError) as caught:
         read_migrations(tmp_path / path)
-    assert str(caught.value) == f"The migrations directory cannot be listed: {why}."
+    assert str(caught.value) == f"Cannot list the migrations directory: {why}."
 
 
 @pytest.fixture
@@ -97,9 +97,9 @@ def public_dir() -> Iterator[Path]:
         (0o555, 0o000, "the file cannot be read: Permission denied"),
         (0o555, 0o333, "the file cannot be read: Permission denied"),
         (0o444, 0o444, "the file cannot be read: Permission denied"),
-        (0o333, 0o444, "The migrations directory cannot be listed: Permission denied."),
-        (0o111, 0o444, "The migrations directory cannot be listed: Permission denied."),
-        (0o000, 0o444, "The migrations directory cannot be listed: Permission denied."),
+        (0o333, 0o444, "Cannot list the migrations directory: Permission denied."),
+        (0o111, 0o444, "Cannot list the migrations directory: Permission denied."),
+        (0o000, 0o444, "Cannot list the migrations directory: Permission denied."),
     ],
 )
 def test_what_permissions_forbid_is_reported(
@@ -215,7 +215,7 @@ def test_a_name_that_is_not_utf_8_is_a_problem_of_that_file(tmp_path: Path) -> N
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/001_\xff\xe9.sql")).write_text(SQL)
     (tmp_path / "002.sql").write_text(SQL)
     bad, good = read_migrations(tmp_path).migrations
-    assert bad == Migration("001_\\udcff\\udce9.sql", problem="the file's name is not UTF-8: rename it")
+    assert bad == Migration("001_\\udcff\\udce9.sql", problem="the file name is not valid UTF-8; rename the file")
     assert (good.name, good.problem) == ("002.sql", None)
 
 
@@ -309,7 +309,7 @@ def test_a_file_that_is_not_utf_8_has_a_problem_at_the_first_bad_line(
     migrations_dir: MigrationsDir, content: bytes, line: int
 ) -> None:
     migration = read_one(migrations_dir, content)
-    assert migration.problem == f"line {line}: the file is not UTF-8: save it as UTF-8"
+    assert migration.problem == f"line {line}: invalid UTF-8; save the file as UTF-8"
     assert (migration.sql, bool(migration.checksum)) == ("", True)
 
 
@@ -328,8 +328,8 @@ def test_a_file_that_cannot_be_read_is_a_problem_of_that_file(tmp_path: Path) ->
         ("1_dangling.sql", "the file cannot be read: No such file or directory"),
         ("2_loop.sql", "the file cannot be read: Too many levels of symbolic links"),
         ("3_directory.sql", "the file cannot be read: Is a directory"),
-        ("4_fifo.sql", "the file cannot be read: it is no regular file"),
-        ("5_device.sql", "the file cannot be read: it is no regular file"),
+        ("4_fifo.sql", "the file cannot be read: Not a regular file"),
+        ("5_device.sql", "the file cannot be read: Not a regular file"),
         ("6_socket.sql", "the file cannot be read: No such device or address"),
         ("7_good.sql", None),
     ]

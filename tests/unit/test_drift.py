@@ -78,15 +78,19 @@ def test_files_that_are_what_was_applied_cause_no_warning(warned: list[logging.L
 def test_changed_and_missing_files_are_named(warned: list[logging.LogRecord]) -> None:
     warn_of_drift(files("1.sql", **{"2.sql": "new"}), rows("1.sql", "0.sql", "3.sql", **{"2.sql": "old"}))
     assert logged(warned) == [
-        ("migration.changed", "2.sql", "2.sql is not the file that was applied: put a change into a new migration"),
-        ("migration.missing", "0.sql", "0.sql was applied, but its file is gone from the directory"),
-        ("migration.missing", "3.sql", "3.sql was applied, but its file is gone from the directory"),
+        (
+            "migration.changed",
+            "2.sql",
+            "Checksum mismatch: 2.sql changed after it was applied; put the change into a new migration",
+        ),
+        ("migration.missing", "0.sql", "0.sql is recorded as applied but missing from the directory"),
+        ("migration.missing", "3.sql", "3.sql is recorded as applied but missing from the directory"),
     ]
 
 
 def test_a_name_with_a_percent_sign_is_only_a_name(warned: list[logging.LogRecord]) -> None:
     warn_of_drift(files(), rows("100%s.sql"))
-    assert logged(warned)[0][2].startswith("100%s.sql was applied")
+    assert logged(warned)[0][2].startswith("100%s.sql is recorded as applied")
 
 
 @pytest.mark.parametrize(("missing", "lines"), [(20, 20), (21, 21), (500, 21)])
@@ -95,7 +99,7 @@ def test_many_warnings_are_cut_to_twenty(warned: list[logging.LogRecord], missin
     assert len(warned) == lines
     assert events(warned)[19] == ("migration.missing", "019.sql")
     if missing > 20:
-        assert logged(warned)[20] == ("migration.missing", None, f"and {missing - 20} more of the same")
+        assert logged(warned)[20] == ("migration.missing", None, f"and {missing - 20} more")
         assert vars(warned[20])["more"] == missing - 20
 
 
@@ -125,7 +129,7 @@ def test_numbers_against_the_order_of_the_names_are_one_warning(
     expected = [("migration.misordered", pair[0])] if pair else []
     assert events(warned) == expected
     if pair:
-        text = "{} runs before {}, as names sort by character: pad the numbers with zeros"
+        text = "{} runs before {} because names sort by character; pad the numbers with zeros"
         assert logged(warned)[0][2] == text.format(*pair)
 
 
@@ -145,5 +149,5 @@ def test_a_pending_file_that_sorts_before_an_applied_one_is_a_warning(
 ) -> None:
     warn_of_order(files(*sorted({*pending, *applied})), pending, applied)
     assert logged(warned) == [
-        ("migration.late", name, f"{name} is pending, but sorts before an applied file") for name in late
+        ("migration.late", name, f"Out of order: {name} sorts before an applied migration") for name in late
     ]

@@ -30,24 +30,24 @@ MISSING = DatabaseUrlMissing
 LOCAL = ("local socket", 5432)
 Outcome = tuple[str, int | str] | type[Exception]
 
-ENCODE = "percent-encode every @ : / ? # % of the user name and the password (an @ is %40, a / is %2F)"
-QUOTE = "put values that hold spaces in single quotes, with \\ before ' and \\"
+ENCODE = "percent-encode @ : / ? # and % in the user name and the password (@ is %40, / is %2F)"
+QUOTE = "put values with spaces in single quotes, and \\ before each ' and \\ in them"
 TEXTS = {
     "DATABASE_URL environment variable is required.",
     "DATABASE_URL must start with postgresql:// or postgres://, without a driver name.",
-    f"DATABASE_URL has an unencoded @ in the wrong place: {ENCODE}.",
+    f"DATABASE_URL has an unencoded @: {ENCODE}.",
     f"DATABASE_URL is malformed: {ENCODE}.",
     f"DATABASE_URL is malformed: {QUOTE}.",
-    "DATABASE_URL holds a NUL byte: write it as plain text, in UTF-8.",
+    "DATABASE_URL contains a NUL byte: save it as plain text in UTF-8.",
     "DATABASE_URL is not UTF-8.",
-    f"DATABASE_URL has a port that is no number from 1 to 65535: {ENCODE}.",
+    f"DATABASE_URL has a port that is not a number from 1 to 65535: {ENCODE}.",
     f"DATABASE_URL has an @ in the host or the database name: {ENCODE}.",
-    f"DATABASE_URL has a host that is no name, address or directory: name the port on its own, and {ENCODE}.",
+    f"DATABASE_URL has a host that is not a name, address or directory: give the port apart, and {ENCODE}.",
     (
-        "The service that DATABASE_URL or PGSERVICE names cannot be read: look for its section in the service file "
-        "(PGSERVICEFILE or ~/.pg_service.conf) and for unknown keywords in it."
+        "Cannot read the service that DATABASE_URL or PGSERVICE names. Check that the service file (PGSERVICEFILE "
+        "or ~/.pg_service.conf) has its section, and no unknown keywords in it."
     ),
-    "PGHOST, PGHOSTADDR or PGPORT (or a service file) holds no host name or no port.",
+    "PGHOST, PGHOSTADDR, PGPORT or a service file has an invalid host or port.",
 }
 
 URIS: list[tuple[str, Outcome]] = [
@@ -283,12 +283,12 @@ def test_none_is_a_missing_connection_string() -> None:
     ("dsn", "text"),
     [
         ("mysql://me:Zq7x@db/app", "DATABASE_URL must start with postgresql:// or postgres://, without a driver name."),
-        ("postgresql://me:Zq@7x@db/app", f"DATABASE_URL has an unencoded @ in the wrong place: {ENCODE}."),
+        ("postgresql://me:Zq@7x@db/app", f"DATABASE_URL has an unencoded @: {ENCODE}."),
         ("postgresql://me:Zq7x%@db/app", f"DATABASE_URL is malformed: {ENCODE}."),
         ("host=db Zq7x", f"DATABASE_URL is malformed: {QUOTE}."),
-        ("postgresql://me:Zq7x/app", f"DATABASE_URL has a port that is no number from 1 to 65535: {ENCODE}."),
+        ("postgresql://me:Zq7x/app", f"DATABASE_URL has a port that is not a number from 1 to 65535: {ENCODE}."),
         ("host=me:Zq7x@db", f"DATABASE_URL has an @ in the host or the database name: {ENCODE}."),
-        ("host=db\0", "DATABASE_URL holds a NUL byte: write it as plain text, in UTF-8."),
+        ("host=db\0", "DATABASE_URL contains a NUL byte: save it as plain text in UTF-8."),
         ("host=\udcff", "DATABASE_URL is not UTF-8."),
     ],
     ids=ascii,
@@ -372,7 +372,7 @@ pasword={PW}
 [leaking]
 host=me:{PW}
 """
-NO_SERVICE = "The service that DATABASE_URL or PGSERVICE names cannot be read"
+NO_SERVICE = "Cannot read the service that DATABASE_URL or PGSERVICE names"
 
 
 @pytest.fixture

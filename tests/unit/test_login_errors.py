@@ -179,7 +179,7 @@ def test_a_retryable_failure_is_unavailable(text: str, reason: str) -> None:
 def test_an_unknown_failure_is_retryable(text: str) -> None:
     error: Any = classify_login_error(psycopg.OperationalError(text))
     assert (type(error), error.reason) == (PostgresUnavailable, "unknown")
-    assert str(error) == "the login failed for a reason that we do not know"
+    assert str(error) == "the login failed for an unknown reason"
 
 
 def of_hosts(*hosts: tuple[str, str]) -> str:
@@ -418,4 +418,4 @@ def test_a_failed_statement_of_the_program_is_reported_with_its_sqlstate(
 ) -> None:
     classified: Any = classify_statement_error(error("zq7x"))
     assert (type(classified), classified.reason) == (kind, "statement")
-    assert str(classified) == f"The server refused a statement of ours: None (SQLSTATE {error.sqlstate})."
+    assert str(classified) == f"Postgres rejected an internal statement: None (SQLSTATE {error.sqlstate})."

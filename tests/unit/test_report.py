@@ -113,9 +113,9 @@ def test_more_fields_are_on_the_last_line_and_in_the_message(report: Report, str
 
 def test_the_last_outcome_that_is_set_counts(report: Report, stream: Log) -> None:
     report.set_outcome(0, "Done.", pending=0)
-    report.set_outcome(143, "Ended by SIGTERM.")
+    report.set_outcome(143, "Interrupted by SIGTERM")
     assert report.write() == 143
-    assert stream.lines[0]["message"] == "Ended by SIGTERM."
+    assert stream.lines[0]["message"] == "Interrupted by SIGTERM"
     assert "pending" not in stream.lines[0]
 
 
@@ -124,7 +124,7 @@ def test_only_the_first_write_writes_and_its_outcome_stands(report: Report, stre
     report.set_outcome(0, "Done.")
     assert report.write() == 0
     Path(report.termination_log).unlink()
-    report.set_outcome(143, "Ended by SIGTERM.")
+    report.set_outcome(143, "Interrupted by SIGTERM")
     assert report.write() == 0  # what has been written stands
     assert [line["message"] for line in stream.lines] == ["Done."]
     assert not Path(report.termination_log).exists()
@@ -158,20 +158,20 @@ def test_a_run_that_is_followed_is_reported_with_its_result(report: Report, stre
     result.applied.append("2.sql")
     report.set_outcome(0)
     report.write()
-    assert (stream.lines[0]["applied"], stream.lines[0]["message"]) == (2, "2 applied, 0 already there")
+    assert (stream.lines[0]["applied"], stream.lines[0]["message"]) == (2, "Applied 2 migrations")
 
 
-@pytest.mark.parametrize("running", ["2.sql", None])
+@pytest.mark.parametrize("running", [("2.sql", "; it was rolled back"), None])
 def test_a_signal_is_reported_with_the_migration_that_it_interrupted(
-    report: Report, stream: Log, running: str | None
+    report: Report, stream: Log, running: tuple[str, str] | None
 ) -> None:
     report.follow(MigrationResult(applied=["1.sql"]), lambda: running)
     report.set_interrupted(143, "SIGTERM")
     assert report.write() == 143
     [line] = stream.lines
-    ended = "Ended by SIGTERM while 2.sql ran." if running else "Ended by SIGTERM."
+    ended = "Interrupted by SIGTERM" + (" while applying 2.sql; it was rolled back" if running else "")
     assert (line["message"], line["outcome"], line["applied"]) == (ended, "interrupted", 1)
-    assert line.get("migration") == message_of(report)[1].get("migration") == running
+    assert line.get("migration") == message_of(report)[1].get("migration") == (running[0] if running else None)
 
 
 # The sentence
@@ -180,9 +180,11 @@ def test_a_signal_is_reported_with_the_migration_that_it_interrupted(
 @pytest.mark.parametrize(
     ("applied", "skipped", "failed", "not_run", "sentence"),
     [
-        (0, 0, 0, 0, "Nothing to do: 0 already there"),
-        (0, 3, 0, 0, "Nothing to do: 3 already there"),
-        (2, 3, 0, 0, "2 applied, 3 already there"),
+        (0, 0, 0, 0, "No migrations found"),
+        (0, 3, 0, 0, "No pending migrations (3 already applied)"),
+        (1, 0, 0, 0, "Applied 1 migration"),
+        (2, 1, 0, 0, "Applied 2 migrations; 1 was already applied"),
+        (2, 3, 0, 0, "Applied 2 migrations; 3 were already applied"),
         (2, 3, 1, 0, "1 failed (f0.sql), 2 applied, 3 skipped"),
         (0, 0, 2, 4, "2 failed (f0.sql, f1.sql), 0 applied, 0 skipped, 4 not run"),
         (0, 0, 10, 0, f"10 failed ({', '.join(f'f{n}.sql' for n in range(10))}), 0 applied, 0 skipped"),
@@ -271,7 +273,7 @@ def test_a_signal_does_not_hide_what_failed_before(report: Report) -> None:
     report.result.errors.append(MigrationError("2.sql", "no such table"))
     report.set_interrupted(143, "SIGTERM")
     report.write()
-    assert message_of(report)[0] == "Ended by SIGTERM. Failed before: 2.sql: no such table"
+    assert message_of(report)[0] == "Interrupted by SIGTERM. Earlier failures: 2.sql: no such table"
 
 
 def test_a_long_error_leaves_room_for_its_place_and_for_the_next_file(report: Report) -> None:
@@ -396,7 +398,7 @@ def test_a_message_that_cannot_be_written_is_a_warning(
     assert report.write() == 0
     warning, last = stream.lines
     assert (warning["event"], warning["level"]) == ("report.unwritten", "warning")
-    assert warning["message"] == f"No termination message: {why}"
+    assert warning["message"] == f"Could not write the termination message: {why}"
     assert (last["event"], last["message"]) == ("run.finished", "Done.")
 
 
@@ -427,12 +429,12 @@ def test_an_internal_error_is_logged_with_its_traceback_and_exits_with_70(report
     assert report.write() == 70
     crash, last = stream.lines
     assert (crash["event"], crash["level"]) == ("run.crashed", "error")
-    assert crash["message"] == "A bug of ours: KeyError: 'some key'"
+    assert crash["message"] == "Internal error: KeyError: 'some key'"
     assert crash["traceback"][-1].endswith(" _raise")
     assert "test_report.py:" in crash["traceback"][-1]
     assert last["outcome"] == "crashed"
     assert last["message"] == (
-        "A bug of pg-predeploy: KeyError: 'some key'. Please report it with the traceback above."
+        "Internal error: KeyError: 'some key'. This is a bug in pg-predeploy; please report it with the traceback above"
     )
 
 
@@ -441,7 +443,7 @@ def test_an_internal_error_is_logged_without_secrets(report: Report, stream: Log
     report.set_crashed(crashed(ValueError("hunter2 and more")))
     report.write()
     assert "hunter2" not in stream.getvalue() + message_of(report)[0]
-    assert stream.lines[0]["message"] == "A bug of ours: ValueError: *** and more"
+    assert stream.lines[0]["message"] == "Internal error: ValueError: *** and more"
 
 
 @pytest.mark.parametrize("error", [psycopg.OperationalError, psycopg.errors.UniqueViolation, psycopg.ProgrammingError])
@@ -449,4 +451,4 @@ def test_the_text_of_a_database_error_is_not_logged(report: Report, stream: Log,
     report.set_crashed(crashed(error("Key (ssn)=(078-05-1120) already exists")))
     report.write()
     assert "078" not in stream.getvalue() + message_of(report)[0]
-    assert stream.lines[0]["message"] == f"A bug of ours: {error.__name__}"
+    assert stream.lines[0]["message"] == f"Internal error: {error.__name__}"

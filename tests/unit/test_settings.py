@@ -115,7 +115,7 @@ def test_a_bad_duration_is_an_error_that_names_the_variable_and_not_its_value(te
     with pytest.raises(ConfigurationError) as caught:
         load(MIGRATE_WAIT_TIMEOUT=text)
     assert str(caught.value) == (
-        "MIGRATE_WAIT_TIMEOUT is no duration: write seconds (60), or with a unit: 500ms, 30s, 5m, 1h."
+        "Invalid MIGRATE_WAIT_TIMEOUT: expected a duration such as 60, 500ms, 30s, 5m or 1h."
     )
 
 
@@ -128,7 +128,7 @@ def test_retries_is_a_count(text: str, count: int) -> None:
 def test_a_bad_count_is_an_error_that_names_the_variable_and_not_its_value(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(MIGRATE_RETRIES=text)
-    assert str(caught.value) == "MIGRATE_RETRIES is no count: write a whole number from 1 to 9999."
+    assert str(caught.value) == "Invalid MIGRATE_RETRIES: expected a whole number from 1 to 9999."
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_choice_is_one_of_its_words(variable: str, words: tuple[str, ...]) -> 
     for wrong in ("hunter2", "true", "0", " ", words[0][:-1], f"{words[0]} {words[1]}"):
         with pytest.raises(ConfigurationError) as caught:
             load(**{variable: wrong})
-        assert str(caught.value) == f"{variable} must be one of {', '.join(words)}."
+        assert str(caught.value) == f"Invalid {variable}: expected one of {', '.join(words)}."
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_truth_value_has_the_usual_spellings(text: str, truth: bool) -> None:
 def test_a_bad_truth_value_is_an_error_that_names_the_variable_and_not_its_value(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(MIGRATE_REQUIRE_FILES=text)
-    assert str(caught.value) == "MIGRATE_REQUIRE_FILES must be true or false."
+    assert str(caught.value) == "Invalid MIGRATE_REQUIRE_FILES: expected true or false."
 
 
 def test_the_directory_is_used_as_it_is_written() -> None:
@@ -262,7 +262,7 @@ def test_url_and_file_together_are_an_error(tmp_path: Path, dsn: str) -> None:
     (tmp_path / "url").write_text(DSN)
     with pytest.raises(ConfigurationError) as caught:
         load(DATABASE_URL=dsn, DATABASE_URL_FILE=str(tmp_path / "url"))
-    assert str(caught.value) == "DATABASE_URL and DATABASE_URL_FILE are both set: remove one."
+    assert str(caught.value) == "DATABASE_URL and DATABASE_URL_FILE are both set. Remove one."
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_a_file_that_cannot_be_read_is_an_error_that_does_not_name_it(tmp_path: 
 
 @pytest.mark.parametrize("variable", [*DURATIONS, "MIGRATE_RETRIES", "MIGRATE_ON_ERROR", "MIGRATE_REQUIRE_FILES"])
 def test_a_connection_string_in_the_wrong_variable_is_not_shown(variable: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"^{variable} ") as caught:
+    with pytest.raises(ConfigurationError, match=f"^Invalid {variable}: ") as caught:
         load(**{variable: DSN})
     assert "hunter2" not in str(caught.value)
 

@@ -52,21 +52,21 @@ def violation(sql: str) -> Violation | None:
         ("SELECT 1;\n\nSELECT 'a;\nBEGIN;", 3, "the quoted string that opens here is never closed"),
         ("SELECT 1;\n/* BEGIN;", 2, "the comment that opens here is never closed"),
         ("BEGIN 'a", 1, "BEGIN: "),
-        ("-- migrate:up\na;\n-- migrate:down\nb;", 3, "keep only the part before it"),
-        ("a;\r\n-- migrate:down transaction:false\r\nb;", 2, "roll back"),
-        ("a;\n--migrate:down\nb", 2, "roll back"),
-        ("a;\r\n-- migrate:down\r\nb;", 2, "roll back"),
-        ("a;\r---- create above / drop below ----\rb;", 2, "roll back"),
-        ("a\n-- migrate:down\nb", 2, "roll back"),
-        ("-- +goose Up\na;\n-- +goose Down\nb;", 3, "roll back"),
-        ("a;\n-- +goose down\nb;", 2, "roll back"),
-        ("a;\n-- +migrate Down notransaction\nb;", 2, "roll back"),
-        ("a;\n-- +micrate Down\nb;", 2, "roll back"),
-        ("a;\n-- rambler down\nb;", 2, "roll back"),
-        ("a;\n-- //@UNDO\nb;", 2, "roll back"),
-        ("a;\n---- create above / drop below ----\nb;", 2, "roll back"),
-        ("a;\n\t-- Down Migration\nb;", 2, "roll back"),
-        ("a;\n-- migrate:down\nROLLBACK;", 2, "roll back"),
+        ("-- migrate:up\na;\n-- migrate:down\nb;", 3, "remove everything from this line on"),
+        ("a;\r\n-- migrate:down transaction:false\r\nb;", 2, "down migration"),
+        ("a;\n--migrate:down\nb", 2, "down migration"),
+        ("a;\r\n-- migrate:down\r\nb;", 2, "down migration"),
+        ("a;\r---- create above / drop below ----\rb;", 2, "down migration"),
+        ("a\n-- migrate:down\nb", 2, "down migration"),
+        ("-- +goose Up\na;\n-- +goose Down\nb;", 3, "down migration"),
+        ("a;\n-- +goose down\nb;", 2, "down migration"),
+        ("a;\n-- +migrate Down notransaction\nb;", 2, "down migration"),
+        ("a;\n-- +micrate Down\nb;", 2, "down migration"),
+        ("a;\n-- rambler down\nb;", 2, "down migration"),
+        ("a;\n-- //@UNDO\nb;", 2, "down migration"),
+        ("a;\n---- create above / drop below ----\nb;", 2, "down migration"),
+        ("a;\n\t-- Down Migration\nb;", 2, "down migration"),
+        ("a;\n-- migrate:down\nROLLBACK;", 2, "down migration"),
         ("BEGIN;\n-- migrate:down\nb;", 1, "BEGIN: "),
         ("a;\nSET standard_conforming_strings = off", 2, "E'...'"),
         ("SET LOCAL standard_conforming_strings TO 'off'", 1, "E'...'"),
@@ -171,7 +171,7 @@ def test_only_a_file_that_runs_in_a_transaction_may_touch_the_table_of_migration
     if line is None:
         validate(without_transaction, chunk(sql))
         return
-    with pytest.raises(MigrationFailure, match="may not touch _migrations") as caught:
+    with pytest.raises(MigrationFailure, match="must not use _migrations") as caught:
         validate(without_transaction, chunk(sql, lines=1))
     assert caught.value.fields == {"line": line + 1}
 
