@@ -364,8 +364,8 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
     "notice of a deprecated setting": ("SELECT to_number('§', '§'), 1/0", "22", ""),
     # Tokens of syntax errors
     "token behind password, equals": ("ALTER ROLE x PASSWORD = §", "42601", 'syntax error at or near "="'),
-    "token behind a slip of password": ("CREATE ROLE x PASWORD §", "42601", 'unrecognized role option "***"'),
-    "token behind identified by": ("CREATE USER x IDENTIFIED BY §", "42601", 'unrecognized role option "***"'),
+    "token behind a slip of password": ("CREATE ROLE x PASWORD §", "42601", 'unrecognized role option "pasword"'),
+    "token behind identified by": ("CREATE USER x IDENTIFIED BY §", "42601", 'unrecognized role option "identified"'),
     "token behind password in a block": (
         "DO $$ BEGIN ALTER ROLE x PASSWORD §; END $$",
         "42601",
@@ -399,7 +399,7 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
         'syntax error at or near "***"',
     ),
     "token, psql variable": ("SELECT :§; SELECT 1", "42601", 'syntax error at or near ":"'),
-    "token, dollar quote without its end": ("SELECT $$a$$§$$, $$b$$", "42601", 'syntax error at or near "'),
+    "token, dollar quote without its end": ("SELECT $$a$$ b §$$, $$b$$", "42601", 'syntax error at or near "***"'),
     "token, word of sql behind password": ("ALTER ROLE x PASSWORD begin §", "42601", 'syntax error at or near "***"'),
     "token, word of sql before a quote": (
         "INSERT INTO users VALUES (1, 'a, 'select §', 'b, 'c')",
