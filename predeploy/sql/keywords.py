@@ -35,18 +35,18 @@ KEYWORDS = TYPES | frozenset(
     nullif nulls object objects of off offset oids old omit on only operator option options or order ordinality
     others out outer over overlaps overlay overriding owned owner parallel parameter parser partial partition
     passing password period placing plan plans policy position preceding precision prepare prepared preserve primary
-    prior privileges procedural procedure procedures program publication quote range read reassign recheck recursive
-    ref references referencing refresh reindex relative release rename repeatable replace replica reset restart
-    restrict return returning returns revoke right role rollback rollup routine routines row rows rule savepoint
-    scalar schema schemas scroll search second security select sequence sequences serializable server session
-    session_user set setof sets share show similar simple skip snapshot some source sql stable standalone start
-    statement statistics stdin stdout storage stored strict string strip subscription substring support symmetric
-    sysid system system_user table tables tablesample tablespace target temp template temporary then ties to
-    trailing transaction transform treat trigger trim true truncate trusted type types uescape unbounded uncommitted
-    unconditional unencrypted union unique unknown unlisten unlogged until update user using vacuum valid validate
-    validator value values variadic varying verbose version view views virtual volatile when where whitespace window
-    with within without work wrapper write xmlattributes xmlconcat xmlelement xmlexists xmlforest xmlnamespaces
-    xmlparse xmlpi xmlroot xmlserialize xmltable year yes zone
+    prior privileges procedural procedure procedures program publication quote quotes range read reassign recheck
+    recursive ref references referencing refresh reindex relative release rename repeatable replace replica reset
+    restart restrict return returning returns revoke right role rollback rollup routine routines row rows rule
+    savepoint scalar schema schemas scroll search second security select sequence sequences serializable server
+    session session_user set setof sets share show similar simple skip snapshot some source sql stable standalone
+    start statement statistics stdin stdout storage stored strict string strip subscription substring support
+    symmetric sysid system system_user table tables tablesample tablespace target temp template temporary then ties
+    to trailing transaction transform treat trigger trim true truncate trusted type types uescape unbounded
+    uncommitted unconditional unencrypted union unique unknown unlisten unlogged until update user using vacuum
+    valid validate validator value values variadic varying verbose version view views virtual volatile when where
+    whitespace window with within without work wrapper write xmlattributes xmlconcat xmlelement xmlexists xmlforest
+    xmlnamespaces xmlparse xmlpi xmlroot xmlserialize xmltable year yes zone
 
     alias array_agg assert auto_increment autoincrement bypassrls change charset clob clustered constant createdb
     createrole createuser datetime debug describe diagnostics dual elseif elsif engine exception exit foreach found

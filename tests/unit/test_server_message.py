@@ -7,11 +7,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import postgast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from predeploy.redaction.server_message import MAX_CHARS, redact_hint, redact_message, redact_name, redact_text
+from predeploy.sql.keywords import KEYWORDS
 from predeploy.sql.literals import read_literals
 
 LITERAL = "SELECT 'hunter2'::regclass"
@@ -251,6 +253,14 @@ def test_the_token_of_a_syntax_error_is_masked_where_it_may_be_a_secret(sql: str
     assert shown(f"Syntaxfehler bei »{token}«", "42601", sql) == "Syntaxfehler bei »***«"
 
 
+def test_the_keywords_are_those_of_the_servers_own_scanner() -> None:
+    tokens = postgast.scan("SELECT").tokens[0].DESCRIPTOR.fields_by_name["token"].enum_type.values
+    names = {token.name.lower().removesuffix("_p") for token in tokens if token.name.replace("_", "").isalpha()}
+    keywords = {name for name in names if postgast.scan(name).tokens[0].keyword_kind}
+    assert len(keywords) > 400
+    assert keywords <= KEYWORDS
+
+
 def test_two_quoted_texts_are_not_a_token() -> None:
     assert shown('"FORM" or "FROM"', "42601", "SELECT * FORM a FROM b") == '"***"'
 
@@ -388,6 +398,8 @@ def test_a_secret_on_the_edge_of_the_cut_is_masked_first() -> None:
         "password" * 12_000,
         "password = " * 9_000,
         "'password='" * 9_000,
+        "CREATE TABLE t (password text, " * 3_000,
+        f"{'pass' * 20_000} text, x",
         "RAISE '" * 15_000,
         f"SELECT 'password{' ' * 60_000}', 'password = {' ' * 60_000}x'",
         f"SELECT '{'://a:' * 20_000}', '{'password$$' * 9_000}', '{'password: ' * 9_000}'",
