@@ -157,6 +157,7 @@ def test_a_hint_shows_existing_objects_and_no_string_of_the_file() -> None:
 def test_the_name_of_an_object_is_masked_where_the_migration_has_it_as_a_string_only() -> None:
     message: Any = Message("x", "42P01")
     assert redact_name("hunter2", message, LITERAL) == "***"
+    assert redact_name("hunter", message, "SELECT 'hunter'") == "***"
     assert redact_name("users", message, LITERAL) == "users"
     assert redact_name("hunter2", message, "DROP TABLE hunter2") == "hunter2"
     assert redact_name(None, message) is None
@@ -183,6 +184,11 @@ def test_a_missing_message_is_none(text: str | None) -> None:
         ("CREATE TABLE t (id int, user text)", "user"),
         ("CREATE TABLE t (id int AUTO_INCREMENT)", "AUTO_INCREMENT"),
         ("CREATE TABLE t (name text email text)", "email"),
+        ("CREATE TEMP TABLE t (name text email text)", "email"),
+        ("UPDDATE users SET id = 1", "UPDDATE"),
+        ("SELECT /* a */'b' * FORM users", "FORM"),
+        ("DO $$ BEGIN EXECUTE 'SELECT * FROM users'; END $$; DELETE FROM FROM t", "FROM"),
+        ("CREATE TABLE u (password varchar(90) NOT NULL, at date DEFUALT now())", "DEFUALT"),
         ("ALTER TABLE IF EXISTS t ADD a int b text", "b"),
         ("CREATE ROLE x NOLOGN", "nologn"),
         ("SELECT 1 FROM t WHERE a = 'the form of it'; SELECT FROM WHERE", "WHERE"),
@@ -245,7 +251,9 @@ def test_the_token_of_a_syntax_error_is_shown_where_it_is_a_word_of_sql(sql: str
         ("SELECT 1 -- FORM", "FORM"),
         ("DO $$ BEGIN EXECUTE 'SELECT * FORM users'; END $$", "FORM"),
         ("", "FORM"),
-        ("SELECT abcdefghijklmnopqrstuvwxyzabcdefg", "abcdefghijklmnopqrstuvwxyzabcdefg"),
+        (f"CREATE TABLE t (a text {'a' * 31} text)", "a" * 31),
+        ("CREATE TABLE t (a text email text); SELECT 'select email'", "email"),
+        ("SELECT tex", "tex"),
     ],
 )
 def test_the_token_of_a_syntax_error_is_masked_where_it_may_be_a_secret(sql: str, token: str) -> None:
@@ -294,6 +302,12 @@ def test_a_word_of_the_server_is_shown_though_it_is_a_password_of_the_file() -> 
     """Masked, it would tell the password."""
     assert shown("division by zero", "22012", "ALTER ROLE x PASSWORD 'zero'") == "division by zero"
     assert shown("unrecognized role option", "42601", "ALTER ROLE x PASSWORD 'role'") == "unrecognized role option"
+
+
+def test_a_string_that_reads_like_code_is_no_name() -> None:
+    assert shown('relation "select horse" does not exist', "42P01", "SELECT f('select horse')") == (
+        'relation "***" does not exist'
+    )
 
 
 def test_a_word_is_masked_behind_a_colon_and_in_free_text() -> None:
