@@ -3,6 +3,19 @@
 A message quotes the text that it rejects, which may be a password, a value of a row or the rest of the file: `syntax
 error at or near "hunter2"`. A quoted text is shown only if the SQLSTATE means that it names an object. DETAIL,
 CONTEXT and the query are never logged.
+
+A syntax error quotes a token. It is shown if it is one or two signs, or if all of this holds:
+- It is a keyword of SQL, a word one slip away from a keyword (FORM, SELEC, TABEL), or a column that a CREATE TABLE or
+  ALTER TABLE of the migration declares. No other word is shown: it may be a secret that lacks its quotes.
+- It has letters and underscores only, at most 30, in lower case, in upper case or with one capital letter first.
+- It stands in the migration outside strings, comments and double quotes, and never as follows: in double quotes; in a
+  statement behind a word like PASSWORD or SECRET; in a statement where a quote seems to be missing, as one touches a
+  word or is never closed.
+- No string of the migration contains it as a word; a keyword may stand in a longer string.
+
+The server's sentence around the quotes is shown as it is, in any language, up to its first colon: 'error' as a string
+of the migration does not mask `syntax error`. Strings of the migration that are more than words are masked there too.
+Everything is masked behind the colon, and in the messages of libraries and of other languages, which are free text.
 """
 
 from __future__ import annotations
@@ -12,6 +25,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from predeploy.redaction.scrubber import MASK, MIN_SECRET_CHARS
+from predeploy.sql.keywords import KEYWORDS
 from predeploy.sql.literals import passwords_in, read_literals
 
 if TYPE_CHECKING:
@@ -40,22 +54,16 @@ _QUOTED = re.compile(
 )
 _OPENING = re.compile(r"""["»«„“「\u2018]|(?<!\w)'""")
 _CLOSING = '"»«“”」\u2019'
-_PUNCTUATION = re.compile(r'[^"]* "[^\w\s\'"]{1,2}"')
+_SIGNS = re.compile(r"[^\w\s'\"]{1,2}")
+_PLAIN_WORD = re.compile(r"[a-z_]{1,30}|[A-Z_]{1,30}|[A-Z][a-z_]{1,29}")
+_PROSE = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)*")
+_COLON = re.compile("[:\uff1a]")
 _PARAMETER = re.compile(r'[^"»«]*(?:param[^"»« ]*|encoding) ["»«]\s?([\w.]+)\s?["»«]', re.IGNORECASE)
 _COLUMN = re.compile(r"(?<=^column ).*(?= does not exist$)|\S+\.\S.*", re.DOTALL)
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
-# Words of the server's messages: as a literal of the migration ('value', 'type') they are not secret.
-_SERVER_WORDS = frozenset(
-    """
-    access already array bigint boolean cannot cast character check column constraint could data database date default
-    depend domain duplicate element exist exists expression failed field foreign from function have index input integer
-    interval into invalid json jsonb length limit lock missing more must name named null number numeric object objects
-    operator other output owner parameter permission policy query range record reference relation required role root
-    rule schema sequence server session syntax table text that this time timestamp timezone transaction trigger type
-    unique unknown user uuid value values varying view violates when with without zone
-    """.split()  # noqa: SIM905
-)
+# Classes whose messages are free text: of libpq, functions in other languages, foreign data wrappers, internal errors.
+_FREE_TEXT = ("08", "38", "39", "HV", "XX")
 
 
 def redact_message(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
@@ -73,7 +81,7 @@ def redact_hint(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
 
 def redact_name(name: str | None, diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
     """Return the loggable part of one of its object names."""
-    return _redact(name, diag, read_literals(sql, at), sql, naming=True)
+    return _redact(name, diag, read_literals(sql, at), sql, naming=True, sentence=False)
 
 
 def redact_text(text: str) -> str:
@@ -85,19 +93,33 @@ def _is_naming(sqlstate: str) -> bool:
     return sqlstate.startswith(_NAMING) and sqlstate not in _NEVER
 
 
-def _redact(text: str | None, diag: Diagnostic, words: SqlLiterals, sql: str, *, naming: bool) -> str | None:
+def _redact(
+    text: str | None, diag: Diagnostic, words: SqlLiterals, sql: str, *, naming: bool, sentence: bool = True
+) -> str | None:
     if not text:
         return None
     shown = text[:_MAX_READ_CHARS]
+    secrets = set(words.passwords)
     if diag.source_function in _RAISED:
-        shown = _without_literals_of_others(shown, sql)
+        shown, sentence = _without_literals_of_others(shown, sql), False
     else:
         objects = {name for name in (getattr(diag, field) for field in _OBJECTS) if name}
         shown = _names_only(shown, objects, words) if naming else _without_quoted(shown, diag.sqlstate, words)
-        known = {name.lower() for name in objects} | words.names | _SERVER_WORDS
-        shown = _mask(shown, {text for text in words.literals if len(text) >= MIN_SECRET_CHARS and text not in known})
-    shown = _mask(shown, words.passwords | passwords_in(shown))
+        known = {name.lower() for name in objects} | words.names | KEYWORDS
+        secrets |= {text for text in words.literals | words.code if len(text) >= MIN_SECRET_CHARS and text not in known}
+        sentence = sentence and not (diag.sqlstate or "XX").startswith(_FREE_TEXT)
+    own_words = {text for text in secrets if sentence and _may_be_the_servers(text, words)}
+    shown = _mask(shown, (secrets - own_words) | passwords_in(shown))
+    colon = _COLON.search(shown)
+    end = colon.start() if colon else len(shown)
+    shown = shown[:end] + _mask(shown[end:], own_words)
     return _cut(_CONTROLS.sub(" ", shown), len(text))
+
+
+def _may_be_the_servers(secret: str, words: SqlLiterals) -> bool:
+    """Return whether its sentence may have it by chance; an object of that name stands there without quotes."""
+    small = secret.lower()
+    return _PROSE.fullmatch(secret) is not None and (small in KEYWORDS or small not in words.names)
 
 
 def _names_only(text: str, objects: set[str], words: SqlLiterals) -> str:
@@ -115,11 +137,43 @@ def _without_quoted(text: str, sqlstate: str | None, words: SqlLiterals) -> str:
     """Mask everything from the first quote to the last: the quoted text may contain quotes."""
     if sqlstate == "42703" and not _OPENING.search(text):  # column users.hunter2 does not exist
         return _COLUMN.sub(MASK, text[:MAX_CHARS])
-    if _PUNCTUATION.fullmatch(text):  # syntax error at or near ")"
+    if sqlstate == "42601" and (token := _only_quoted(text)) and (_SIGNS.fullmatch(token) or _is_sql(token, words)):
         return text
     parameter = _PARAMETER.match(text)
     pos = parameter.end() if parameter and _is_name(parameter[1], words) else 0
     return _with_mask(text, pos)
+
+
+def _only_quoted(text: str) -> str:
+    """Return what a message quotes, an empty string if it quotes nothing, or more than one text."""
+    quoted = _QUOTED.search(text)
+    if not quoted or _OPENING.search(text, 0, quoted.start()) or _OPENING.search(text, quoted.end()):
+        return ""
+    return quoted[quoted.lastindex or 0].strip()
+
+
+def _is_sql(token: str, words: SqlLiterals) -> bool:
+    """Return whether the token of a syntax error may be shown, by the rule at the top of this module."""
+    small = token.lower()
+    strings = words.literals | words.code | {password.lower() for password in words.passwords}
+    if not _PLAIN_WORD.fullmatch(token) or small not in words.names or small in words.doubtful | strings:
+        return False
+    if small in KEYWORDS:
+        return True
+    known = small in words.columns or any(_is_one_slip_apart(small, keyword) for keyword in KEYWORDS)
+    alone = re.compile(rf"(?<!\w){small}(?!\w)")
+    return known and not any(alone.search(literal) for literal in words.literals)
+
+
+def _is_one_slip_apart(word: str, keyword: str) -> bool:
+    """Return whether one letter is missing, added or wrong, or two neighbours are exchanged."""
+    length = min(len(word), len(keyword))
+    if length < MIN_SECRET_CHARS:
+        return False
+    at = next((at for at in range(length) if word[at] != keyword[at]), length)
+    left, right = word[at:], keyword[at:]
+    exchanged = left[:2] == right[1::-1] and left[2:] == right[2:]
+    return exchanged or left[1:] == right[1:] or left == right[1:] or left[1:] == right
 
 
 def _with_mask(text: str, pos: int) -> str:
@@ -135,7 +189,7 @@ def _with_mask(text: str, pos: int) -> str:
 def _is_name(name: str, words: SqlLiterals) -> bool:
     """Return whether the migration uses it as a name, or in none of its strings: then it is from the catalog."""
     small = name.lower()
-    if not small or len(small) > _MAX_NAME_CHARS or "\n" in small:
+    if not small or len(small) > _MAX_NAME_CHARS or "\n" in small or small in words.code:
         return False
     return small in words.names or all(_is_no_literal(part, words) for part in small.split("."))
 

@@ -4,6 +4,9 @@ Read only when a server message about a migration is logged: the message may quo
 
 This is not the lexer of `splitter`: it decodes strings, descends into code in strings (functions, DO blocks, EXECUTE),
 and reads text that is not valid SQL to its end.
+
+In text that is not valid, a secret may stand outside quotes: behind PASSWORD without quotes, or where a quote is
+missing. The words of such a place are `doubtful`.
 """
 
 from __future__ import annotations
@@ -13,10 +16,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from predeploy.sql.keywords import KEYWORDS, TYPES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MAX_CHARS = 4 << 20  # take a second to read
+_MAX_CHARS = 4 << 20  # take some 1.5 seconds to read
 _MAX_DEPTH = 4  # of strings in strings
 
 _COMMENT = r"--[^\n\r]*|/\*(?:[^*/]|\*(?!/)|/(?!\*)|/\*(?:[^*]|\*(?!/))*\*/)*\*/"
@@ -53,18 +58,35 @@ _PASSWORD_IN_TEXT = re.compile(
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
 
+_TYPE = rf"(?:{'|'.join(sorted(TYPES))})\b"
+# A column that is only declared, `password text NOT NULL,`, has no password behind it.
+_DECLARED_ONLY = (
+    rf"\w{{0,60}}\s{{1,50}}{_TYPE}{_SPACES}(?:\([\d, ]{{1,20}}\))?(?:\s{{1,50}}NOT\s{{1,50}}NULL)?{_SPACES}[,)]"
+)
+_LIKE_PASSWORD = re.compile(
+    rf"(?:pas[sw]|psw|pwd|secret|credential|token|api_?key|identified)(?!{_DECLARED_ONLY})[\w$]*", re.IGNORECASE
+)
+# Of a statement with '' for each string. Where a quote is missing, others open where they should close: 'a, 'hunter2'
+_MISQUOTED = re.compile(r"(?:(?<![\w$])(?![bxnBXN]'')\w|[\w$]\w)(?:''|\"\")|(?:''|\"\")\w|\0")
+_TABLE = re.compile(r"\s*(?:CREATE|ALTER)\s+(?:(?:TEMP|TEMPORARY|UNLOGGED)\s+)?TABLE\b", re.IGNORECASE)
+_COLUMN = re.compile(rf"(?<![\w$.])([^\W\d]\w{{0,62}})\s{{1,50}}{_TYPE}", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class SqlLiterals:
-    """What a text contains, decoded as the server does: `literals` and `names`, both in lower case, and `passwords`.
+    """What a text contains, decoded as the server does, all in lower case but for the passwords.
 
     `names` are all words outside strings and comments, quoted or not, so keywords too. A word that occurs only in a
-    string that is executed is none.
+    string that is executed is none. `code` are the strings that read like code, `literals` the others. `columns` are
+    those that a CREATE TABLE or ALTER TABLE declares. `doubtful` are quoted names, and words that may be a secret.
     """
 
     literals: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     passwords: set[str] = field(default_factory=set)
+    code: set[str] = field(default_factory=set)
+    columns: set[str] = field(default_factory=set)
+    doubtful: set[str] = field(default_factory=set)
 
 
 @lru_cache(maxsize=2)  # a file may raise a million notices
@@ -78,34 +100,61 @@ def read_literals(sql: str, at: int = 0) -> SqlLiterals:
 
 def _read(code: str, found: SqlLiterals, names: set[str], depth: int) -> None:
     end, joined = 0, ""
+    bare = []  # the text without comments and without what its quotes contain
     for match in _QUOTED_OR_COMMENT.finditer(code):
         gap, end = code[end : match.start()], match.end()
         kind = match.lastgroup or "comment"
-        names.update(map(str.lower, _WORD.findall(gap)))
+        names.update(_words(gap))
+        bare.append(gap)
         if kind == "comment":
+            bare.append(" ")
             continue
         text = _DECODERS[kind](match[kind])
+        quotes = '""' if kind == "name" else "''"
+        named = " password " if kind != "body" and _LIKE_PASSWORD.search(text) else ""
+        never_closed = "\0" if match.end(kind) == end else ""
+        bare.append(quotes + (named and named + quotes) + never_closed)
         secret = _BEFORE_PASSWORD.search(code, max(match.start() - 40, 0), match.start())
         if secret:
             found.passwords.add(text)
         if kind == "name":
             joined = ""
+            found.doubtful.add(text.lower())
             if not secret:
                 names.add(text.lower())
             continue
         # A string continues after a line end: 'hun' and, on the next line, 'ter2'.
         joined = joined + text if joined and "\n" in gap and not gap.strip() else text
         for string in {text, joined}:
-            _add_string(string, found, names if kind == "body" else set(), depth)
-    names.update(map(str.lower, _WORD.findall(code[end:])))
+            _add_string(string, found, names if kind == "body" else None, depth)
+    names.update(_words(code[end:]))
+    bare.append(code[end:])
+    for statement in "".join(bare).split(";"):
+        _read_bare(statement, found)
 
 
-def _add_string(string: str, found: SqlLiterals, names: set[str], depth: int) -> None:
+def _read_bare(statement: str, found: SqlLiterals) -> None:
+    if _MISQUOTED.search(statement):
+        found.doubtful.update(_words(statement))
+    elif password := _LIKE_PASSWORD.search(statement):
+        found.doubtful.update(_words(statement[password.end() :]))
+    if _TABLE.match(statement):
+        found.columns.update(map(str.lower, _COLUMN.findall(statement)))
+
+
+def _words(text: str) -> set[str]:
+    return set(map(str.lower, _WORD.findall(text)))
+
+
+def _add_string(string: str, found: SqlLiterals, names: set[str] | None, depth: int) -> None:
     found.passwords.update(passwords_in(string))
-    if depth < _MAX_DEPTH and _is_code(string):
-        _read(string, found, names, depth + 1)
-    elif string:
-        found.literals.add(string.lower())
+    if depth == _MAX_DEPTH or not _is_code(string):
+        found.literals.update({string.lower()} - {""})
+        return
+    _read(string, found, set() if names is None else names, depth + 1)
+    found.code.add(string.lower())
+    if names is None:  # it may be a passphrase, `select horse`
+        found.doubtful.update(_words(string) - KEYWORDS)
 
 
 def _is_code(string: str) -> bool:

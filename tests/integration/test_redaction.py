@@ -349,6 +349,51 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
         "division by zero",
     ),
     "notice of a deprecated setting": ("SELECT to_number('§', '§'), 1/0", "22", ""),
+    # Tokens of syntax errors
+    "token behind password, equals": ("ALTER ROLE x PASSWORD = §", "42601", 'syntax error at or near "="'),
+    "token behind a slip of password": ("CREATE ROLE x PASWORD §", "42601", 'unrecognized role option "pasword"'),
+    "token behind identified by": ("CREATE USER x IDENTIFIED BY §", "42601", 'unrecognized role option "identified"'),
+    "token behind password in a block": (
+        "DO $$ BEGIN ALTER ROLE x PASSWORD §; END $$",
+        "42601",
+        'syntax error at or near "***"',
+    ),
+    "token, executed": (
+        "DO $$ BEGIN EXECUTE 'ALTER ROLE x PASSWORD §'; END $$",
+        "42601",
+        'syntax error at or near "***"',
+    ),
+    "token, no opening quote": (
+        "INSERT INTO users VALUES (1, a §', 'b', 'c)",
+        "42601",
+        'syntax error at or near "***"',
+    ),
+    "token, no closing quote": (
+        "INSERT INTO users VALUES (1, 'a, '§', 'b, 'c')",
+        "42601",
+        'syntax error at or near "***"',
+    ),
+    "token, no quotes": ("INSERT INTO users VALUES (1, correct §)", "42601", 'syntax error at or near "***"'),
+    "token, comment without quotes": ("COMMENT ON TABLE users IS §", "42601", 'syntax error at or near "***"'),
+    "token, connection string without quotes": (
+        "CREATE SUBSCRIPTION s CONNECTION postgresql://me:§@127.0.0.1/app PUBLICATION p",
+        "42601",
+        'syntax error at or near "***"',
+    ),
+    "token, option without quotes": (
+        "CREATE USER MAPPING FOR postgres SERVER s OPTIONS (api_key §)",
+        "42601",
+        'syntax error at or near "***"',
+    ),
+    "token, psql variable": ("SELECT :§; SELECT 1", "42601", 'syntax error at or near ":"'),
+    "token, dollar quote without its end": ("SELECT $$a$$ b §$$, $$b$$", "42601", 'syntax error at or near "***"'),
+    "token, word of sql behind password": ("ALTER ROLE x PASSWORD begin §", "42601", 'syntax error at or near "***"'),
+    "token, word of sql before a quote": (
+        "INSERT INTO users VALUES (1, 'a, 'select §', 'b, 'c')",
+        "42601",
+        'syntax error at or near "***"',
+    ),
+    "token, code in a string by regrole": ("SELECT '\"select §\"'::regrole", "42704", 'role "***" does not exist'),
     # Quotes never closed: refused before anything is sent
     "string never closed": ("CREATE ROLE x PASSWORD '§", "", "the quoted string that opens here is never closed"),
     "dollar quote never closed": (
@@ -425,6 +470,26 @@ WHOLE: dict[str, tuple[str, str]] = {
     "parameter": ("SET no_such_setting = 1", 'unrecognized configuration parameter "no_such_setting"'),
     "syntax": ("SELECT (1;", 'syntax error at or near ";"'),
     "syntax, end": ("SELECT 1 FROM", 'syntax error at or near ";"'),
+    "syntax, keyword with a slip": ("SELECT * FORM users", 'syntax error at or near "FORM"'),
+    "syntax, first word": ("SELEC 1", 'syntax error at or near "SELEC"'),
+    "syntax, kind of object": ("CREATE TABEL users ()", 'syntax error at or near "TABEL"'),
+    "syntax, verb": ("CRAETE TABLE users ()", 'syntax error at or near "CRAETE"'),
+    "syntax, keyword as a name": ("CREATE TABLE t (user text)", 'syntax error at or near "user"'),
+    "syntax, no comma": ("CREATE TABLE t (name text email text)", 'syntax error at or near "email"'),
+    "syntax, other dialect": ("CREATE TABLE t (id int AUTO_INCREMENT)", 'syntax error at or near "AUTO_INCREMENT"'),
+    "syntax, in a block": ("DO $$ BEGIN DELETE FORM users; END $$", 'syntax error at or near "FORM"'),
+    "syntax, with a password elsewhere": (
+        "CREATE TABLE t (password text NOT NULL, at date DEFUALT now()); ALTER ROLE x PASSWORD 'hunter2'",
+        'syntax error at or near "DEFUALT"',
+    ),
+    "syntax, role option": ("CREATE ROLE x NOLOGN", 'unrecognized role option "nologn"'),
+    "server's words as strings, division": ("SELECT CASE WHEN 1 = 2 THEN 'zero' END, 1 / 0", "division by zero"),
+    "server's words as strings, syntax": ("SELECT 'error'; SELEC 1", 'syntax error at or near "SELEC"'),
+    "server's words as strings, relation": (
+        "SELECT 'exist', 'relation'; SELECT * FROM nope",
+        'relation "nope" does not exist',
+    ),
+    "server's words as a password": ("ALTER ROLE postgres PASSWORD 'zero'; SELECT 1 / 0", "division by zero"),
     "raised": (
         """DO $$ BEGIN RAISE EXCEPTION 'the "legacy" rows of % are still there', 'users'; END $$""",
         'the "legacy" rows of users are still there',

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
 
+import postgast
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from predeploy.redaction.server_message import MAX_CHARS, redact_hint, redact_message, redact_name, redact_text
+from predeploy.sql.keywords import KEYWORDS
 from predeploy.sql.literals import read_literals
 
 LITERAL = "SELECT 'hunter2'::regclass"
@@ -152,6 +157,7 @@ def test_a_hint_shows_existing_objects_and_no_string_of_the_file() -> None:
 def test_the_name_of_an_object_is_masked_where_the_migration_has_it_as_a_string_only() -> None:
     message: Any = Message("x", "42P01")
     assert redact_name("hunter2", message, LITERAL) == "***"
+    assert redact_name("hunter", message, "SELECT 'hunter'") == "***"
     assert redact_name("users", message, LITERAL) == "users"
     assert redact_name("hunter2", message, "DROP TABLE hunter2") == "hunter2"
     assert redact_name(None, message) is None
@@ -166,9 +172,215 @@ def test_a_missing_message_is_none(text: str | None) -> None:
     assert redact_message(Message(text)) is None  # type: ignore[arg-type]
 
 
-def test_words_of_the_server_are_shown_though_the_file_quotes_them() -> None:
-    text = "value too long for type character varying(9)"
-    assert shown(text, "22001", "SELECT 'value', 'type', 'character'") == text
+@pytest.mark.parametrize(
+    ("sql", "token"),
+    [
+        ("SELECT * FORM users", "FORM"),
+        ("selec 1", "selec"),
+        ("CREATE TABEL users ()", "TABEL"),
+        ("CRAETE TABLE users ()", "CRAETE"),
+        ("ALTER TABLE users RENAME COLUM a TO b", "COLUM"),
+        ("INSRT INTO users VALUES (1)", "INSRT"),
+        ("CREATE TABLE t (id int, user text)", "user"),
+        ("CREATE TABLE t (id int AUTO_INCREMENT)", "AUTO_INCREMENT"),
+        ("CREATE TABLE t (name text email text)", "email"),
+        ("CREATE TEMP TABLE t (name text email text)", "email"),
+        ("UPDDATE users SET id = 1", "UPDDATE"),
+        ("SELECT /* a */'b' * FORM users", "FORM"),
+        ("DO $$ BEGIN EXECUTE 'SELECT * FROM users'; END $$; DELETE FROM FROM t", "FROM"),
+        ("CREATE TABLE u (password varchar(90) NOT NULL, at date DEFUALT now())", "DEFUALT"),
+        ("ALTER TABLE IF EXISTS t ADD a int b text", "b"),
+        ("CREATE ROLE x NOLOGN", "nologn"),
+        ("SELECT 1 FROM t WHERE a = 'the form of it'; SELECT FROM WHERE", "WHERE"),
+        ("SELECT 'it is from here'; DELETE FROM FROM t", "FROM"),
+        ("ALTER ROLE x PASSWORD 'hunter2'; SELECT * FORM users", "FORM"),
+        ("CREATE TABLE users (password varchar(90) NOT NULL, name text); SELECT * FORM users", "FORM"),
+        ("CREATE TABLE users (password_hash text, nmae text, at timestmp DEFUALT now())", "DEFUALT"),
+        ("-- don't SELECT\nSELECT 'it''s', E'a\\'b', B'01', \"a\" * FORM users", "FORM"),
+        ("DO $$ BEGIN SELECT * FORM users; END $$", "FORM"),
+        ("SELECT ARRAY[1;", ";"),
+        ("SELECT 1 =>> 2", ">>"),
+        ("SELECT {{ schema }}", "{"),
+    ],
+)
+@pytest.mark.parametrize("text", ['syntax error at or near "{}"', "Syntaxfehler bei »{}«", "「{}」で構文エラー"])
+def test_the_token_of_a_syntax_error_is_shown_where_it_is_a_word_of_sql(sql: str, token: str, text: str) -> None:
+    assert shown(text.format(token), "42601", sql) == text.format(token)
+
+
+@pytest.mark.parametrize(
+    ("sql", "token"),
+    [
+        ("ALTER ROLE x PASSWORD hunter", "hunter"),
+        ("ALTER ROLE x PASSWORD begin", "begin"),
+        ("ALTER ROLE x PASSWORD = form VALID UNTIL 'x'", "form"),
+        ("ALTER ROLE x PASSWORD text", "text"),
+        ("ALTER ROLE x PASWORD selec", "selec"),
+        ("ALTER ROLE x PASSWORD correct select, from", "select"),
+        ("CREATE USER x IDENTIFIED BY form", "form"),
+        ('CREATE USER MAPPING FOR x SERVER y OPTIONS ("password" form)', "form"),
+        ("SELECT jsonb_build_object('password', 'a' form)", "form"),
+        ("CREATE SERVER s OPTIONS (api_key form)", "form"),
+        ("DO $$ BEGIN ALTER ROLE x PASSWORD form; END $$", "form"),
+        ("DO $$ BEGIN EXECUTE 'ALTER ROLE x PASSWORD form'; END $$", "form"),
+        ("SELECT * FORM a; ALTER ROLE x PASSWORD form", "FORM"),
+        ("ALTER ROLE x PASSWORD 'from'; DELETE FROM FROM t", "FROM"),
+        ("SELECT dblink('password=from'); DELETE FROM FROM t", "FROM"),
+        ("SELECT 'select'; SELECT SELECT", "SELECT"),
+        ("SELECT 'my form'; SELECT * FORM users", "FORM"),
+        ("SELECT $$my form$$; SELECT * FORM users", "FORM"),
+        ("SELECT E'f\\x6frm'; SELECT * FORM users", "FORM"),
+        ('SELECT "form"; SELECT * FORM users', "FORM"),
+        ("INSERT INTO t VALUES (hunter');", "hunter"),
+        ("INSERT INTO t VALUES (select from me', 'a');", "from"),
+        ("INSERT INTO t VALUES ('a, 'form', 'b, 'c')", "form"),
+        ("INSERT INTO t VALUES ('a, form x 'b')", "form"),
+        ("DO $$ BEGIN PERFORM select form 'a; END $$", "form"),
+        ("INSERT INTO t VALUES (correct horse battery)", "horse"),
+        ("CREATE SUBSCRIPTION s CONNECTION postgresql://me:hunter2@db/app PUBLICATION p", "postgresql"),
+        ("SELECT dblink(postgres://me:select@db)", "@db"),
+        ("COPY t FROM STDIN;\nform\ttwo", "form\ttwo"),
+        ("SELECT FoRm", "FoRm"),
+        ("SELECT hunter2", "hunter2"),
+        ("SELECT 2hunter", "2h"),
+        ("SELECT 12345", "12345"),
+        ("SELECT $tag", "$t"),
+        ("SELECT 'FORM'", "'FORM'"),
+        ('SELECT "FORM"', '"FORM"'),
+        ("SELECT 'FORM", "'FORM"),
+        ("SELECT 1 -- FORM", "FORM"),
+        ("DO $$ BEGIN EXECUTE 'SELECT * FORM users'; END $$", "FORM"),
+        ("", "FORM"),
+        (f"CREATE TABLE t (a text {'a' * 31} text)", "a" * 31),
+        ("CREATE TABLE t (a text email text); SELECT 'select email'", "email"),
+        ("SELECT tex", "tex"),
+    ],
+)
+def test_the_token_of_a_syntax_error_is_masked_where_it_may_be_a_secret(sql: str, token: str) -> None:
+    assert shown(f'syntax error at or near "{token}"', "42601", sql) == 'syntax error at or near "***"'
+    assert shown(f"Syntaxfehler bei »{token}«", "42601", sql) == "Syntaxfehler bei »***«"
+
+
+def test_the_keywords_are_those_of_the_servers_own_scanner() -> None:
+    tokens = postgast.scan("SELECT").tokens[0].DESCRIPTOR.fields_by_name["token"].enum_type.values
+    names = {token.name.lower().removesuffix("_p") for token in tokens if token.name.replace("_", "").isalpha()}
+    keywords = {name for name in names if postgast.scan(name).tokens[0].keyword_kind}
+    assert len(keywords) > 400
+    assert keywords <= KEYWORDS
+
+
+def test_two_quoted_texts_are_not_a_token() -> None:
+    assert shown('"FORM" or "FROM"', "42601", "SELECT * FORM a FROM b") == '"***"'
+
+
+@pytest.mark.parametrize("sqlstate", ["22P02", "22023", "42602", "42703", "XX000"])
+def test_what_another_error_quotes_is_no_token(sqlstate: str) -> None:
+    assert shown('what about "FORM"?', sqlstate, "SELECT * FORM users") == 'what about "***"?'
+
+
+@pytest.mark.parametrize(
+    ("text", "sqlstate"),
+    [
+        ("value too long for type character varying(9)", "22001"),
+        ("division by zero", "22012"),
+        ("Division durch Null", "22012"),
+        ("不正な値", "22012"),
+        ('relation "nope" does not exist', "42P01"),
+        ("Relation »nope« existiert nicht", "42P01"),
+        ("operator does not exist: integer = text", "42883"),
+        ("unrecognized role option", "42601"),
+        ("cannot drop table users because other objects depend on it", "2BP01"),
+    ],
+)
+@pytest.mark.parametrize("sql", ["SELECT '§'", "SELECT 1 -- §\n, $$§$$"])
+def test_words_of_the_server_are_shown_though_the_file_quotes_them(text: str, sqlstate: str, sql: str) -> None:
+    quoted = "; ".join(sql.replace("§", word) for word in re.findall(r"\w+", text) if word not in {"nope", "users"})
+    assert shown(text, sqlstate, quoted) == text
+
+
+def test_a_word_of_the_server_is_shown_though_it_is_a_password_of_the_file() -> None:
+    """Masked, it would tell the password."""
+    assert shown("division by zero", "22012", "ALTER ROLE x PASSWORD 'zero'") == "division by zero"
+    assert shown("unrecognized role option", "42601", "ALTER ROLE x PASSWORD 'role'") == "unrecognized role option"
+
+
+def test_a_string_that_reads_like_code_is_no_name() -> None:
+    assert shown('relation "select horse" does not exist', "42P01", "SELECT f('select horse')") == (
+        'relation "***" does not exist'
+    )
+
+
+def test_a_word_is_masked_behind_a_colon_and_in_free_text() -> None:
+    sql = "SELECT 'hunter'"
+    assert shown("hunter said: hunter", "22000", sql) == "hunter said: ***"
+    assert shown("hunter 説明\uff1ahunter", "22000", sql) == "hunter 説明\uff1a***"
+    for sqlstate in ("XX000", "38000", "08006", "HV000", "39P01"):
+        assert shown("hunter said", sqlstate, sql) == "*** said"
+
+
+def test_a_string_that_is_no_plain_word_is_masked_in_the_sentence_too() -> None:
+    assert shown("about hunter2 here", "22000") == "about *** here"
+    assert shown("about hunter:2 here", "22000", "SELECT 'hunter:2'") == "about *** here"
+
+
+def test_a_password_that_is_a_name_too_is_masked_in_the_sentence() -> None:
+    sql = "ALTER ROLE hunter PASSWORD 'hunter'"
+    assert shown("must be owner of role hunter", "42501", sql) == "must be owner of role ***"
+
+
+# A secret in any place of any migration
+
+SECRET = st.one_of(
+    st.text("abcdefghjkqvwxyz", min_size=8, max_size=16),
+    st.text("qzjkvQZJKV0123456789", min_size=8, max_size=20),
+    st.lists(st.text("qzjkvx", min_size=5, max_size=8), min_size=2, max_size=4).map(" ".join),
+    st.sampled_from(["select form", "begin", "hunter", "correct horse battery", "pa$$word from"]),
+)
+PLACES = {
+    "literal": "INSERT INTO t VALUES ('§')",
+    "part of a literal": "SELECT 'host=a §'",
+    "escape string": "SELECT E'a\\'§'",
+    "dollar quote": "SELECT $x$§$x$",
+    "quoted name": 'SELECT "§"',
+    "password": "ALTER ROLE x PASSWORD '§'",
+    "bare password": "ALTER ROLE x PASSWORD § VALID UNTIL 'never'",
+    "password, equals": "ALTER ROLE x WITH PASSWORD = §",
+    "identified": "CREATE USER x IDENTIFIED BY §",
+    "comment": "SELECT 1 /* § */",
+    "no opening quote": "INSERT INTO t VALUES (§', 'a')",
+    "no closing quote": "INSERT INTO t VALUES ('a, '§', 'b, 'c')",
+    "in a block": "DO $x$ BEGIN PERFORM '§'::int; END $x$",
+    "bare in a block": "DO $$ BEGIN ALTER ROLE x PASSWORD §; END $$",
+    "executed": "DO $$ BEGIN EXECUTE 'CREATE ROLE x PASSWORD ''§'' a'; END $$",
+}
+BARE = {place for place in PLACES if place.startswith(("bare", "identified", "no ", "password, equals"))}
+REPEATED = {"literal", "dollar quote", "password", "in a block"}  # whole strings: other texts may repeat them too
+AROUND = st.lists(
+    st.sampled_from(["SELECT * FORM users", "CREATE TABLE u (a int, password text)", "SELECT 'a', \"b\"", "/* ' */"]),
+    max_size=2,
+).map(lambda statements: "".join(f"{statement};\n" for statement in statements))
+TEMPLATES = [
+    ('syntax error at or near "{}"', "42601"),
+    ("Syntaxfehler bei »{}«", "42601"),
+    ('unterminated quoted string at or near "\'{}"', "42601"),
+    ('unrecognized role option "{}"', "42601"),
+    ('invalid input syntax for type integer: "{}"', "22P02"),
+    ('column "{}" does not exist', "42703"),
+    ("column users.{} does not exist", "42703"),
+]
+FREE_TEXT = [("could not connect: {}", "08006"), ("internal error about {}", "XX000")]
+
+
+@settings(max_examples=1000, deadline=None, derandomize=True)
+@given(AROUND, st.sampled_from(sorted(PLACES)), AROUND, SECRET)
+def test_no_message_about_any_migration_shows_a_secret(before: str, place: str, after: str, secret: str) -> None:
+    sql = before + PLACES[place].replace("§", secret) + ";\n" + after
+    tokens = {secret, *secret.split()} if place in BARE else {secret}
+    repeated = place in REPEATED and secret != "begin"
+    for template, sqlstate in TEMPLATES + FREE_TEXT if repeated else TEMPLATES:
+        for token in tokens:
+            message: Any = Message(template.format(token), sqlstate)
+            assert token not in str(redact_message(message, sql)), sql
 
 
 def test_control_characters_become_spaces_and_lines_stay_lines() -> None:
@@ -200,6 +412,8 @@ def test_a_secret_on_the_edge_of_the_cut_is_masked_first() -> None:
         "password" * 12_000,
         "password = " * 9_000,
         "'password='" * 9_000,
+        "CREATE TABLE t (password text, " * 3_000,
+        f"{'pass' * 20_000} text, x",
         "RAISE '" * 15_000,
         f"SELECT 'password{' ' * 60_000}', 'password = {' ' * 60_000}x'",
         f"SELECT '{'://a:' * 20_000}', '{'password$$' * 9_000}', '{'password: ' * 9_000}'",
