@@ -76,7 +76,9 @@ def test_a_file_behind_a_session_idle_in_transaction_names_the_lock_the_table_an
     }
     assert (logged["statement"], logged["statements"], logged["line"], logged["command"]) == (1, 1, 2, "ALTER TABLE")
     assert (logged["wait_event_type"], logged["wait_event"]) == ("Lock", "relation")
-    assert "statement 1 of 1 (ALTER TABLE, line 2) is waiting for AccessExclusiveLock on accounts, " in logged["message"]
+    assert (
+        "statement 1 of 1 (ALTER TABLE, line 2) is waiting for AccessExclusiveLock on accounts, " in logged["message"]
+    )
     assert f"blocked by the app (pid {pid}, idle in transaction, in a transaction for " in logged["message"]
     assert "hunter2" not in run.stdout
     assert "4711" not in run.stdout

@@ -651,7 +651,9 @@ def test_a_notice_is_redacted_by_the_same_rule(
     for number, (sql, _, _) in enumerate(NOTICES):
         migrations_dir.write(f"{number}.sql", sql)
     shown = [(event["severity"], event["message"]) for event in run().named("postgres.notice")]
-    assert sorted(shown) == sorted((severity, f"{severity} from {number}.sql: {text}") for number, (_, severity, text) in enumerate(NOTICES))
+    assert sorted(shown) == sorted(
+        (severity, f"{severity} from {number}.sql: {text}") for number, (_, severity, text) in enumerate(NOTICES)
+    )
 
 
 def test_a_hint_names_what_there_is(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:

@@ -190,9 +190,7 @@ def test_a_signal_leaves_a_clean_last_line_and_a_cursor(
     terminal.process.terminate()
     lines = ended(terminal, 143)
     assert not any("1 of 1" in line for line in lines)
-    assert f"Interrupted by SIGTERM while applying 001_slow.sql; it was rolled back (exit code" in " ".join(
-        lines[-4:]
-    )
+    assert "Interrupted by SIGTERM while applying 001_slow.sql; it was rolled back (exit code" in " ".join(lines[-4:])
     assert lines[-1] == ""
     assert any(re.fullmatch(r"  001_slow\.sql +interrupted", line) for line in lines)
     assert terminal.output.endswith("\n")
