@@ -88,10 +88,10 @@ def plan(settings: Settings, dsn: Dsn, report: Report) -> None:
 def rehearse(settings: Settings, dsn: Dsn, report: Report) -> None:
     """Run the pending migrations in a transaction, and roll it back."""
     from predeploy.connection.connect import Server
-    from predeploy.plan.rehearsal import rehearse
+    from predeploy.plan import rehearsal
 
     files = _read_files(settings, dsn)
-    message, fields = rehearse(
+    message, fields = rehearsal.rehearse(
         Server(dsn, wait_timeout=settings.wait_timeout),
         files,
         report.result,

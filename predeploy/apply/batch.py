@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psycopg
 
 from predeploy.apply.executor import Kind
-from predeploy.connection.message import Message, Part
+from predeploy.connection.query_message import Message, Part
 from predeploy.connection.session import is_lost, join, reset_again
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Batch:
         statements = before.statements + profile.reset.statements + after.statements
         self._between = Part(Kind.RESET, between, statements, quiet=True)
         self._end = Part(Kind.RESET, profile.reset.sql, profile.reset.statements, quiet=True)
-        self.is_possible = can_raise_notice  # until a reset fails; planted bug
+        self.is_possible = can_raise_notice  # until a reset fails; replaced by tests/faults/planted.py
 
     def chars(self, migration: Migration) -> int:
         """Return about how many characters a migration takes in a message."""

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from predeploy.apply.failure import failure_from
-from predeploy.connection.message import Message, Part, run
+from predeploy.connection.query_message import Message, Part, run
 from predeploy.connection.session import COMMIT, is_lost, reset_again
 from predeploy.errors import PostgresRefused
 from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION
@@ -126,7 +126,7 @@ class Execution:
         if self.migration.transactional:
             for chunk in self._chunks():
                 self._send(chunk)
-            if self._profile.commit == COMMIT and not self.committed:  # planted bug
+            if self._profile.commit == COMMIT and not self.committed:  # replaced by tests/faults/planted.py
                 raise MigrationFailure(_NOT_COMMITTED)
         else:
             self._require_lock()
@@ -151,11 +151,11 @@ class Execution:
         if not chunk.first:
             begin = self._profile.begin
             yield Part(Kind.BEGIN, begin.sql, begin.statements, migration, quiet=True)
-            yield Part(Kind.CLAIM, f"{self._claim()};", 1, migration, quiet=True)  # planted bug
+            yield Part(Kind.CLAIM, f"{self._claim()};", 1, migration, quiet=True)  # replaced by tests/faults/planted.py
         _, body = chunk.body()
         yield Part(Kind.BODY, f"{body};" if chunk.last else body, len(chunk.scan.statements), migration)
         may_lose_row = self._may_lose_row(chunk)
-        if chunk.last and may_lose_row:  # planted bug
+        if chunk.last and may_lose_row:  # replaced by tests/faults/planted.py
             check = self._table.row_check(self._conn, self.migration.name)
             yield Part(Kind.ROW_CHECK, check.sql, check.statements, migration, quiet=True)
         if chunk.last:

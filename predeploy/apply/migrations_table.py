@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psycopg
 from psycopg import pq, sql
 
-from predeploy.connection.message import run
+from predeploy.connection.query_message import run
 from predeploy.connection.session import join
 from predeploy.errors import ConfigurationError, PostgresRefused
 from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION
@@ -116,7 +116,7 @@ class MigrationsTable:
         if self._has_checksum:
             values["checksum"] = quote(checksum.encode()).decode() if checksum else "NULL"
         table = self._name = self._name or self.identifier.as_string(conn)
-        return f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(values.values())})"  # noqa: S608  quoted above; planted bug
+        return f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(values.values())})"  # noqa: S608  quoted above; replaced by tests/faults/planted.py
 
     def row_check(self, conn: Connection, name: str) -> Sql:
         """Return two statements, one of which fails if the row of the migration, or the table, is missing.

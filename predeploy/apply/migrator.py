@@ -16,8 +16,8 @@ from predeploy.apply.migrations_table import LOCATE, ensure_table, read_rows
 from predeploy.apply.run_options import RunOptions
 from predeploy.apply.run_state import MAX_LOSSES, RunState
 from predeploy.connection.login_errors import classify_statement_error
-from predeploy.connection.message import run
 from predeploy.connection.pooler import dedicated_backend_pid
+from predeploy.connection.query_message import run
 from predeploy.connection.session import (
     autocommit,
     direct_profile,
@@ -94,7 +94,7 @@ class Migrator:
         """Do the whole run on one connection; raise a psycopg error if it is lost."""
         if self._backend_pid:
             end_stale_session(conn, self._backend_pid)
-        rows = read_rows(conn) or {}  # planted bug
+        rows = read_rows(conn) or {}  # replaced by tests/faults/planted.py
         self.state.reconcile(rows)
         if not self.state.pending(rows):  # without the lock, so that replicas start in parallel
             self.state.finish(rows)
@@ -103,7 +103,7 @@ class Migrator:
         with advisory_lock(conn, timeout=self._options.lock_wait_timeout, pooled=profile.pooled):
             *_, can_raise_notice, located, schema = run(conn, f"{profile.setup.sql}{CAN_RAISE_NOTICE};{LOCATE}")
             table = ensure_table(conn, (located, schema))
-            rows = {} if table.is_new else table.rows(conn)  # planted bug
+            rows = {} if table.is_new else table.rows(conn)  # replaced by tests/faults/planted.py
             self.state.reconcile(rows)
             pending = self.state.pending(rows)
             warn_of_order(self._files, [migration.name for migration in pending], rows)
@@ -135,7 +135,7 @@ class Migrator:
     def _choose_profile(self, conn: Connection, watcher: Watcher) -> SessionProfile:
         timeouts = {"lock_timeout": self._options.lock_timeout, "statement_timeout": self._options.statement_timeout}
         self._backend_pid = watcher.backend = dedicated_backend_pid(conn, self._db)
-        if self._backend_pid is None:  # planted bug
+        if self._backend_pid is None:  # replaced by tests/faults/planted.py
             return pooled_profile(**timeouts)
         return direct_profile(**timeouts, options=conn.info.options)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from predeploy.connection.message import run
-from predeploy.connection.session import ask, is_lost
+from predeploy.connection.query_message import ask, run
+from predeploy.connection.session import is_lost
 from predeploy.errors import ConfigurationError, StorageError
 
 if TYPE_CHECKING:

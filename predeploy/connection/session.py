@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import select
 import socket
-import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 from psycopg import pq
 
-from predeploy.connection.message import run
+from predeploy.connection.query_message import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,33 +108,6 @@ def _timeouts(lock_timeout: float, statement_timeout: float) -> list[str]:
 def is_lost(conn: Connection) -> bool:
     """Return whether the connection is lost. A migration can raise any SQLSTATE on a healthy server."""
     return conn.closed or conn.broken or conn.pgconn.status == pq.ConnStatus.BAD
-
-
-def ask(conn: Connection, message: str, timeout: float) -> bytes | None:
-    """Send SQL as one message and return the first value of the last result, NULL as None.
-
-    Raise TimeoutError when the answer does not come within `timeout` seconds, and a psycopg error when the connection
-    is lost. Another error of the server counts as no value.
-    """
-    pgconn, deadline = conn.pgconn, time.monotonic() + timeout
-    pgconn.send_query(message.encode())
-    pgconn.flush()
-    poll = select.poll()
-    poll.register(pgconn.socket, select.POLLIN)
-    value = None
-    while True:
-        while pgconn.is_busy():
-            left_s = deadline - time.monotonic()
-            if left_s <= 0 or not poll.poll(left_s * 1000):
-                raise TimeoutError
-            pgconn.consume_input()
-        result = pgconn.get_result()
-        if result is None:
-            break
-        value = result.get_value(0, 0) if result.status == pq.ExecStatus.TUPLES_OK else None
-    if pgconn.status == pq.ConnStatus.BAD:
-        raise psycopg.OperationalError("the connection was lost")
-    return value
 
 
 def recover(conn: Connection, profile: SessionProfile) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TRY_IN_TRANSACTION = f"pg_catalog.pg_try_advisory_xact_lock({LOCK_KEY})"  # planted bug
+TRY_IN_TRANSACTION = f"pg_catalog.pg_try_advisory_xact_lock({LOCK_KEY})"  # replaced by tests/faults/planted.py
 INITIAL_DELAY_S = 0.02
 MAX_DELAY_S = 0.5
 
@@ -55,12 +55,13 @@ def advisory_lock(conn: Connection, *, timeout: float, pooled: bool = False) -> 
         wait_until_free(conn, timeout=timeout)
         yield
         return
-    wait_s = _poll(conn, f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})", timeout)  # planted bug
+    attempt = f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})"  # replaced by tests/faults/planted.py
+    wait_s = _poll(conn, attempt, timeout)
     log.info("Acquired the migration lock", extra={"event": "lock.acquired", "wait_s": wait_s})
     try:
         yield
     finally:
-        _unlock(conn)  # planted bug
+        _unlock(conn)  # replaced by tests/faults/planted.py
 
 
 def wait_until_free(conn: Connection, *, timeout: float) -> None:
@@ -73,7 +74,7 @@ def _poll(conn: Connection, attempt: str, timeout: float) -> float:
     started = time.monotonic()
     wait: LockWait | None = None
     delay = INITIAL_DELAY_S
-    while conn.execute(attempt).fetchone() != (True,):  # planted bug
+    while conn.execute(attempt).fetchone() != (True,):  # replaced by tests/faults/planted.py
         if wait is None:
             from predeploy.lock.holder import LockWait  # most runs do not wait
 

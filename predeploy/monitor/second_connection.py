@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import pq
 
-from predeploy.connection.session import ask
+from predeploy.connection.query_message import ask
 from predeploy.errors import PostgresUnavailable, StorageError
 
 if TYPE_CHECKING:

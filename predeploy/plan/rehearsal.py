@@ -13,8 +13,8 @@ from predeploy.apply.executor import AlreadyApplied, Execution
 from predeploy.apply.failure import log_failure
 from predeploy.apply.migrations_table import ensure_table, read_rows
 from predeploy.connection.login_errors import classify_statement_error
-from predeploy.connection.message import run
 from predeploy.connection.pooler import backend_pid, dedicated_backend_pid
+from predeploy.connection.query_message import run
 from predeploy.connection.session import (
     SessionProfile,
     autocommit,

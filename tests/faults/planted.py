@@ -1,8 +1,7 @@
 """Bugs that a migration runner may have, built into this one: the fault injection must find them.
 
 Each replaces text of the program's source while it is imported, in a process that does nothing else. Text that is no
-longer there is an error, so that no bug is silently left out. The replaced lines are marked in the source:
-`planted bug`.
+longer there is an error, so that no bug is silently left out. The lines that are replaced say so in the source.
 """
 
 from __future__ import annotations

@@ -29,4 +29,4 @@ def test_the_source_marks_the_lines_that_are_replaced(name: str) -> None:
     for module, text, _ in BUGS[name].replacements:
         source = (ROOT / "predeploy" / module.replace(".", "/")).with_suffix(".py").read_text()
         (line,) = [line for line in source.splitlines() if text in line]
-        assert "planted bug" in line
+        assert "tests/faults/planted.py" in line

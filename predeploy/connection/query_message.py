@@ -6,6 +6,8 @@ order, and skips the rest of the message after the first error. Counting results
 
 from __future__ import annotations
 
+import select
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -98,6 +100,33 @@ class Message:
 def run(conn: Connection, sql: str) -> list[PGresult]:
     """Send SQL as one message and return the results of its statements."""
     return [result for _, result in Message([Part(None, sql, 1)]).send(conn)]
+
+
+def ask(conn: Connection, message: str, timeout: float) -> bytes | None:
+    """Send SQL as one message and return the first value of the last result, NULL as None.
+
+    Raise TimeoutError when the answer does not come within `timeout` seconds, and a psycopg error when the connection
+    is lost. Another error of the server counts as no value.
+    """
+    pgconn, deadline = conn.pgconn, time.monotonic() + timeout
+    pgconn.send_query(message.encode())
+    pgconn.flush()
+    poll = select.poll()
+    poll.register(pgconn.socket, select.POLLIN)
+    value = None
+    while True:
+        while pgconn.is_busy():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not poll.poll(left_s * 1000):
+                raise TimeoutError
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None:
+            break
+        value = result.get_value(0, 0) if result.status == pq.ExecStatus.TUPLES_OK else None
+    if pgconn.status == pq.ConnStatus.BAD:
+        raise psycopg.OperationalError("the connection was lost")
+    return value
 
 
 def _call(meanwhile: Callable[[], None], conn: Connection) -> None:
