@@ -82,7 +82,7 @@ def refusal(dsn: str) -> PostgresRefused:
         pytest.param("sslmode=verify-full&sslrootcert=ROOT", "tls", "for another host name", id="another host"),
         pytest.param("sslmode=verify-ca&sslrootcert=/nowhere", "tls", "sslrootcert", id="no root"),
         pytest.param("sslmode=require&sslcert=ROOT&sslkey=/nowhere", "tls", "sslcert and sslkey", id="no key"),
-        pytest.param("sslmode=require&ssl_min_protocol_version=TLSv1.3", "tls", "no version of TLS", id="too old"),
+        pytest.param("sslmode=require&ssl_min_protocol_version=TLSv1.3", "tls", "no TLS version", id="too old"),
     ],
 )
 def test_what_is_wrong_with_tls_is_told_with_what_to_change(
