@@ -56,12 +56,14 @@ class ApplyLoop:
         self._watcher = watcher
         self._options = options
         self._composed: BatchMessage | None = None  # the next message, while the server works on the previous one
+        self._shared: BatchMessage | None = None  # the message on its way, if it holds several
         self._alone = 0  # how many of the next to apply one by one
 
     def apply(self) -> None:
         """Apply them all; raise a psycopg error when the connection is lost."""
         while self._rest and not self._is_stopped():
             message, self._composed = self._composed or self._take_batch(), None
+            self._shared = message
             if not message:
                 self._apply_one()
                 continue
@@ -81,13 +83,18 @@ class ApplyLoop:
         for execution in self._rest:
             self._state.mark_not_run(execution.migration)
 
-    @property
-    def running_text(self) -> str:
-        """The text of the running migration, or as much of a large one as has been sent."""
-        if not self._rest:
-            return ""
+    def notice_source(self) -> tuple[str | None, str]:
+        """Return the name of the migration that a notice comes from, and the text that the notice may quote.
+
+        The server parses a whole message before it runs any of it, so a notice from then can be from each of its
+        migrations: the name is None.
+        """
+        if not self._rest or not self._state.running:
+            return None, ""
+        if self._shared and not self._shared.message.started:
+            return None, "\n".join(migration.sql for migration in self._state.in_flight)
         migration, chunk = self._rest[0].migration, self._rest[0].counter.chunk
-        return chunk.text if migration.is_large and chunk else migration.sql
+        return migration.name, chunk.text if migration.is_large and chunk else migration.sql
 
     def _is_stopped(self) -> bool:
         return self._options.stop_on_error and bool(self._state.result.errors)

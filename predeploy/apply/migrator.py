@@ -172,11 +172,9 @@ class Migrator:
             return
         from predeploy.redaction.server_message import redact_message  # most runs get no notice
 
-        running = self.state.running
-        sql = self._loop.running_text if running and self._loop else ""
+        name, sql = self._loop.notice_source() if self._loop else (None, "")
         severity = notice.severity_nonlocalized or "NOTICE"
         level = logging.WARNING if severity == "WARNING" else logging.INFO
-        name = running.name if running else None
         fields = {"migration": name, "severity": severity, "sqlstate": notice.sqlstate}
         message = redact_message(notice, sql)
         with deferred():
