@@ -32,10 +32,10 @@ migrations recorded.
 METHOD = """\
 ## How it is measured
 
-- In rounds, A B C A B C: {} rounds of starts with nothing to do, {} of the rest. Figures are medians. A ratio
-  is the median of the ratios within each round, with its quartiles.
+- The runners take turns in rounds (A B C A B C): {} rounds for starts with nothing to do, {} for everything else.
+  Figures are medians. A ratio is the median of the per-round ratios, shown with its quartiles.
 - Wall time, CPU time and peak memory are those of the process and its children, measured by a C program of 1 MiB that
-  starts it and waits for it (`wait4`). The byte code of Python programs is written before.
+  starts it and waits for it (`wait4`). Python programs are compiled to byte code beforehand.
 - The server runs on the same machine, with the settings that initdb chooses and `fsync` on. Each run that applies
   something starts with a new database, which is on disk before the clock starts.
 - All runners connect by TCP with a password (SCRAM) and without TLS, which this server does not have.
