@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from predeploy.connection.connect import Connection
 
 _CANCEL_S = 5.0
+_CANCEL_AGAIN_S, _MAX_CANCELS = 0.2, 10
 _COPYING = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)
 
 
@@ -138,9 +139,16 @@ def _call(meanwhile: Callable[[], None], conn: Connection) -> None:
 
 
 def _cancel(conn: Connection) -> None:
-    if conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
-        with suppress(psycopg.Error):  # the connection is lost; the original exception is raised
+    """Cancel the running statement; repeat until an answer comes, as the server drops a cancel before the message."""
+    poll = select.poll()
+    for _ in range(_MAX_CANCELS):
+        if conn.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
+            return
+        with suppress(psycopg.Error):  # if the connection is lost, the original exception is raised
             conn.cancel_safe(timeout=_CANCEL_S)
+            poll.register(conn.fileno(), select.POLLIN)
+            if poll.poll(_CANCEL_AGAIN_S * 1000):
+                return
 
 
 def _drain(conn: Connection) -> None:
