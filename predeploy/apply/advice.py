@@ -1,4 +1,4 @@
-"""SQLSTATE -> its condition name, and one sentence of advice for the errors that migrations commonly meet."""
+"""Map a SQLSTATE to its condition name, and to one sentence of advice if migrations commonly run into the error."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ ADVICE = {
     "57014": "Run it again with a longer MIGRATE_STATEMENT_TIMEOUT, unless someone cancelled the statement.",
     "58P01": "Put the file where the database server can open it: the server cannot see files in this container.",
 }
-# Where one code means several things: the command, the function in the server's source, or that nothing is rolled back.
+# For ambiguous codes. The keys add the command, the function in the server's source, or _NO_TRANSACTION.
 _NO_TRANSACTION = "no transaction"
 _USED_BY_A_VIEW = "Drop the view or rule in an earlier statement, and create it again afterwards."
 _OTHER_COLUMNS = "Drop the view and create it again: CREATE OR REPLACE can only add columns at the end."
@@ -89,26 +89,26 @@ SPECIAL: dict[tuple[str | None, ...], str] = {
     ("58P01", "CREATE EXTENSION"): _INSTALL_EXTENSION,
     ("58P01", "CREATE FUNCTION"): "Install the library on the database server, or ask its administrator.",
 }
-# Objects that an earlier, failed migration may have been meant to create.
+# Errors about a missing object, which a failed earlier migration may have been supposed to create.
 _MISSING = ("3F000", "42703", "42704", "42883", "42P01")
 _QUOTED = re.compile(r'["»«„“「]([^"»«„“”」]+)["»«“”」]|([\w.]+)\(')
 _MAX_NAMES = 3
 
 
 def condition_of(sqlstate: str | None) -> str | None:
-    """Return the code's name in the Postgres manual's appendix A, `undefined_table`; None for one that has none."""
+    """Return the condition name from appendix A of the Postgres manual (`undefined_table`), or None if unknown."""
     try:
         name = errors.lookup(sqlstate or "").__name__
     except KeyError:
         return None
     snake = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-    return snake.rstrip("_").removesuffix("_ext")  # psycopg's ways to distinguish two of the same name
+    return snake.rstrip("_").removesuffix("_ext")  # psycopg's suffixes for duplicate names
 
 
 def advise(sqlstate: str | None, command: str | None, function: str | None, *, transactional: bool) -> str | None:
-    """Return what to do about an error of a statement with that command, raised in that function of the server.
+    """Return advice for a failed statement, given its command and the server function that raised the error.
 
-    None for an error that the migration raises itself: its author has written the message.
+    Return None if there is no advice, or if the migration raised the error itself: its author wrote the message.
     """
     if not sqlstate or function in {"exec_stmt_raise", "exec_stmt_assert"}:
         return None
@@ -119,9 +119,9 @@ def advise(sqlstate: str | None, command: str | None, function: str | None, *, t
 
 
 def after_failure(sqlstate: str | None, message: str, failed: Sequence[Migration]) -> str | None:
-    """Return what to do if an object is missing that one of the migrations that `failed` may create.
+    """Return advice for a missing object that a migration in `failed` may create, or None if the error is unrelated.
 
-    It names the migrations that mention the object, or all of them if none does.
+    The advice names the failed migrations that mention the object, or every failed migration if none mentions it.
     """
     if not failed or sqlstate not in _MISSING:
         return None

@@ -1,4 +1,4 @@
-"""Many small migrations in one message, each in its own transaction, to save round trips."""
+"""Send many small migrations in one message, each in its own transaction, to save round trips."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from predeploy.connection.session import SessionProfile
     from predeploy.migrations.migration import Migration
 
-MAX_MESSAGE_CHARS = 1 << 17  # the server parses a message as a whole, and logs it as a whole when a migration fails
-# Explicit, because the previous migration may have set default_transaction_...
+MAX_MESSAGE_CHARS = 1 << 17  # the server parses the whole message, and logs all of it if a migration fails
+# Explicit, because the previous migration may have changed a default_transaction_* setting.
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 CAN_RAISE_NOTICE = (
     "SELECT FROM pg_catalog.pg_language WHERE lanname = 'plpgsql' AND pg_catalog.has_language_privilege(oid, 'USAGE')"
@@ -31,15 +31,15 @@ _CLAIM_CHARS = 400
 
 
 class BatchNotParsed(Exception):
-    """The server could not parse the message: nothing has run."""
+    """The server could not parse the message, so nothing has run."""
 
 
 class BatchInterrupted(Exception):
-    """The reset after a committed migration failed: nothing after it has run."""
+    """The reset after a committed migration failed, so the migrations after it have not run."""
 
 
 class BatchMessage(NamedTuple):
-    """The migrations of one message, and the message."""
+    """A message and the migrations in it."""
 
     executions: Sequence[Execution]
     message: Message
@@ -48,9 +48,9 @@ class BatchMessage(NamedTuple):
 class Batch:
     """Puts small transactional migrations into one message, with a reset and a notice between them.
 
-    The server buffers results until it has 8 kB or the message ends, but a notice flushes them, so that each migration
-    is logged when it is committed. The notice is an INFO, which reaches every client and no server log. If the
-    role is allowed to raise it, CAN_RAISE_NOTICE returns a row.
+    The server buffers results until it has 8 kB or the message ends. A notice flushes the buffer, so each migration is
+    logged as soon as it is committed. The notice has level INFO, which is sent to every client but never written to
+    the server log. CAN_RAISE_NOTICE returns a row if the role is allowed to raise the notice.
     """
 
     def __init__(self, conn: Connection, profile: SessionProfile, *, can_raise_notice: bool) -> None:
@@ -66,15 +66,15 @@ class Batch:
         self.is_possible = can_raise_notice  # until a reset fails; replaced by tests/faults/planted.py
 
     def chars(self, migration: Migration) -> int:
-        """Return about how many characters a migration takes in a message."""
+        """Return the approximate number of characters that a migration adds to a message."""
         return len(self._between.sql) + _CLAIM_CHARS + len(migration.sql)
 
     def is_marker(self, notice: Diagnostic) -> bool:
-        """Return whether a notice is the one between two migrations."""
+        """Return whether a notice is the marker between two migrations."""
         return notice.message_primary == self._notice
 
     def compose(self, executions: Sequence[Execution]) -> BatchMessage:
-        """Put loaded migrations into one message."""
+        """Put the migrations into one message."""
         parts: list[Part] = []
         for index, execution in enumerate(executions):
             parts += execution.parts(execution.load(), index)
@@ -84,11 +84,11 @@ class Batch:
     def run(
         self, batch: BatchMessage, on_start: Callable[[Execution], None], meanwhile: Callable[[], None]
     ) -> Iterator[Execution]:
-        """Send it, call `on_start` with each migration that starts, and yield each as soon as it is committed.
+        """Send the message, call `on_start` as each migration starts, and yield each migration once it is committed.
 
-        `meanwhile` is called once, while the server works. An error belongs to the migration that started last: raise
-        what `Execution.run` would raise. Raise `BatchNotParsed` or `BatchInterrupted` if it belongs to none, and a
-        psycopg error when the connection is lost.
+        `meanwhile` is called once, while the server works. If a migration fails, raise what `Execution.run` would
+        raise. Raise `BatchNotParsed` or `BatchInterrupted` if the error belongs to no migration, and a psycopg error
+        if the connection is lost.
         """
         waiting = iter(batch.executions)
         running = next(waiting)

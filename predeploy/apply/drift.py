@@ -1,4 +1,4 @@
-"""Warnings about differences between the files and `_migrations`; they do not affect the run."""
+"""Warn about differences between the files and `_migrations`, without affecting the run."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _MAX_WARNINGS = 20
 
 
 def has_changed(migration: Migration, applied: str | None) -> bool:
-    """Return whether the file differs from what was applied; if a checksum is missing, assume that it does not."""
+    """Return whether the file has changed since it was applied; if a checksum is missing, return False."""
     return bool(applied and migration.checksum and applied != migration.checksum)
 
 
 def warn_of_drift(files: MigrationFiles, checksums: Mapping[str, str | None]) -> None:
-    """Warn about files that changed after they were applied, and about rows without a file."""
+    """Warn about files that changed after they were applied, and about applied migrations without a file."""
     on_disk = {file.name: file.checksum for file in files.migrations}
     if on_disk == checksums:
-        return  # the usual case: 10,000 compare in 1 ms
+        return  # the usual case; comparing 10,000 files takes 1 ms
     changed = [file.name for file in files.migrations if has_changed(file, checksums.get(file.name))]
     _warn(
         "migration.changed",
@@ -41,7 +41,7 @@ def warn_of_drift(files: MigrationFiles, checksums: Mapping[str, str | None]) ->
 
 
 def warn_of_order(files: MigrationFiles, pending: Iterable[str], rows: Iterable[str]) -> None:
-    """Warn about an order that the author may not expect."""
+    """Warn if the migrations run in an order that their author may not expect."""
     if pair := _misordered([migration.name for migration in files.migrations]):
         log.warning(
             "%s runs before %s because names sort by character; pad the numbers with zeros",
@@ -57,7 +57,7 @@ def warn_of_order(files: MigrationFiles, pending: Iterable[str], rows: Iterable[
 
 
 def _misordered(names: list[str]) -> tuple[str, str] | None:
-    """Return the first two neighbours whose leading numbers contradict code-point order (`10_` before `2_`)."""
+    """Return the first two adjacent names that are not in numeric order (`10_` before `2_`), or None."""
     numbered = [(int(match[0][:18]), name) for name in names if (match := re.match(r"[0-9]+", name))]
     for (before, first), (after, second) in pairwise(numbered):
         if before > after:

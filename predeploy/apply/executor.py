@@ -1,22 +1,22 @@
-"""One migration on the server: its message, its results, its error; with and without a transaction.
+"""Run one migration, with or without a transaction: send its message, count its results and classify its error.
 
 A message for a transactional migration has these parts (`Kind`):
 
-    BEGIN      one statement; behind a transaction-mode pooler the session's settings too
-    CLAIM      INSERT INTO _migrations, which also takes the migration lock for the transaction
-    BODY       the migration's own text
-    ROW_CHECK  if the row may be missing at the end: a query that divides by the number of rows
-    COMMIT
-    RESET      the session as it was before
+    BEGIN      starts the transaction; through a transaction-mode pooler, also sets the session's settings
+    CLAIM      INSERT INTO _migrations; also takes the migration lock until the transaction ends
+    BODY       the text of the migration
+    ROW_CHECK  a query that divides by the number of rows; only sent if the row may be missing at the end
+    COMMIT     ends the transaction
+    RESET      restores the session's original state
 
-Each statement has one result, so the part of the next result is known. Errors mean:
+The server returns one result per statement, so counting results shows which part failed:
 
-- An error in CLAIM: a unique violation means that another runner has applied the migration; a NOT NULL violation means
-  that another runner holds the lock, because the name in the claim is NULL without it.
-- An error in ROW_CHECK: the migration, a trigger or a rule has removed the row.
-- An error in COMMIT is the migration's: a deferred constraint. A COMMIT that rolls back answers ROLLBACK.
-- An error in RESET comes after the COMMIT. It is not the migration's: the session is reset again.
-- An error before any result, with a position: the server could not parse the message, and nothing has run.
+- CLAIM: a unique violation means that another runner has applied the migration. A NOT NULL violation means that another
+  runner holds the lock: the claim inserts a NULL name if it cannot take the lock.
+- ROW_CHECK: the migration, a trigger or a rule has removed the row.
+- COMMIT: the migration failed, on a deferred constraint for example. A COMMIT that rolls back returns ROLLBACK.
+- RESET: the migration is already committed. Its outcome does not change, and the session is reset again.
+- An error with a position, before any result: the server could not parse the message, and nothing has run.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ _INVALID_INDEXES = """
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE NOT i.indisvalid AND c.relkind = 'i'
 """
-# With its schema or its owner, or by a function, a migration can drop a table that it does not name.
+# A migration can drop a table without naming it: by dropping its schema or its owner's objects, or in a function.
 _REMOVER = re.compile(r"schema|owned|\b(?:select|do|call|execute)\b", re.IGNORECASE)
-_MAX_SEARCHED_CHARS = 1 << 16  # the row check costs less than the search of a longer text
+_MAX_SEARCHED_CHARS = 1 << 16  # the row check is cheaper than searching a longer text
 _ROW_REMOVED = (
     "the migration, a trigger or a rule removed its row from _migrations, or changed the table; rolled back. "
     "Migrations must not modify _migrations"
@@ -69,7 +69,7 @@ _NOT_COMMITTED = "the server rolled the transaction back instead of committing i
 
 
 class Kind(Enum):
-    """The parts of a migration's message, in this order."""
+    """The parts of a migration's message, in order."""
 
     BEGIN = "begin"
     CLAIM = "claim"
@@ -84,13 +84,13 @@ class AlreadyApplied(Exception):
 
 
 class LockUnavailable(Exception):
-    """Another runner holds the lock: a migration released this one, or a pooler only lets a transaction hold it."""
+    """Another runner holds the lock: a migration released the lock, or a pooler lets only transactions hold it."""
 
 
 class Execution:
     """Runs one migration on a connection in autocommit mode, under the lock.
 
-    `direct_url` names a variable that may hold the connection string that bypasses a pooler.
+    `direct_url` is the name of a variable that may contain a connection string that bypasses the pooler.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class Execution:
         self._started = 0.0
 
     def run(self) -> None:
-        """Run the migration once, in messages of its own.
+        """Run the migration once, without sharing a message with other migrations.
 
-        Raise `MigrationFailure`, `AlreadyApplied` or `LockUnavailable`, with the session still to be recovered, or a
-        psycopg error when the connection is lost.
+        Raise `MigrationFailure`, `AlreadyApplied` or `LockUnavailable`, after which the caller must recover the
+        session. Raise a psycopg error if the connection is lost.
         """
         self.load()
         if self._profile.pooled and not self.migration.transactional:
@@ -141,13 +141,13 @@ class Execution:
         return self._first
 
     def start(self) -> None:
-        """Start the clock, and count statements from the first."""
+        """Start the timer and reset the statement counter."""
         self._started = time.monotonic()
         self.committed = False
         self.counter.start_message(self.load())
 
     def parts(self, chunk: Chunk, migration: int = 0) -> Iterator[Part]:
-        """Return the parts that send a chunk, up to its COMMIT; `migration` is its number in the message, from 0."""
+        """Yield a chunk's parts, up to the COMMIT; `migration` is the migration's zero-based index in the message."""
         if not chunk.first:
             begin = self._profile.begin
             yield Part(Kind.BEGIN, begin.sql, begin.statements, migration, quiet=True)
@@ -162,7 +162,7 @@ class Execution:
             yield Part(Kind.COMMIT, self._profile.commit.sql, self._profile.commit.statements, migration)
 
     def on_result(self, part: Part, result: PGresult) -> bool:
-        """Count a result; return whether the migration is committed. Raise `MigrationFailure` if it is rolled back."""
+        """Count a result and return whether the migration is now committed; raise `MigrationFailure` if rolled back."""
         self.counter.count()
         if part.kind is not Kind.COMMIT or self._profile.commit != COMMIT:
             return False
@@ -175,7 +175,7 @@ class Execution:
     def classify_error(
         self, error: psycopg.Error, message: Message, chunk: Chunk
     ) -> MigrationFailure | AlreadyApplied | LockUnavailable:
-        """Return what an error in place of the next result means; see the docstring of this module."""
+        """Classify an error that the server returned instead of the next result; see the module docstring."""
         part = message.part
         if part.kind is Kind.CLAIM and (refused := _classify_claim_error(error)):
             return refused
@@ -186,7 +186,7 @@ class Execution:
         return failure_from(error, chunk, number, offset, transactional=self.migration.transactional)
 
     def _chunks(self) -> Iterator[Chunk]:
-        """Yield the chunks without keeping them; another attempt reads the file again."""
+        """Yield the chunks without keeping them in memory; a retry reads the file again."""
         chunk, self._first = self.load(), None
         yield chunk
         del chunk
@@ -211,19 +211,19 @@ class Execution:
         self.duration_ms = round((time.monotonic() - self._started) * 1000, 3)
 
     def _may_lose_row(self, chunk: Chunk) -> bool:
-        """Return whether the row may be missing at the end: the text can drop the table, or may have left a trigger."""
+        """Return whether the row may be missing at the end: the table may have been dropped, or may have a trigger."""
         self._table.note_text(chunk.text)
         is_long = chunk.first > 0 or len(chunk.text) > _MAX_SEARCHED_CHARS
         return self._table.may_lose_row or is_long or bool(_REMOVER.search(chunk.text))
 
     def _require_lock(self) -> None:
-        """Raise `LockUnavailable` if another runner holds the lock: an earlier migration may have released it."""
+        """Raise `LockUnavailable` if another runner holds the lock, which an earlier migration may have released."""
         (result,) = run(self._conn, f"SELECT {TRY_IN_TRANSACTION}")
         if result.get_value(0, 0) != b"t":
             raise LockUnavailable
 
     def _run_statements(self) -> None:
-        """Send each statement alone, in autocommit, and the claim after the last."""
+        """Send each statement separately, in autocommit mode, then the claim."""
         concurrently = "concurrently" in self.migration.sql.lower()
         invalid_before = self._invalid_indexes() if concurrently else None
         for chunk in self._chunks():
@@ -233,7 +233,7 @@ class Execution:
         if invalid_before is not None and (invalid := self._invalid_indexes(invalid_before)):
             raise MigrationFailure("a concurrent index build left an INVALID index", hint=_drop_hint(invalid))
         try:
-            run(self._conn, self._claim(fenced=False))  # its statements have taken effect, even if the lock is lost
+            run(self._conn, self._claim(fenced=False))  # the statements have taken effect, even if the lock is lost
         except psycopg.Error as error:
             if is_lost(self._conn):
                 raise
@@ -254,7 +254,7 @@ class Execution:
                 earlier = "1 earlier statement has" if done == 1 else f"{done} earlier statements have"
                 failure.fields["hint"] = f"{earlier} taken effect and cannot be rolled back"
             if invalid_before is not None:
-                run(self._conn, self._profile.reset.sql)  # settings of the migration must not affect the query
+                run(self._conn, self._profile.reset.sql)  # the migration's settings must not affect the query
                 if invalid := self._invalid_indexes(invalid_before):
                     failure.fields["hint"] = _drop_hint(invalid)
             raise failure from None
@@ -263,7 +263,7 @@ class Execution:
         return self._table.claim(self._conn, self.migration.name, self.migration.checksum, fenced=fenced)
 
     def _invalid_indexes(self, before: set[tuple[str, str]] | None = None) -> set[tuple[str, str]]:
-        """Return the INVALID indexes; with `before`, those that are new since, or that the migration names."""
+        """Return the INVALID indexes; with `before`, only new indexes and indexes that the migration mentions."""
         found = {(schema, name) for schema, name in self._conn.execute(_INVALID_INDEXES).fetchall()}
         if before is None:
             return found
@@ -289,7 +289,7 @@ def _direct_url_hint(variable: str) -> str:
 
 
 def _built_name(index: str) -> str:
-    """Return the index's name without the suffix of the copies that REINDEX CONCURRENTLY builds."""
+    """Return the index name without the suffix that REINDEX CONCURRENTLY adds to its copies."""
     return re.sub(r"_cc(new|old)\d*$", "", index)
 
 

@@ -1,4 +1,4 @@
-"""A server error -> a failure with its place and advice, and its log line."""
+"""Convert a server error into a failure with its position and advice, and log it."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ NAMES = {
     "constraint": "constraint_name",
 }
 _BLOCK = re.compile(r"DO\s+(?:LANGUAGE\s+\w+\s+)?(?:\$\w*\$|')", re.IGNORECASE)
-_LINE_OF_BLOCK = re.compile(r"inline_code_block\D+(\d+)")  # in any language that PL/pgSQL uses for CONTEXT
+_LINE_OF_BLOCK = re.compile(r"inline_code_block\D+(\d+)")  # PL/pgSQL translates the rest of CONTEXT
 
 
 def log_failure(
     verdict: str, migration: Migration, failure: MigrationFailure, result: MigrationResult, files: Sequence[Migration]
 ) -> None:
-    """Record and log that a migration failed or would fail; point to earlier failures among `files`."""
-    from predeploy.migrations.source_line import SourceLine  # only where something fails
+    """Record and log that a migration failed or would fail, and point to earlier failures among `files`."""
+    from predeploy.migrations.source_line import SourceLine  # only needed after a failure
 
     failed = {error.name for error in result.errors}
     point_to_earlier_failure(failure, [earlier for earlier in files if earlier.name in failed])
@@ -49,8 +49,8 @@ def log_failure(
 
 
 def point_to_earlier_failure(failure: MigrationFailure, failed: Sequence[Migration]) -> None:
-    """Advise to fix earlier failures first, if they may have been meant to create the missing object."""
-    from predeploy.apply.advice import after_failure  # only where something fails
+    """Advise fixing earlier failures first if those migrations may create the missing object."""
+    from predeploy.apply.advice import after_failure  # only needed after a failure
 
     if advice := after_failure(failure.sqlstate, failure.message, failed):
         failure.fields["advice"] = advice
@@ -59,13 +59,13 @@ def point_to_earlier_failure(failure: MigrationFailure, failed: Sequence[Migrati
 def failure_from(
     error: psycopg.Error, chunk: Chunk, number: int | None, offset: int, *, transactional: bool
 ) -> MigrationFailure:
-    """Return a server error as the failure of the migration; it contains nothing of the migration's text.
+    """Convert a server error into a `MigrationFailure` that does not quote the migration's text.
 
-    `number` is that of the failed statement in the migration, from 0, None for a statement around it. A position that
-    the server reports counts more: a syntax error comes before the message starts. `offset` is the place of the
-    message's first character in the chunk.
+    `number` is the zero-based index of the failed statement in the migration, or None if the statement is not part of
+    the migration. A position reported by the server takes precedence, because the server reports a syntax error before
+    it runs any statement. `offset` is the position of the message's first character in the chunk.
     """
-    from predeploy.apply.advice import advise, condition_of  # only where something fails
+    from predeploy.apply.advice import advise, condition_of  # only needed after a failure
     from predeploy.redaction.server_message import redact_hint, redact_message, redact_name
     from predeploy.sql.command_tag import command_of
 
@@ -94,8 +94,8 @@ def failure_from(
 
 
 def _line_in_block(context: str | None, sql: str, statement: Statement) -> int:
-    """Return the line that a DO block of PL/pgSQL was at, else that of the statement."""
+    """Return the line at which a PL/pgSQL DO block failed, or the first line of any other statement."""
     opening = _BLOCK.match(sql, statement.start, statement.end)
     if not opening or not (lines := _LINE_OF_BLOCK.findall(context or "")):
         return statement.line
-    return line_and_column(sql, opening.end())[0] + int(lines[-1]) - 1  # the outermost block's
+    return line_and_column(sql, opening.end())[0] + int(lines[-1]) - 1  # the last number is the outermost block's

@@ -1,7 +1,7 @@
-"""The fast path: check with libpq alone whether every migration is applied.
+"""The fast path: check whether every migration is applied, using only libpq.
 
-Importing psycopg takes longer than the rest of such a run. Unless the answer is a certain yes, the run continues as
-without this check.
+Importing psycopg would take longer than the rest of a run with nothing to apply. Unless every migration is known to be
+applied, the regular run continues as if this check had not happened.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_S = 2.0  # for login and query; at most half of MIGRATE_WAIT_TIMEOUT
+MAX_S = 2.0  # for the login and the query together; capped at half of MIGRATE_WAIT_TIMEOUT
 
-# Each column as one text, split by its separators, unless a value contains one: 10,000 rows take 5 ms so, and 60 as
-# rows. Where the table has no column `checksum`, it is that of the one-row table next to it. The timeout is the
-# server's, for a query that still waits for another session's lock when this process has gone.
+# Each column is aggregated into one string and split again here: 10,000 rows take 5 ms this way, and 60 ms as rows.
+# If _migrations has no checksum column, `checksum` is the column of the one-row table. statement_timeout ends the
+# query on the server if it is still waiting for another session's lock after this process has exited.
 _APPLIED = """
     SET LOCAL statement_timeout = {milliseconds};
     SELECT pg_catalog.current_setting('transaction_read_only'), pg_catalog.count(*),
@@ -39,7 +39,7 @@ _APPLIED = """
 
 
 class AppliedMigrations(NamedTuple):
-    """The names in `_migrations` with their checksums, empty if there is none."""
+    """The names in `_migrations` with their checksums; a missing checksum is an empty string."""
 
     checksums: Mapping[str, str]
     server_version: str | None
@@ -47,7 +47,7 @@ class AppliedMigrations(NamedTuple):
 
 
 class FastPath:
-    """Asks the server in the background, while the files are read."""
+    """Queries the server in the background while the files are read."""
 
     def __init__(self, dsn: Dsn, *, wait_timeout: float) -> None:
         self._dsn = dsn
@@ -57,9 +57,9 @@ class FastPath:
         self._call = BackgroundCall(lambda: self._read(library)) if library else None
 
     def everything_is_applied(self, files: MigrationFiles, result: MigrationResult) -> bool:
-        """Return whether every migration is applied; if so, log and record the outcome.
+        """Return whether every migration is known to be applied; if so, log and record the outcome.
 
-        Raise `PostgresRefused` or `DatabaseUrlInvalid` if the login failed and waiting cannot help.
+        Raise `PostgresRefused` or `DatabaseUrlInvalid` if the login failed and retrying cannot help.
         """
         applied = self._wait()
         names = [migration.name for migration in files.migrations]
@@ -82,11 +82,11 @@ class FastPath:
             if isinstance(error, PostgresUnavailable):
                 return None
             raise error from None
-        except Exception:  # the run meets the same error again and reports it
+        except Exception:  # the regular run will hit the same error and report it
             return None
 
     def _read(self, library: libpq.Libpq) -> AppliedMigrations | None:
-        """Log in and read the table; None for a read-only server or a name that contains a separator."""
+        """Log in and read the table; return None if the server is read-only or a value contains a separator."""
         session = libpq.Session(library, login_conninfo(self._dsn), self._started + self._seconds)
         try:
             message = _APPLIED.format(milliseconds=max(round(1000 * self._seconds), 1))
@@ -103,6 +103,6 @@ class FastPath:
 
 
 def _split(text: str, count: int) -> list[str] | None:
-    """Return the values of a column; None if one contains a separator, which makes one too many."""
+    """Split a column into its `count` values; return None if a value contains the separator."""
     values = text.split("\n") if count else []
     return values if len(values) == count else None

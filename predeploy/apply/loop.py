@@ -1,4 +1,4 @@
-"""The pending migrations, applied in order: many small ones in a message, the others one by one."""
+"""Apply the pending migrations in order: small ones are batched into messages, the rest run one at a time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MAX_DELAY_S = 5.0
 
 
 class ApplyLoop:
-    """Applies executions in order on one connection, and records each outcome in `state`."""
+    """Applies migrations in order on one connection and records each outcome in `state`."""
 
     def __init__(
         self,
@@ -55,12 +55,12 @@ class ApplyLoop:
         self._state = state
         self._watcher = watcher
         self._options = options
-        self._composed: BatchMessage | None = None  # the next message, while the server works on the previous one
-        self._shared: BatchMessage | None = None  # the message on its way, if it holds several
-        self._alone = 0  # how many of the next to apply one by one
+        self._composed: BatchMessage | None = None  # the next message, composed during the current one
+        self._shared: BatchMessage | None = None  # the current message, if it contains several migrations
+        self._alone = 0  # how many of the next migrations to run one at a time
 
     def apply(self) -> None:
-        """Apply them all; raise a psycopg error when the connection is lost."""
+        """Apply all migrations; raise a psycopg error if the connection is lost."""
         while self._rest and not self._is_stopped():
             message, self._composed = self._composed or self._take_batch(), None
             self._shared = message
@@ -79,15 +79,15 @@ class ApplyLoop:
                 pass
             except (AlreadyApplied, LockUnavailable, MigrationFailure) as outcome:
                 self._apply_one(outcome)
-            self._composed = None  # it begins with migrations of this message
+            self._composed = None  # the rest of this message must run first
         for execution in self._rest:
             self._state.mark_not_run(execution.migration)
 
     def notice_source(self) -> tuple[str | None, str]:
-        """Return the name of the migration that a notice comes from, and the text that the notice may quote.
+        """Return the name of the migration that raised a notice, and the SQL that the notice may quote.
 
-        The server parses a whole message before it runs any of it, so a notice from then can be from each of its
-        migrations: the name is None.
+        The server parses a whole message before it runs any statement. A notice during parsing may come from any
+        migration in the message, so the name is None.
         """
         if not self._rest or not self._state.running:
             return None, ""
@@ -103,7 +103,7 @@ class ApplyLoop:
         self._composed = self._take_batch(sent)
 
     def _take_batch(self, skip: int = 0) -> BatchMessage | None:
-        """Return a message with the next migrations that may share one, after `skip` others; None for less than two."""
+        """Batch the migrations after the first `skip` into a message; return None if fewer than two can be batched."""
         if self._alone or not self._batch.is_possible:
             return None
         taken: list[Execution] = []
@@ -122,7 +122,7 @@ class ApplyLoop:
         return self._batch.compose(taken) if len(taken) > 1 else None
 
     def _apply_one(self, outcome: Exception | None = None) -> None:
-        """Apply the next migration by itself; `outcome` is how it ended in a shared message, if it was in one."""
+        """Apply the next migration on its own; `outcome` is its result in a shared message, or None if not run yet."""
         execution = self._rest[0]
         migration = execution.migration
         self._alone = max(self._alone - 1, 0)
@@ -146,10 +146,10 @@ class ApplyLoop:
         self._state.in_flight = []
 
     def _run_with_retries(self, execution: Execution, outcome: Exception | None) -> None:
-        """Run a migration; after a lock timeout, a deadlock or a serialization failure up to `attempts` times.
+        """Run a migration; retry on a lock timeout, a deadlock or a serialization failure, up to `attempts` attempts.
 
-        Raise the last `MigrationFailure`, `AlreadyApplied`, or `LockTimeout` when another runner holds the lock for
-        longer than `lock_wait_timeout` in all; the session is reset then.
+        Raise the last attempt's `MigrationFailure`, or `AlreadyApplied`. Raise `LockTimeout` if waiting for another
+        runner's lock takes longer than `lock_wait_timeout` in total. In every case, the session is reset first.
         """
         attempt = 1
         deadline: float | None = None
@@ -193,7 +193,7 @@ class ApplyLoop:
         time.sleep(pause)
 
     def _mark_applied(self, execution: Execution) -> None:
-        with deferred():  # a signal in between would count it twice or leave a false log
+        with deferred():  # a signal between the two would corrupt the queue or the log
             self._rest.popleft()
             self._state.mark_applied(execution.migration, duration_ms=execution.duration_ms)
 

@@ -1,7 +1,7 @@
-"""The table `_migrations`: which migrations are applied, as every implementation of the protocol records them.
+"""The `_migrations` table, in which every implementation of the protocol records the applied migrations.
 
-`name` and `applied_at` are the protocol's. `checksum` is an addition: nullable, and missing in a table that another
-implementation made and this role may not alter.
+The protocol defines `name` and `applied_at`. This implementation adds `checksum`, which is nullable. The column is
+missing if another implementation created the table and this role is not allowed to alter it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# `checksum` is the column of the table if it has one, otherwise that of the one-row table.
+# `checksum` is the column of _migrations, or that of the one-row table if _migrations has none.
 _READ = """
     SELECT t.name, t.checksum, t.applied_at
     FROM (SELECT NULL::text AS checksum) AS default_values,
@@ -43,7 +43,7 @@ LOCATE = """
     WHERE c.oid = to_regclass('_migrations');
     SELECT current_schema()
 """
-# Qualified, because a migration may have put other operators first in search_path.
+# Schema-qualified, because a migration may have changed search_path so that other operators come first.
 _ROW_CHECK = "SELECT 1 OPERATOR(pg_catalog./) pg_catalog.count(*) FROM {table} WHERE name OPERATOR(pg_catalog.=) {name}"
 _CREATE = """
     CREATE TABLE {table} (
@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
 
 def read_rows(conn: Connection, table: sql.Composable = sql.Identifier("_migrations")) -> dict[str, Row] | None:  # noqa: B008
-    """Return the applied migrations by name, in one round trip and without a lock; None if there is no table."""
+    """Return the applied migrations by name, or None if there is no table; take one round trip and no lock."""
     try:
         found = conn.execute(sql.SQL(_READ).format(table=table)).fetchall()
     except psycopg.errors.UndefinedTable:
@@ -86,8 +86,8 @@ def read_rows(conn: Connection, table: sql.Composable = sql.Identifier("_migrati
 class MigrationsTable:
     """`_migrations` in the schema where it was found or created, even if a migration changes search_path.
 
-    `is_new`: it was just created. `may_lose_row`: it has triggers or rules, or a migration of this run names it, so
-    that a row may be removed. Once true, it stays true for the rest of the run.
+    `is_new` is True if this run created the table. `may_lose_row` is True if the table has triggers or rules, or if a
+    migration of this run mentions the table, so a row may be removed; once True, it stays True until the run ends.
     """
 
     def __init__(self, schema: str, *, has_checksum: bool, may_lose_row: bool = False, is_new: bool = False) -> None:
@@ -104,14 +104,14 @@ class MigrationsTable:
     def claim(self, conn: Connection, name: str, checksum: str | None, *, fenced: bool = True) -> str:
         """Return the INSERT that marks a migration as applied; the primary key lets only one runner succeed.
 
-        A `fenced` one also takes the advisory lock for its transaction, without waiting: if another session holds it,
-        the name is NULL, which the primary key rejects.
+        If `fenced`, the INSERT also takes the advisory lock until its transaction ends, without waiting. If another
+        session holds the lock, the inserted name is NULL, which the primary key rejects.
         """
-        quote = pq.Escaping(conn.pgconn).escape_literal  # ten times as fast as psycopg.sql, for a thousand files
+        quote = pq.Escaping(conn.pgconn).escape_literal  # ten times as fast as psycopg.sql: matters for 1,000 files
         literal = quote(name.encode()).decode()
         values = {
             "name": f"CASE WHEN {TRY_IN_TRANSACTION} THEN {literal} END" if fenced else literal,
-            "applied_at": "pg_catalog.clock_timestamp()",  # now() is the time of the message's arrival
+            "applied_at": "pg_catalog.clock_timestamp()",  # now() would be the time when the message arrived
         }
         if self._has_checksum:
             values["checksum"] = quote(checksum.encode()).decode() if checksum else "NULL"
@@ -119,25 +119,25 @@ class MigrationsTable:
         return f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(values.values())})"  # noqa: S608  quoted above; replaced by tests/faults/planted.py
 
     def row_check(self, conn: Connection, name: str) -> Sql:
-        """Return two statements, one of which fails if the row of the migration, or the table, is missing.
+        """Return two statements; the second fails if the migration's row, or the whole table, is missing.
 
-        They run as the role that logged in, even if the migration has set another.
+        The check runs as the role that logged in, even if the migration has set another role.
         """
         query = sql.SQL(_ROW_CHECK).format(table=self.identifier, name=sql.Literal(name)).as_string(conn)
         return join("SET SESSION AUTHORIZATION DEFAULT", query)
 
     def note_text(self, text: str) -> None:
-        """Note the text of a migration: if it names the table, it may add a trigger to it."""
+        """Set `may_lose_row` if the text of a migration mentions the table: the migration may add a trigger to it."""
         self.may_lose_row = self.may_lose_row or "_migrations" in text
 
 
 def ensure_table(conn: Connection, answers: Sequence[PGresult] = (), *, alter: bool = True) -> MigrationsTable:
     """Find `_migrations` on the search path, or create it in the path's first schema.
 
-    Call it under the lock: two CREATE TABLE IF NOT EXISTS race into a unique violation of pg_type. It looks before it
-    creates, because IF NOT EXISTS asks for CREATE on the schema even when the table exists; `answers` are the two
-    results of LOCATE, if it was sent already. Unless `alter`, a missing column is not added, and no transaction begins
-    or ends.
+    Call this function under the lock: concurrent CREATE TABLE IF NOT EXISTS statements can cause a unique violation in
+    pg_type. The table is looked up first, because IF NOT EXISTS requires the CREATE privilege on the schema even if the
+    table exists. `answers` are the two results of LOCATE, if the caller has already sent it. If `alter` is False, do
+    not add a missing column, and do not begin or end a transaction.
     """
     found, current = answers or run(conn, LOCATE)
     if found.ntuples:
@@ -150,7 +150,7 @@ def ensure_table(conn: Connection, answers: Sequence[PGresult] = (), *, alter: b
     try:
         conn.execute(sql.SQL(_CREATE).format(table=sql.Identifier(schema, "_migrations")))
     except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
-        return ensure_table(conn)  # another implementation, which creates before it locks, came first
+        return ensure_table(conn)  # another implementation, which does not lock first, has just created the table
     except psycopg.errors.InsufficientPrivilege:
         raise PostgresRefused(
             f'The role cannot create _migrations. Run GRANT CREATE ON SCHEMA "{schema}" for it, '

@@ -1,4 +1,4 @@
-"""One run: connect, find the pending migrations, take the lock, apply them; reconnect after a lost connection."""
+"""One run: connect, find the pending migrations, take the lock and apply them; reconnect if the connection is lost."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LAST_LOOK_S = 0.8  # for a login during cleanup; shorter than the time until the forced exit
+_LAST_LOOK_S = 0.8  # for a login during cleanup; must end before the forced exit
 
 
 def run_migrations(db: ConnectionSource, migrations_dir: Path) -> MigrationResult:
-    """Apply the pending `.sql` files of the directory in code-point order and return the outcome of each.
+    """Apply the directory's pending `.sql` files in code-point order, and return each migration's outcome.
 
-    Everything happens on one connection of `db`, under the advisory lock unless nothing is pending. A file that fails
-    is rolled back and recorded, and the next one is tried. A missing or empty directory is a no-op.
+    Use a single connection from `db`, and hold the advisory lock unless nothing is pending. If a migration fails, roll
+    it back, record the failure and continue with the next file. Do nothing if the directory is missing or empty.
     """
     return Migrator(db, read_migrations(migrations_dir)).run()
 
 
 class Migrator:
-    """One run over the files; `state.result` is correct at every moment, even if the run is interrupted."""
+    """Runs the migrations once; `state.result` is always accurate, even if the run is interrupted."""
 
     def __init__(self, db: ConnectionSource, files: MigrationFiles, options: RunOptions = RunOptions()) -> None:  # noqa: B008  frozen
         self.state = RunState(files)
@@ -66,10 +66,10 @@ class Migrator:
         self._options = options
         self._batch: Batch | None = None
         self._loop: ApplyLoop | None = None
-        self._backend_pid: int | None = None  # the last dedicated one, which may hold the lock
+        self._backend_pid: int | None = None  # of the last dedicated session, which may still hold the lock
 
     def run(self) -> MigrationResult:
-        """Apply the pending migrations; after a lost connection, reconnect: the table shows what was committed."""
+        """Apply the pending migrations; if the connection is lost, reconnect and check the table for commits."""
         while True:
             with (
                 self._connect() as conn,
@@ -91,7 +91,7 @@ class Migrator:
                     return self.state.result
 
     def _migrate(self, conn: Connection, watcher: Watcher) -> None:
-        """Do the whole run on one connection; raise a psycopg error if it is lost."""
+        """Do the whole run on one connection; raise a psycopg error if the connection is lost."""
         if self._backend_pid:
             end_stale_session(conn, self._backend_pid)
         rows = read_rows(conn) or {}  # replaced by tests/faults/planted.py
@@ -116,7 +116,7 @@ class Migrator:
                 self._break_off(conn, table, profile, error)
                 raise
             self.state.finish(rows)
-        conn.close()  # a pool opens a new one: psycopg does not know that the reset dropped its prepared statements
+        conn.close()  # so that a pool replaces it: psycopg does not know that the reset dropped its prepared statements
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
@@ -142,22 +142,22 @@ class Migrator:
     def _break_off(
         self, conn: Connection, table: MigrationsTable, profile: SessionProfile, error: BaseException
     ) -> None:
-        """Roll back and read the table: a COMMIT that is cancelled while it waits for a standby has committed.
+        """Roll back, then read the table: a COMMIT cancelled while it waits for a standby is still committed locally.
 
-        If the interruption closed the connection, a new one reads the table, if it opens at once.
+        If the interruption closed the connection, try once to read the table on a new connection.
         """
         roll_back(conn, profile)
         with suppress(psycopg.Error, StorageError), ExitStack() as stack:
             if is_new := is_lost(conn):
                 if isinstance(error, psycopg.Error):
-                    return  # the run continues with another connection
+                    return  # the run continues on a new connection
                 conn = stack.enter_context(self._db.connection(timeout=_LAST_LOOK_S))
                 if self._backend_pid:
                     end_stale_session(conn, self._backend_pid)
             if self.state.in_flight:
                 self.state.mark_in_doubt()
                 self.state.reconcile(table.rows(conn))
-                self.state.is_rolled_back = not is_new  # another session may still commit
+                self.state.is_rolled_back = not is_new  # the old session may still commit
 
     @contextmanager
     def _notices_logged(self, conn: Connection) -> Iterator[None]:
@@ -170,7 +170,7 @@ class Migrator:
     def _log_notice(self, notice: Diagnostic) -> None:
         if self._batch and self._batch.is_marker(notice):
             return
-        from predeploy.redaction.server_message import redact_message  # most runs get no notice
+        from predeploy.redaction.server_message import redact_message  # most runs receive no notices
 
         name, sql = self._loop.notice_source() if self._loop else (None, "")
         severity = notice.severity_nonlocalized or "NOTICE"

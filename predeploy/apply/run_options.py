@@ -9,10 +9,10 @@ from dataclasses import dataclass
 class RunOptions:
     """Options of a run; times are in seconds.
 
-    `lock_timeout` and `statement_timeout` hold inside each migration; 0 leaves the server's settings. A migration that
-    meets a lock timeout, a deadlock or a serialization failure is attempted up to `attempts` times. Progress is logged
-    for one that has run for `watch_after` seconds; 0 means never. `direct_url` names a variable that may hold a
-    connection string that bypasses a pooler.
+    `lock_timeout` and `statement_timeout` apply within each migration; 0 keeps the server's settings. On a lock
+    timeout, a deadlock or a serialization failure, a migration is retried, up to `attempts` attempts in total.
+    Progress is logged once a migration has run for `watch_after` seconds; 0 disables progress logging. `direct_url` is
+    the name of a variable that may contain a connection string that bypasses a pooler.
     """
 
     lock_wait_timeout: float = 300.0

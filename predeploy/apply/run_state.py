@@ -1,11 +1,14 @@
-"""The state of each migration at every moment of a run: applied, failed, not run, in flight, in doubt.
+"""Track the state of each migration during a run: applied, failed, not run, in flight or in doubt.
 
-What happens after a COMMIT whose result is lost: the migrations `in_flight`, the running one and those after it in its
-message, become in doubt. The next read of `_migrations` settles it (`reconcile`): the row was committed with its
-migration, so with a row it is applied, with `in_doubt: true` in the log, as another runner may have applied it since;
-without one it is pending again, at most `MAX_LOSSES` times. A no-transaction migration is not run again but fails: some
-of its statements may have taken effect. A migration that was reported as applied and has no row, as after a failover to
-a standby that lacked the last commits, is withdrawn in the same way.
+If the connection is lost, the result of a COMMIT may be lost with it. The migrations in `in_flight` (the running
+migration and the rest of its message) are then in doubt until `_migrations` is read again (`reconcile`). A row is
+committed together with its migration, so a migration with a row is applied. It is logged with `in_doubt: true`, because
+another runner may have applied it in the meantime. A migration without a row is pending again, and fails after
+`MAX_LOSSES` losses. A no-transaction migration without a row fails at once, because some of its statements may have
+taken effect.
+
+If a migration was reported as applied but has no row, for example after a failover to a standby that had not received
+the last commits, the report is withdrawn: the migration is pending again, or fails if it runs without a transaction.
 """
 
 from __future__ import annotations
@@ -36,29 +39,29 @@ _PARTLY_IN_EFFECT = (
 
 
 class RunState:
-    """Keeps `result` correct at every moment, even if the run is interrupted.
+    """Keeps `result` accurate at all times, even if the run is interrupted.
 
-    `in_flight` are the running migration and those after it in its message. `losses` counts lost connections by the
-    name of the running migration, "" for none.
+    `in_flight` contains the running migration and the migrations after it in the same message. `losses` counts lost
+    connections by the name of the running migration, or under "" if none was running.
     """
 
     def __init__(self, files: MigrationFiles) -> None:
         self.result = MigrationResult()
         self.in_flight: list[Migration] = []
         self.losses: Counter[str] = Counter()
-        self.is_rolled_back = False  # the server has rolled back what was in flight
+        self.is_rolled_back = False  # the server has rolled back the migrations in flight
         self._files = files
         self._in_doubt: list[Migration] = []
         self._applied: list[Migration] = []  # by this run
 
     @property
     def running(self) -> Migration | None:
-        """The running migration."""
+        """The running migration, or None if none is running."""
         return self.in_flight[0] if self.in_flight else None
 
     @property
     def interrupted(self) -> tuple[str, str] | None:
-        """The migration that an interruption stopped before it was known as applied, and what became of it."""
+        """The name of the migration that was interrupted, and its outcome; None if no migration was interrupted."""
         if not (unsettled := self.in_flight or self._in_doubt):
             return None
         if not unsettled[0].transactional:
@@ -66,25 +69,25 @@ class RunState:
         return unsettled[0].name, _ROLLED_BACK if self.is_rolled_back else _UNCONFIRMED
 
     def reconcile(self, rows: Collection[str]) -> None:
-        """Compare the state of this run with the names in the table; see the docstring of this module."""
+        """Update the state of this run to match the names in the table; see the module docstring."""
         for migration in [migration for migration in self._in_doubt if migration.name in rows]:
             self.mark_applied(migration, in_doubt=True)
         for migration in [migration for migration in self._applied if migration.name not in rows]:
             self._withdraw(migration)
 
     def pending(self, rows: Collection[str]) -> list[Migration]:
-        """Return the migrations that are still to be applied, given the names in the table."""
+        """Return the migrations that still need to be applied, given the names in the table."""
         decided = {*rows, *self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         return [migration for migration in self._files.migrations if migration.name not in decided]
 
     def mark_started(self, migration: Migration, place: Mapping[str, int]) -> None:
-        """Note that a migration starts; `place` is its number and how many are pending."""
+        """Log that a migration starts; `place` holds its number and the number of pending migrations."""
         self._in_doubt = []
         fields = {"event": "migration.started", "migration": migration.name, **place}
         log.debug("Applying %s", migration.name, extra=fields)
 
     def mark_applied(self, migration: Migration, *, in_doubt: bool = False, **fields: Any) -> None:
-        """Record and log that a migration is committed; if it was `in_doubt`, another runner may have applied it."""
+        """Record and log that a migration is applied; if it was `in_doubt`, another runner may have applied it."""
         self.result.applied.append(migration.name)
         self._applied.append(migration)
         self.in_flight = [other for other in self.in_flight if other is not migration]
@@ -106,7 +109,7 @@ class RunState:
         log_failure("Failed", migration, failure, self.result, self._files.migrations)
 
     def mark_not_run(self, migration: Migration) -> None:
-        """Record and log that a migration is not run because an earlier one failed."""
+        """Record and log that a migration is not run because an earlier migration failed."""
         name = migration.name
         self.result.not_run.append(name)
         log.warning(
@@ -116,7 +119,7 @@ class RunState:
         )
 
     def mark_connection_lost(self, sqlstate: str | None) -> None:
-        """Note that the connection is lost: the table will show whether what was in flight is committed."""
+        """Record and log a lost connection; whether the migrations in flight were committed is not known yet."""
         name = self.running.name if self.running else ""
         self.mark_in_doubt()
         self.losses[name] += 1
@@ -128,12 +131,12 @@ class RunState:
         )
 
     def mark_in_doubt(self) -> None:
-        """Note that the migrations in flight may or may not be committed."""
+        """Mark the migrations in flight as in doubt: they may or may not be committed."""
         self._in_doubt, self.in_flight = self.in_flight or self._in_doubt, []
         self.is_rolled_back = False
 
     def refusal_reason(self, migration: Migration) -> str | None:
-        """Return why a migration cannot run, or must not run again after a lost connection; None if it can."""
+        """Return why a migration cannot run, possibly because of lost connections, or None if it can run."""
         losses = self.losses[migration.name]
         if losses and not migration.transactional:
             return (
@@ -147,13 +150,13 @@ class RunState:
         return migration.problem
 
     def finish(self, rows: Mapping[str, Row]) -> None:
-        """Fill in the skipped migrations, and warn about files that differ from what was applied."""
+        """Record the skipped migrations, and warn about files that have changed since they were applied."""
         not_skipped = {*self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         self.result.skipped[:] = [m.name for m in self._files.migrations if m.name not in not_skipped]
         warn_of_drift(self._files, {name: row.checksum for name, row in rows.items()})
 
     def _withdraw(self, migration: Migration) -> None:
-        """Withdraw an applied migration: it is pending again, or failed if it runs without a transaction."""
+        """Withdraw an applied migration: mark it as pending again, or as failed if it runs without a transaction."""
         self._applied.remove(migration)
         self.result.applied.remove(migration.name)
         fields = {"event": "migration.undone", "migration": migration.name}

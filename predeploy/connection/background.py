@@ -1,4 +1,4 @@
-"""Calls that may block where neither a timeout nor a signal reaches them."""
+"""Run calls that may block without responding to timeouts or signals."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class BackgroundCall(Generic[T]):
-    """A call that starts at once in a thread of its own.
+    """A call that starts immediately, in its own thread.
 
-    A hanging name server blocks in C, where neither a timeout nor a signal reaches; the thread can only be abandoned.
-    If its result arrives later, it is closed: a connection, for example.
+    If a DNS server hangs, the call blocks in C code, which no timeout or signal can interrupt, so the thread can only
+    be abandoned. A result that arrives after that, such as a connection, is closed.
     """
 
     def __init__(self, call: Callable[[], T]) -> None:
@@ -52,5 +52,5 @@ class BackgroundCall(Generic[T]):
 
 
 def call_with_timeout(seconds: float, call: Callable[[], T]) -> T:
-    """Return the result of `call`, run in a thread of its own; raise TimeoutError after `seconds`."""
+    """Run `call` in its own thread and return its result; raise TimeoutError after `seconds`."""
     return BackgroundCall(call).wait(seconds)

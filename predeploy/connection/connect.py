@@ -1,4 +1,4 @@
-"""One login, or retries until the server accepts connections."""
+"""Log in once, or retry until the server accepts connections."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ INITIAL_DELAY_S = 0.1
 MAX_DELAY_S = 2.0
 LOG_EVERY_S = 10.0
 _WAITS = {pq.PollingStatus.READING: Wait.R, pq.PollingStatus.WRITING: Wait.W}
-MIN_LOGIN_S = 0.75  # for the last attempt too, which may exceed the wait by this much
-CONCLUSIVE_LOGIN_S = 2.0  # after a shorter timeout, report the error of the previous attempt
+MIN_LOGIN_S = 0.75  # also for the last attempt, which may exceed the timeout by this much
+CONCLUSIVE_LOGIN_S = 2.0  # if an attempt with a shorter timeout times out, report the previous error instead
 
 
 class ConnectionSource(Protocol):
-    """A source of connections: a pool, or `Server`."""
+    """A source of connections: a pool or a `Server`."""
 
     def connection(self, timeout: float | None = None) -> AbstractContextManager[Connection]:
-        """Lend a connection within `timeout` seconds, by default the timeout of the source."""
+        """Lend a connection within `timeout` seconds, which defaults to the source's own timeout."""
         ...
 
 
 class Server:
-    """One database, reached by one connection at a time, for a process that needs no pool.
+    """Connects to a database without a pool, for a process that needs one connection at a time.
 
-    The first wait counts from `wait_started`, by the monotonic clock, instead of from its own start.
+    `wait_started` is a time on the monotonic clock; if given, the first wait's timeout is measured from then.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class Server:
 
 
 def wait_for_postgres(dsn: Dsn, *, timeout: float, writable: bool = True, started: float | None = None) -> Connection:
-    """Return a connection; retry until `timeout` seconds have passed since `started` (now, by default).
+    """Return a connection; retry until `timeout` seconds have passed since `started` (default: now).
 
-    Retryable failures (refused, DNS, starting up, too many clients, a read-only server if `writable`) are retried; at
-    the end they raise `PostgresUnavailable`, up to 0.75 s late if the last attempt gets no response. Permanent ones
-    (credentials, database, TLS) raise `PostgresRefused` at once.
+    Retryable failures (refused, DNS, starting up, too many clients, a read-only server if `writable`) are retried until
+    the timeout, then raise `PostgresUnavailable`, up to 0.75 s late if the last attempt gets no response. Permanent
+    failures (credentials, database, TLS) raise `PostgresRefused` immediately.
     """
     started = time.monotonic() if started is None else started
     deadline = started + timeout
@@ -126,12 +126,12 @@ def _until(deadline: float, attempt: Callable[[], Connection], started: float) -
         if time.monotonic() + INITIAL_DELAY_S >= deadline:
             raise _gave_up(error, time.monotonic() - started) from None
     time.sleep(INITIAL_DELAY_S)
-    import tenacity  # only after a failed attempt, because it takes 15 ms
+    import tenacity  # only after a failed attempt, because the import takes 15 ms
 
     pause = tenacity.wait_random_exponential(multiplier=2 * INITIAL_DELAY_S, max=MAX_DELAY_S)
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(PostgresUnavailable),
-        # Not stop_before_delay: it stops one pause too early, when the server may be up at the end of the pause.
+        # Not stop_before_delay, which would skip the last attempt: the server may come up during the last pause.
         wait=lambda state: min(pause(state), max(deadline - time.monotonic(), 0)),
         stop=lambda _state: time.monotonic() >= deadline,
         reraise=True,
@@ -160,7 +160,7 @@ def _require_writable(conn: Connection) -> None:
 
 
 def _is_read_only(conn: Connection) -> bool:
-    """Use the parameters that the server reported at login; ask servers before 14 and most poolers."""
+    """Return whether the server is read-only, from its login parameters or (before 14, most poolers) from a query."""
     reported = [conn.info.parameter_status(name) for name in ("in_hot_standby", "default_transaction_read_only")]
     if None not in reported:
         return "on" in reported
@@ -169,10 +169,10 @@ def _is_read_only(conn: Connection) -> bool:
 
 
 def connect(dsn: Dsn, *, timeout: float, writable: bool = False) -> Connection:
-    """Log in once, in autocommit mode, within `timeout` seconds, including the resolution of the host name.
+    """Log in once, in autocommit mode, within `timeout` seconds, including host name resolution.
 
-    Raise `PostgresUnavailable` (also for a read-only server if `writable`), `PostgresRefused` or `DatabaseUrlInvalid`,
-    never with libpq's text, which may quote the connection string.
+    Raise `PostgresUnavailable` (also for a read-only server if `writable`), `PostgresRefused` or `DatabaseUrlInvalid`.
+    The message never includes libpq's text, which may quote the connection string.
     """
 
     def log_in() -> Connection:
@@ -191,7 +191,7 @@ def connect(dsn: Dsn, *, timeout: float, writable: bool = False) -> Connection:
 
 
 class VerboseConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection whose failed login shows its SQLSTATE in libpq's message, as `classify_login_error` reads it."""
+    """A connection whose login errors include the SQLSTATE in libpq's message, for `classify_login_error` to parse."""
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:

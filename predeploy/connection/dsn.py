@@ -1,4 +1,4 @@
-"""A connection string, parsed once: its parameters, its host and port, and its secrets."""
+"""Parse a connection string into its parameters, its host and port, and its secrets."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 _SCHEMES = ("postgresql://", "postgres://")
 _ENCODE = "percent-encode @ : / ? # and % in the user name and the password (@ is %40, / is %2F)"
-# libpq does not know this sslmode: it adds the values of services, passfiles and the environment, then stops.
+# An sslmode that libpq rejects, but only after adding the values from services, passfiles and the environment.
 _NEVER_CONNECT = "never-connect"
-_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")  # characters that no URI encodes
+_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")  # characters that are never percent-encoded
 _HOST_NAME = re.compile(r"[\w.-]*")
-_ALSO_SECRET = ("scram_client_key", "scram_server_key")  # next to the options that libpq itself marks as secret
+_ALSO_SECRET = ("scram_client_key", "scram_server_key")  # in addition to the options that libpq itself marks as secret
 _PASSWORD_IN_URI = re.compile(r"[?&](?:ssl)?password=([^&]*)")
 _PASSWORD_IN_KEY_VALUE = re.compile(r"\b(?:ssl)?password\s*=\s*(?:'((?:[^'\\]|\\.)*)|((?:[^\s\\]|\\.)*))", re.DOTALL)
 
@@ -31,9 +31,9 @@ _PASSWORD_IN_KEY_VALUE = re.compile(r"\b(?:ssl)?password\s*=\s*(?:'((?:[^'\\]|\\
 class Dsn:
     """A connection string that libpq can use.
 
-    `named` are its own parameters; `used` are all that libpq would use, including PG* variables and service files.
-    `host` and `port` may be logged; several are joined by commas. `secrets` are all forms in which the string and its
-    passwords could appear in a text.
+    `named` holds the parameters in the string itself; `used` holds all parameters that libpq would use, including those
+    from PG* variables and service files. `host` and `port` are safe to log; multiple values are separated by commas.
+    `secrets` contains every form in which the string and its passwords could appear in a text.
     """
 
     text: str
@@ -48,11 +48,11 @@ class Dsn:
 
 
 def parse_dsn(text: str | None) -> Dsn:
-    """Read a URI or a key=value string, with the values that PG* variables, a service file and a passfile add.
+    """Parse a URI or a key=value string, and add the values from PG* variables, a service file and a passfile.
 
-    Raise `DatabaseUrlMissing` for an empty one. Raise `DatabaseUrlInvalid` for one that libpq cannot read or would
-    misread, with part of an unencoded password as the host, the port or the database. libpq's own messages quote
-    the password in such a case; the texts here are fixed, and no exception is chained to them.
+    Raise `DatabaseUrlMissing` if the string is empty. Raise `DatabaseUrlInvalid` if libpq cannot parse the string, or
+    would mistake part of an unencoded password for the host, the port or the database. libpq's own error messages quote
+    the password in that case, so the messages here are fixed and no exception is chained to them.
     """
     if not text or not text.strip():
         raise DatabaseUrlMissing("DATABASE_URL environment variable is required.")
@@ -75,14 +75,14 @@ def parse_dsn(text: str | None) -> Dsn:
 
 
 def secrets_in(text: str) -> set[str]:
-    """Return the secrets of a connection string that may be malformed: everything that could be a password."""
+    """Return the secrets in a connection string that may be malformed, including anything that could be a password."""
     authority = text.partition("://")[2]
     guesses = [re.split("[/@?]", authority.partition(":")[2], maxsplit=1)[0]] if authority else []
     return _secrets(text, {}, [*_written_passwords(text), *guesses], libpq.conninfo())
 
 
 def write_conninfo(values: Mapping[str, str]) -> bytes:
-    """Return a key=value string, with empty values too: libpq then reads neither the environment nor a file."""
+    """Return a key=value string; keep empty values so that libpq does not read them from the environment or a file."""
     quoted = {key: value.replace("\\", "\\\\").replace("'", "\\'") for key, value in values.items()}
     return " ".join(f"{key}='{value}'" for key, value in quoted.items()).encode()
 
@@ -93,7 +93,7 @@ def _named_in(text: str, reader: ConninfoReader) -> dict[str, str]:
         raise DatabaseUrlInvalid("DATABASE_URL must start with postgresql:// or postgres://, without a driver name.")
     if uri and _has_stray_at(text):
         raise DatabaseUrlInvalid(f"DATABASE_URL has an unencoded @: {_ENCODE}.")
-    if "\0" in text:  # libpq would stop reading there
+    if "\0" in text:  # libpq would stop parsing there
         raise DatabaseUrlInvalid("DATABASE_URL contains a NUL byte: save it as plain text in UTF-8.")
     if not _is_unicode(_decoded(text) if uri else text):
         raise DatabaseUrlInvalid("DATABASE_URL is not UTF-8.")
@@ -141,7 +141,7 @@ def _are_hosts(text: str) -> bool:
 
 
 def _is_ipv6(text: str) -> bool:
-    import socket  # takes 3 ms, and most hosts are names
+    import socket  # the import takes 3 ms, and most hosts are names
 
     address, _, zone = text.partition("%")
     try:
@@ -152,7 +152,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _resolve(named: Mapping[str, str], reader: ConninfoReader) -> tuple[dict[str, str], str] | None:
-    """Return the parameters that libpq would use, and the password; None if a service cannot be read."""
+    """Return the parameters that libpq would use, and the password; return None if a service cannot be read."""
     if resolved := reader.resolve(write_conninfo({**named, "sslmode": _NEVER_CONNECT})):
         used = _values(resolved[0])
         if used.get("sslmode") == _NEVER_CONNECT:
@@ -163,7 +163,7 @@ def _resolve(named: Mapping[str, str], reader: ConninfoReader) -> tuple[dict[str
 
 
 def _passwords_by_host(named: Mapping[str, str], used: Mapping[str, str], reader: ConninfoReader) -> list[str]:
-    """Return the passwords in a passfile for each of several hosts."""
+    """Return each host's password from the passfile, if there are multiple hosts."""
     if "," not in used.get("host", ""):
         return []
     hosts, ports = used["host"].split(","), used.get("port", "").split(",")
@@ -173,7 +173,7 @@ def _passwords_by_host(named: Mapping[str, str], used: Mapping[str, str], reader
 
 
 def _written_passwords(text: str) -> list[str]:
-    """Return the passwords as the connection string spells them."""
+    """Return the passwords exactly as they are written in the connection string."""
     authority = text.partition("://")[2]
     if not authority:
         return [quoted or bare for quoted, bare in _PASSWORD_IN_KEY_VALUE.findall(text)]
@@ -193,7 +193,7 @@ def _secrets(text: str, used: Mapping[str, str], passwords: Iterable[str], reade
 
 
 def _spellings(secret: str) -> set[str]:
-    """Return it verbatim, decoded, percent-encoded, and as Python, JSON, libpq and SQL quote it."""
+    """Return the secret verbatim, percent-decoded, percent-encoded, and quoted for Python, JSON, libpq and SQL."""
     in_uris = _encoded(secret)
     plain = {secret, _decoded(secret, "replace")}
     found = plain | in_uris | {re.sub("%..", lambda code: code[0].lower(), form) for form in in_uris}
@@ -206,7 +206,7 @@ def _spellings(secret: str) -> set[str]:
 
 
 def _decoded(text: str, errors: str = "surrogateescape") -> str:
-    if "%" not in text:  # most do not need urllib.parse, which takes 3 ms to import
+    if "%" not in text:  # usually avoids importing urllib.parse, which takes 3 ms
         return text
     from urllib.parse import unquote
 

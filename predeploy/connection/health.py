@@ -1,4 +1,4 @@
-"""Whether the database answers `SELECT 1` within five seconds."""
+"""Check whether the database responds to `SELECT 1` within five seconds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from predeploy.errors import PostgresUnavailable, StorageError
 if TYPE_CHECKING:
     from predeploy.connection.connect import Connection, ConnectionSource
 
-HEALTH_TIMEOUT_S = 4.5  # leaves half a second for the rest of a check that takes 5 s
-_MAX_DEAD = 20  # dead connections of a pool to skip
+HEALTH_TIMEOUT_S = 4.5  # leaves half a second of the 5 s for the rest of the check
+_MAX_DEAD = 20  # how many of a pool's dead connections to skip
 
 
 @dataclass(frozen=True, slots=True)
 class DbHealth:
-    """Whether the server answered `SELECT 1`, how long it took in milliseconds, and why not."""
+    """Whether the server responded to `SELECT 1`, the latency in milliseconds, and the error if it did not respond."""
 
     ok: bool
     latency_ms: float
@@ -29,7 +29,7 @@ class DbHealth:
 
 
 def check_db_health(db: ConnectionSource) -> DbHealth:
-    """Run `SELECT 1` in at most 5 s in total; never raise."""
+    """Run `SELECT 1` and return the outcome within 5 s; never raise."""
     started = time.monotonic()
     deadline = started + HEALTH_TIMEOUT_S
     borrowed: list[Connection] = []
@@ -43,7 +43,7 @@ def check_db_health(db: ConnectionSource) -> DbHealth:
                 except psycopg.OperationalError:
                     if not conn.closed or time.monotonic() >= deadline:
                         raise
-                    # It may have died in the pool when the server restarted; try the next one.
+                    # The connection may have died in the pool when the server restarted; try another connection.
                 else:
                     return
                 finally:
@@ -54,7 +54,7 @@ def check_db_health(db: ConnectionSource) -> DbHealth:
         call_with_timeout(HEALTH_TIMEOUT_S, select_one)
     except TimeoutError:
         for conn in borrowed:
-            shut_down(conn)  # a pool drops the connection then
+            shut_down(conn)  # a pool then drops the connection
         error: str | None = f"no response within {HEALTH_TIMEOUT_S:g} s"
     except Exception as failure:
         error = _why(failure)
@@ -66,7 +66,7 @@ def check_db_health(db: ConnectionSource) -> DbHealth:
 def _why(failure: Exception) -> str:
     if isinstance(failure, StorageError):
         return str(failure)
-    if type(failure).__name__ == "PoolTimeout":  # psycopg_pool may not be imported
+    if type(failure).__name__ == "PoolTimeout":  # by name, because psycopg_pool may not be imported
         return "timed out waiting for a free connection from the pool"
     sqlstate = getattr(failure, "sqlstate", None)
     return f"{type(failure).__name__}" + (f" (SQLSTATE {sqlstate})" if sqlstate else "")

@@ -1,7 +1,7 @@
-"""libpq through ctypes: it parses connection strings, and logs in for the fast path.
+"""Call libpq through ctypes to parse connection strings, and to log in for the fast path.
 
-Importing psycopg takes longer than the rest of such a run. The library is the one in psycopg's wheel, which psycopg
-itself loads when it is imported, so that TLS, Kerberos, services and passfiles work the same way.
+Importing psycopg would take longer than the rest of a fast-path run. The library is the libpq bundled in psycopg's
+wheel, which psycopg itself loads, so TLS, Kerberos, services and passfiles behave the same.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _VERBOSITIES = {"default": 1, "verbose": 2}  # PQsetErrorVerbosity
 
 
 class NoAnswer(Exception):
-    """No answer in time, or an unexpected one."""
+    """The server did not respond in time, or sent an unexpected response."""
 
 
 class LoginFailed(NoAnswer):
-    """The login failed. The text is libpq's, with the SQLSTATE; it may quote the connection string."""
+    """The login failed. The message is libpq's, including the SQLSTATE; it may quote the connection string."""
 
 
 class _Option(Structure):
@@ -74,24 +74,24 @@ _RETURNS: dict[str, tuple[Any, list[Any]]] = {
 
 
 class ConninfoReader(Protocol):
-    """Reads connection strings as libpq does."""
+    """Parses connection strings the way libpq does."""
 
     def parse(self, conninfo: bytes) -> list[Option] | None:
-        """Return every option, with its value where the connection string names it; None for a malformed one."""
+        """Return every option, with the value set in the connection string; return None if the string is malformed."""
         ...
 
     def defaults(self) -> list[Option]:
-        """Return every option with its value from the environment, from a service that it names, or from libpq."""
+        """Return every option with its default from the environment, from the service set there, or from libpq."""
         ...
 
     def resolve(self, conninfo: bytes) -> tuple[list[Option], bytes] | None:
-        """Return all options that a login would use, and the password. A login starts, so make sure that it fails."""
+        """Return all options that a login would use, and the password, or None; start a login, which must then fail."""
         ...
 
 
 @cache
 def load() -> Libpq | None:
-    """Return the library; None if psycopg uses another one, or if it cannot be found, loaded or used."""
+    """Return the bundled library, or None if psycopg uses another libpq or the library cannot be found or loaded."""
     try:
         return Libpq(_bundled())
     except (OSError, AttributeError, ValueError):
@@ -99,12 +99,12 @@ def load() -> Libpq | None:
 
 
 def conninfo() -> ConninfoReader:
-    """Return libpq itself, or psycopg if the library cannot be loaded."""
+    """Return a reader that calls libpq directly, or through psycopg if the library cannot be loaded."""
     return load() or _ByPsycopg()
 
 
 def _bundled() -> str:
-    """Return the path of the library in psycopg's wheel, without importing psycopg; raise ValueError for none."""
+    """Return the path of the library in psycopg's wheel, without importing psycopg; raise ValueError if not found."""
     if PathFinder.find_spec("psycopg_c"):
         raise ValueError("psycopg_c uses the libpq that it was built with")
     spec = PathFinder.find_spec("psycopg_binary")
@@ -115,10 +115,10 @@ def _bundled() -> str:
 
 
 class Libpq:
-    """The functions of the library."""
+    """Loads the library and calls its functions."""
 
     def __init__(self, path: str) -> None:
-        """Load it; raise OSError if it is not a library, and AttributeError if it lacks a function."""
+        """Load the library; raise OSError if it cannot be loaded, or AttributeError if it lacks a function."""
         library = CDLL(path)
         self.functions: dict[str, Any] = {}
         for name, (result, arguments) in _RETURNS.items():
@@ -148,12 +148,12 @@ class Libpq:
             call["PQfinish"](conn)
 
     def set_verbosity(self, conn: int | None, verbosity: str) -> None:
-        """Let error messages of a connection (a `PGconn *`) be `verbose`, with their SQLSTATE, or `default`."""
+        """Set the error verbosity of a `PGconn *`: `verbose`, which includes the SQLSTATE, or `default`."""
         self.functions["PQsetErrorVerbosity"](conn, _VERBOSITIES[verbosity])
 
 
 class _ByPsycopg:
-    """The same through psycopg and its libpq."""
+    """Implements `ConninfoReader` with psycopg and its libpq."""
 
     def parse(self, conninfo: bytes) -> list[Option] | None:
         from psycopg import OperationalError, pq
@@ -195,10 +195,10 @@ def _options(call: dict[str, Any], array: Any) -> list[Option] | None:
 
 
 class Session:
-    """A login and its queries, until the `deadline` by the monotonic clock; later ones raise `NoAnswer`.
+    """A connection that raises `NoAnswer` once its `deadline`, a time on the monotonic clock, has passed.
 
-    Only the resolution of a host name may take longer. A notice makes an answer invalid, because this session cannot
-    log it.
+    Only host name resolution may exceed the deadline. A query that causes a notice also raises `NoAnswer`, because this
+    class cannot log notices.
     """
 
     def __init__(self, library: Libpq, conninfo: bytes, deadline: float) -> None:
@@ -206,7 +206,7 @@ class Session:
         self._call = library.functions
         self._deadline = deadline
         self._notices = 0
-        self._receiver = _Receiver(self._count_notice)  # libpq's own would write to stderr
+        self._receiver = _Receiver(self._count_notice)  # libpq's default receiver writes to stderr
         self._conn = self._call["PQconnectStart"](conninfo)
         library.set_verbosity(self._conn, "verbose")
         self._call["PQsetNoticeReceiver"](self._conn, self._receiver, None)
@@ -240,15 +240,15 @@ class Session:
             raise NoAnswer
 
     def parameter(self, name: bytes) -> str | None:
-        """Return the value of a setting that the server has reported."""
+        """Return the value of a setting that the server reported at login, or None if it did not report the setting."""
         value: bytes | None = self._call["PQparameterStatus"](self._conn, name)
         return None if value is None else value.decode(errors="replace")
 
     def ask(self, message: bytes) -> list[bytes]:
-        """Send statements in one message; return the only row of the last that has one, NULL as an empty text.
+        """Send statements in one message and return the row of the last single-row result, with NULL as empty bytes.
 
-        Raise `NoAnswer` for an error, a notice or no row. The answer is read to its end: a client that disconnects
-        in the middle causes a line in the server's log.
+        Raise `NoAnswer` on an error, on a notice, or if there is no such row. Results are read to the end, because the
+        server logs a line if a client disconnects in the middle.
         """
         call, row, failed = self._call, None, False
         if not call["PQsendQuery"](self._conn, message):

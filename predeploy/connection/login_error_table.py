@@ -1,6 +1,6 @@
-"""Why logins fail: the reasons, and the SQLSTATEs and texts that identify them.
+"""The reasons why logins fail, and the SQLSTATEs and error texts that identify each reason.
 
-A permanent reason has a remedy. Texts are English: those of libpq, PgBouncer and an English server.
+A permanent failure comes with a remedy. The error texts are the English messages of libpq, PgBouncer and Postgres.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from predeploy.errors import PostgresRefused, PostgresUnavailable
 
 @dataclass(frozen=True, slots=True)
 class LoginFailure:
-    """A constant word for the log, and a sentence: the fact and its remedy, or only the fact if waiting may help."""
+    """A fixed keyword for the log, and a message: the problem, followed by its remedy if the failure is permanent."""
 
     reason: str
     words: str
     permanent: bool = True
 
     def error(self) -> PostgresRefused | PostgresUnavailable:
-        """Return the exception."""
+        """Return the exception to raise for this failure."""
         if self.permanent:
             return PostgresRefused(f"{self.words}.", self.reason)
         return PostgresUnavailable(self.words, self.reason)
@@ -116,7 +116,7 @@ TIMEOUT = _retryable("timeout", "no response from the host in time")
 HUNG_UP = _retryable("closed", "the server closed the connection during login")
 UNKNOWN = _retryable("unknown", "the login failed for an unknown reason")
 
-# The first match wins; names are removed from the text first.
+# The first match wins. Quoted names are removed from the text before matching.
 _TEXTS = (
     ("password authentication failed", PASSWORD),
     ("no such user", PASSWORD),  # PgBouncer
@@ -188,7 +188,7 @@ _TEXTS = (
     ("closed the connection unexpectedly", HUNG_UP),
     ("Connection reset", HUNG_UP),
 )
-# An SQLSTATE or the beginning of one, and where one code means several things the function in the server's source.
+# A SQLSTATE or its prefix, plus the function in the server's source if the code is ambiguous; the first match wins.
 _CODES = (
     ("28P01", "", PASSWORD),
     ("28", "ClientAuthentication", NOT_ADMITTED),
@@ -196,7 +196,7 @@ _CODES = (
     ("28", "", AUTHENTICATION),
     ("42501", "CheckMyDatabase", NO_CONNECT),
     ("42501", "InitPostgres", SHUTTING),  # "must be superuser to connect during database shutdown"
-    ("42501", "", PARAMETER),  # one that only a superuser may set
+    ("42501", "", PARAMETER),  # a parameter that only a superuser may set
     ("42704", "", PARAMETER),
     ("22023", "", PARAMETER),
     ("3D000", "", NO_DATABASE),
@@ -210,18 +210,18 @@ _CODES = (
     ("58", "", RESOURCES),
     ("25006", "", READ_ONLY),
 )
-# Names can contain any of these texts: in the quotation marks of every language, and in Python's.
+# Quoted names, which could contain any of these texts. Matches each language's quotation marks, and Python's.
 _NAME = re.compile(r'"[^"\n]*"|»[^«\n]*«|«[^»\n]*»|>>.*?<<|<<.*?>>|(?<=host )\'[^\'\n]*\'')
 
 
 def by_text(text: str) -> LoginFailure | None:
-    """Return the failure that an English text describes; None for an unknown text."""
+    """Return the failure that an English error text describes, or None if the text is unknown."""
     text = _NAME.sub("...", text)
     return next((failure for fragment, failure in _TEXTS if fragment in text), None)
 
 
 def by_sqlstate(sqlstate: str, function: str | None = None) -> LoginFailure | None:
-    """Return the failure that a SQLSTATE from a function of the server's source stands for; None for an unknown one."""
+    """Return the failure for a SQLSTATE and the server function that raised it, or None if the SQLSTATE is unknown."""
     return next(
         (failure for code, where, failure in _CODES if sqlstate.startswith(code) and where in {"", function}),
         None,

@@ -1,10 +1,11 @@
-"""Why a login failed, and whether waiting can help.
+"""Classify login errors: why a login failed, and whether retrying can help.
 
-libpq describes a failed login only in a text, which may quote the connection string and is never shown. Connections
-that this program starts are verbose, so that the text holds the SQLSTATE (`FATAL:  28P01: ...`) and the function in the
-server's source (`LOCATION:  auth_failed, ...`). The SQLSTATE decides, in every language. An English text is more
-precise, and decides alone if there is no SQLSTATE: in errors of libpq itself, of poolers, or of another libpq.
-A failure that is not known to be permanent is retried until the timeout.
+libpq reports a failed login only as text. The text may quote the connection string, so it is never shown. Connections
+opened by this program use verbose errors, so the text includes the SQLSTATE (`FATAL:  28P01: ...`) and the function in
+the server's source (`LOCATION:  auth_failed, ...`). The SQLSTATE works for messages in any language, so it determines
+whether a failure is permanent. An English message can be more specific. It is also the only source if the text has no
+SQLSTATE, as in errors from libpq itself, from poolers, or from a libpq without verbose errors. A failure that is not
+known to be permanent is retried until the timeout.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 
     from predeploy.connection.login_error_table import LoginFailure
 
-# SQLSTATEs of a server that cannot serve a healthy session now: resources, an operator, another session's lock.
+# SQLSTATEs of temporary problems: lack of resources, operator intervention, another session's lock.
 _RETRYABLE = ("08", "25006", "40", "53", "55P03", "57", "58")
 _OF_ONE_HOST = {"tls", "not_admitted", "startup_parameter"}  # another host may accept the login
-_ATTEMPT = r"^- host: (?P<host>.+?), port: (?P<port>.+?), hostaddr: .+?: "  # psycopg's summary of several
+_ATTEMPT = r"^- host: (?P<host>.+?), port: (?P<port>.+?), hostaddr: .+?: "  # in psycopg's list of several attempts
 _BAD_OPTION = (
     "(?:connection is bad: )?(?:invalid |weak |could not match |definition of service|service file|bad value for )"
 )
@@ -32,12 +33,12 @@ _VERBOSE = r"failed: [^:\n]{1,40}:  ([0-9A-Z]{5}): (?:(?!^connection to server).
 
 
 def classify_login_error(error: Exception) -> PostgresUnavailable | PostgresRefused | DatabaseUrlInvalid:
-    """Return a failed login, or a failed first statement, as the error that ends the run or is retried.
+    """Convert the error of a failed login, or of a failed first statement, into a permanent or retryable error.
 
-    If one of several hosts rejects the credentials or the database, the login fails; other permanent failures end the
-    wait only if every host has one.
+    If there are several hosts and one rejects the credentials or the database, the failure is permanent. Any other
+    failure is permanent only if every host has a permanent failure.
     """
-    if isinstance(error, UnicodeError):  # psycopg resolves host names by Python, which encodes them first
+    if isinstance(error, UnicodeError):  # psycopg resolves host names in Python, which encodes them first
         return DatabaseUrlInvalid("The host name has an empty label, or one with more than 63 characters.")
     text = str(error)
     if re.match(_BAD_OPTION, text):
@@ -56,13 +57,13 @@ def classify_login_error(error: Exception) -> PostgresUnavailable | PostgresRefu
 
 
 def _sqlstates_in(text: str) -> list[tuple[str, str | None]]:
-    """Return the SQLSTATE of each attempt with its function; libpq tries twice if TLS is optional."""
+    """Return each attempt's SQLSTATE and server function (or None); libpq makes two attempts if TLS is optional."""
     found = re.findall(_VERBOSE, text, re.MULTILINE | re.DOTALL)
     return [(sqlstate, function or None) for sqlstate, function in found]
 
 
 def _classify(text: str, sqlstates: list[tuple[str, str | None]]) -> LoginFailure:
-    from predeploy.connection.login_error_table import UNKNOWN, by_sqlstate, by_text  # only where a login fails
+    from predeploy.connection.login_error_table import UNKNOWN, by_sqlstate, by_text  # only needed after a failed login
 
     precise = by_text(text)
     decided = list(filter(None, (by_sqlstate(*sqlstate) for sqlstate in sqlstates)))
@@ -73,7 +74,7 @@ def _classify(text: str, sqlstates: list[tuple[str, str | None]]) -> LoginFailur
 
 
 def _of_several(hosts: Iterable[list[LoginFailure]]) -> LoginFailure:
-    """Return the failure that counts of each host's addresses, and then of all hosts."""
+    """Return the decisive failure, chosen first among each host's addresses, then among the hosts."""
     failures = [_permanent_first(addresses) for addresses in hosts]
     retryable = [failure for failure in failures if not failure.permanent]
     shared = [failure for failure in failures if failure.permanent and failure.reason not in _OF_ONE_HOST]
@@ -85,8 +86,8 @@ def _permanent_first(failures: list[LoginFailure]) -> LoginFailure:
 
 
 def classify_statement_error(error: psycopg.Error) -> StorageError:
-    """Return the failure of an internal statement as a retryable or permanent error."""
-    from predeploy.redaction.server_message import redact_message  # only where something fails
+    """Convert the error of an internal statement into a retryable or permanent error."""
+    from predeploy.redaction.server_message import redact_message  # only needed after a failure
 
     text = f"Postgres rejected an internal statement: {redact_message(error.diag)} (SQLSTATE {error.sqlstate})."
     if (error.sqlstate or "").startswith(_RETRYABLE):

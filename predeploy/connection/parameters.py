@@ -1,4 +1,4 @@
-"""The parameters that the program adds to the connection string, and the log line after the login."""
+"""Add the program's own parameters to the connection string, and log a successful login."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10
 
-# They detect a dead peer within about 11 s while idle and 8 s during a query; the defaults take hours.
+# Detect a dead peer within about 11 s while idle, or 8 s during a query; with the defaults, this takes hours.
 _KEEPALIVES = {
     "keepalives_idle": "5",
     "keepalives_interval": "2",
@@ -26,7 +26,7 @@ _KEEPALIVES = {
 
 
 def login_parameters(dsn: Dsn) -> dict[str, str]:
-    """Return the added parameters: the connection string and PG* variables take precedence, except for the encoding."""
+    """Return the parameters to add; except for the encoding, those in the URL and in PG* variables take precedence."""
     name = f"pg-predeploy/{__version__} {os.uname().nodename}"[:63]
     defaults = {**_KEEPALIVES, "connect_timeout": str(CONNECT_TIMEOUT_S), "fallback_application_name": name}
     return {key: value for key, value in defaults.items() if key not in dsn.used} | {"client_encoding": "UTF8"}
@@ -38,7 +38,7 @@ def login_conninfo(dsn: Dsn) -> bytes:
 
 
 def log_connected(dsn: Dsn, *, attempt: int, wait_s: float, server_version: str | None) -> None:
-    """Log the attempt that succeeded, and after how many seconds."""
+    """Log a successful login, with the number of the attempt and the wait in seconds."""
     fields = {"host": dsn.host, "port": dsn.port, "attempt": attempt, "wait_s": round(wait_s, 3)}
     fields["server_version"] = server_version or "unknown"
     log.info(

@@ -1,4 +1,4 @@
-"""A pool for long-lived programs; the one-shot run needs one connection and no threads."""
+"""A connection pool for long-lived programs; a migration run uses a single connection without a pool."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from predeploy.errors import PostgresUnavailable, StorageError
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
-_FIRST_LOOK_S, _MAX_LOOK_S = 0.2, 2.0  # how often a waiting request checks why there is no connection yet
+_FIRST_LOOK_S, _MAX_LOOK_S = 0.2, 2.0  # how often a waiting request checks whether logins are failing
 
 
 def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
     """Return a pool of at most `max_size` connections that connects on first use.
 
-    An idle connection is closed after 20 s; a connection attempt times out after 10 s (`connect_timeout` in the URL
-    takes precedence). Raise `StorageError` with code `STORAGE_DB_URL_MISSING` for an empty connection
-    string and `STORAGE_DB_URL_INVALID` for a malformed one. A request for a connection raises `PostgresRefused`
-    at once if waiting cannot help, and `PostgresUnavailable` if logins fail until the timeout.
+    Idle connections are closed after 20 s. A connection attempt times out after 10 s, unless the URL sets
+    `connect_timeout`. Raise `StorageError` with code `STORAGE_DB_URL_MISSING` if the connection string is empty, or
+    with code `STORAGE_DB_URL_INVALID` if it is malformed. Requesting a connection raises `PostgresRefused` immediately
+    if waiting cannot help, or `PostgresUnavailable` if logins keep failing until the timeout.
     """
     conninfo = login_conninfo(parse_dsn(dsn)).decode()
     import psycopg_pool
 
     class PooledConnection(VerboseConnection):
-        """Keeps the reason of the last failed login; keeps libpq's text, which may quote the URL, out of the log."""
+        """Remembers why the last login failed, and keeps libpq's text, which may quote the URL, out of the log."""
 
         failure: StorageError | None = None
         works = False
@@ -47,17 +47,17 @@ def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
             return conn
 
     class LazyPool(psycopg_pool.ConnectionPool[Any]):
-        """Starts its workers with the first request; a request that times out raises the reason."""
+        """Starts its workers on the first request; a request that fails raises the reason why logins fail."""
 
         def getconn(self, timeout: float | None = None) -> Any:
             if self.closed:
                 self.open()  # raises if the pool was closed permanently
             deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
             look_s = _FIRST_LOOK_S
-            PooledConnection.failure = None  # only later failures count
+            PooledConnection.failure = None  # ignore failures before this request
             while True:
                 left = deadline - time.monotonic()
-                # Not when all are lent out: a request that asks again goes to the end of the queue.
+                # Do not check while all connections are lent out: a repeated request goes to the end of the queue.
                 looks = not PooledConnection.works or self.get_stats()["pool_size"] < self.max_size
                 try:
                     return super().getconn(min(look_s, left) if looks else left)
@@ -75,6 +75,6 @@ def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
         min_size=0,
         max_size=max_size,
         max_idle=20.0,
-        reconnect_timeout=0.0,  # a waiting request asks again; the intervals of the pool's own attempts would grow
+        reconnect_timeout=0.0,  # waiting requests retry instead of the pool, which would back off
         open=False,
     )

@@ -1,4 +1,4 @@
-"""Whether the connection goes through a pooler such as PgBouncer, and in which mode."""
+"""Detect whether the connection goes through a pooler such as PgBouncer, and the pooler's mode."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _MODES = {
 
 
 def dedicated_backend_pid(conn: Connection, db: ConnectionSource) -> int | None:
-    """Return the process id of the backend that serves only this connection; None behind a transaction-mode pooler.
+    """Return the PID of this connection's dedicated backend, or None if a transaction-mode pooler shares its backends.
 
-    A pooler invents the process id that it reports at login, so it differs from that of the backend. Only a second
-    client shows its mode: in session mode, two clients never share a backend. If that cannot be determined, return the
-    safe answer, None.
+    A pooler reports a made-up PID at login, which differs from the backend's PID. Detecting the pooler's mode takes a
+    second client: in session mode, two clients never share a backend. If the mode cannot be determined, return None,
+    which is always safe.
 
-    Raise `ConfigurationError` for settings in the connection string: some poolers ignore them, and others lose them at
-    the first reset.
+    Raise `ConfigurationError` if the connection string sets options and there is a pooler: some poolers ignore options,
+    and others lose them on the first reset.
     """
     backend = backend_pid(conn)
     if backend == conn.info.backend_pid:
@@ -54,12 +54,12 @@ def dedicated_backend_pid(conn: Connection, db: ConnectionSource) -> int | None:
 
 
 def backend_pid(conn: Connection) -> int:
-    """Ask the server which backend answers."""
+    """Ask the server for the PID of the current backend."""
     return int(run(conn, _BACKEND)[0].get_value(0, 0) or 0)
 
 
 def _is_shared(conn: Connection, db: ConnectionSource, backend: int) -> bool:
-    for _ in range(_ATTEMPTS):  # a second client that is disconnected proves nothing
+    for _ in range(_ATTEMPTS):  # a disconnect of the second client proves nothing
         with suppress(StorageError, psycopg.Error), db.connection(timeout=_ANSWER_S) as other:
             return _meets(conn, other, backend)
         if is_lost(conn):
@@ -68,8 +68,8 @@ def _is_shared(conn: Connection, db: ConnectionSource, backend: int) -> bool:
 
 
 def _meets(conn: Connection, other: Connection, backend: int) -> bool:
-    """Return whether the two clients share a backend, or the second gets none while the first has one."""
-    # An odd number of queries: two idle backends may alternate.
+    """Return whether the two clients share a backend, or the second client gets none while the first has one."""
+    # Use an odd number of queries per round, because a pooler may alternate between two idle backends.
     for _ in range(_ROUNDS):
         if backend_pid(conn) != backend or backend_pid(conn) != backend:
             return True

@@ -1,7 +1,7 @@
-"""One message to the server: its parts, and the part to which each result belongs.
+"""Send a message made of parts to the server, and match each result to its part.
 
-SQL is sent as one simple-query message with many statements. The server answers with one result per statement, in
-order, and skips the rest of the message after the first error. Counting results shows which statement runs.
+SQL is sent as one simple-query message with many statements. The server returns one result per statement, in order, and
+skips the rest of the message after the first error. Counting results shows which statement is running.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _COPYING = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BO
 
 
 class Part(NamedTuple):
-    """SQL with its number of statements, of the migration with that number in the message, from 0.
+    """SQL, the number of its statements, and the zero-based index of its migration in the message.
 
-    The results of a `quiet` part are counted and not reported.
+    The results of a `quiet` part are counted but not yielded.
     """
 
     kind: Enum | None
@@ -42,9 +42,10 @@ class Part(NamedTuple):
 
 
 class Message:
-    """Ordered parts, sent together; `part` and `number` say which statement has the next result, from 0.
+    """Parts that are sent together, in order.
 
-    `started` is False until the first result: until then, the server may fail to parse the message.
+    `part` and `number` (zero-based) identify the statement that the next result belongs to. `started` is False until
+    the first result, because the server may still fail to parse the message.
     """
 
     def __init__(self, parts: Iterable[Part]) -> None:
@@ -55,7 +56,7 @@ class Message:
         self.started = False
 
     def offset_of(self, kind: Enum, migration: int) -> int:
-        """Return where in the message a part begins, in characters."""
+        """Return the offset of a part in the message, in characters; raise LookupError if there is no such part."""
         offset = 0
         for part in self.parts:
             if part.kind == kind and part.migration == migration:
@@ -68,8 +69,8 @@ class Message:
     ) -> Generator[tuple[Part, PGresult], None, None]:
         """Send the message and yield each result as it arrives; `meanwhile` is called once, while the server works.
 
-        Raise the server's error in place of the result of the failed statement. An exception, also in `meanwhile` or in
-        the caller's loop, cancels the statement on the server before it propagates.
+        Raise the server's error when a statement fails. If `meanwhile` or the caller's loop raises an exception, cancel
+        the statement on the server before the exception propagates.
         """
         pgconn = conn.pgconn
         places = ((part, number) for part in self.parts for number in range(part.statements))
@@ -83,7 +84,7 @@ class Message:
                 while result := conn.wait(generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result():
                     if result.status == pq.ExecStatus.FATAL_ERROR:
                         raise error_from_result(result)
-                    if result.status in _COPYING:  # validation rejects it; the protocol cannot continue from here
+                    if result.status in _COPYING:  # validation rejects COPY; the protocol cannot continue here
                         conn.close()
                         raise psycopg.OperationalError("COPY to or from the client is not supported in a migration")
                     self.started = True
@@ -94,7 +95,7 @@ class Message:
                 _cancel(conn)
                 raise
             finally:
-                with suppress(psycopg.Error):  # it would replace the exception of a signal, and the run would continue
+                with suppress(psycopg.Error):  # an error would replace a signal's exception; the run would continue
                     _drain(conn)
 
 
@@ -104,10 +105,10 @@ def run(conn: Connection, sql: str) -> list[PGresult]:
 
 
 def ask(conn: Connection, message: str, timeout: float) -> bytes | None:
-    """Send SQL as one message and return the first value of the last result, NULL as None.
+    """Send SQL as one message and return the first value of the last result, or None if the value is NULL.
 
-    Raise TimeoutError when the answer does not come within `timeout` seconds, and a psycopg error when the connection
-    is lost. Another error of the server counts as no value.
+    Raise TimeoutError if the server does not respond within `timeout` seconds, and a psycopg error if the connection is
+    lost. Return None on any other server error.
     """
     pgconn, deadline = conn.pgconn, time.monotonic() + timeout
     pgconn.send_query(message.encode())

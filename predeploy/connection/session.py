@@ -1,4 +1,4 @@
-"""A session on the server: its settings, the reset after a migration, and whether it is lost."""
+"""Configure a server session, reset it after a migration, and detect whether the connection is lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Resets everything that a migration can leave behind, except the advisory lock, which DISCARD ALL would release. The
-# first statement also restores the role, including that of ALTER ROLE ... SET role.
+# first statement also restores the role, including one set by ALTER ROLE ... SET role.
 _RESET = (
     "SET SESSION AUTHORIZATION DEFAULT",
     "RESET ALL",
@@ -30,13 +30,13 @@ _RESET = (
     "DISCARD TEMP",
     "DISCARD SEQUENCES",
 )
-# A server since 14 notices within a second that a client was killed. A configured value is kept.
+# With this setting, Postgres 14 and later detect a killed client within a second. Keep a value configured by the user.
 _CHECK_INTERVAL = (
     "SELECT set_config('client_connection_check_interval','1s',{local})"
     " WHERE current_setting('client_connection_check_interval',true)='0'"
 )
-# It also notices a client without a network; by default that takes two hours, and the server keeps the lock that long.
-# In milliseconds or seconds, as Postgres counts them.
+# With these settings, the server also detects a client that has lost its network. With the defaults, this takes two
+# hours, during which the server keeps the lock. The units are those of Postgres: seconds or milliseconds.
 _SERVER_KEEPALIVES = {
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
@@ -47,14 +47,14 @@ _STRINGS = "SET standard_conforming_strings=on"
 
 
 class Sql(NamedTuple):
-    """Statements as one text, and their number."""
+    """SQL text and the number of statements in it."""
 
     sql: str = ""
     statements: int = 0
 
 
 def join(*statements: str) -> Sql:
-    """Return statements as one text, each with its semicolon."""
+    """Join statements into one text, each followed by a semicolon."""
     return Sql("".join(f"{statement};" for statement in statements), len(statements))
 
 
@@ -64,9 +64,9 @@ COMMIT = join("COMMIT")
 class SessionProfile(NamedTuple):
     """The statements around a migration: `begin`, its claim, the migration, `commit`, `reset`.
 
-    `setup` runs once, before the first. `pooled`: a transaction-mode pooler may give each transaction another session,
-    so settings are part of `begin`, and `reset` leaves nothing behind for other clients. A rehearsal has another
-    `commit`.
+    `setup` runs once, before the first migration. `pooled` is True with a transaction-mode pooler, which may run each
+    transaction in a different session: settings are then part of `begin`, and `reset` leaves nothing behind for other
+    clients. A rehearsal uses a different `commit`.
     """
 
     setup: Sql = Sql()
@@ -77,9 +77,9 @@ class SessionProfile(NamedTuple):
 
 
 def direct_profile(*, lock_timeout: float, statement_timeout: float, options: str = "") -> SessionProfile:
-    """Return the profile of a dedicated session; a timeout of 0 s keeps the setting of the role or the database.
+    """Return the profile of a dedicated session; a timeout of 0 s keeps the role's or the database's setting.
 
-    Keepalives that the connection string's `options` set are kept.
+    Keepalive settings in the connection string's `options` are not overridden.
     """
     settings = [f"{name}={value}" for name, value in _SERVER_KEEPALIVES.items() if name not in options]
     settings += ["default_transaction_isolation='read committed'", *_timeouts(lock_timeout, statement_timeout)]
@@ -90,8 +90,8 @@ def direct_profile(*, lock_timeout: float, statement_timeout: float, options: st
 def pooled_profile(*, lock_timeout: float, statement_timeout: float) -> SessionProfile:
     """Return the profile of a session that a pooler shares among its clients.
 
-    The pooler keeps only those two settings for each client that Postgres reports. Prepared statements are not
-    deallocated: they may belong to other clients.
+    A pooler only tracks settings that Postgres reports to clients, such as the two in `setup`. Prepared statements are
+    not deallocated, because they may belong to other clients.
     """
     local = (f"SET LOCAL {setting}" for setting in _timeouts(lock_timeout, statement_timeout))
     begin = ("BEGIN ISOLATION LEVEL READ COMMITTED", _CHECK_INTERVAL.format(local="true"), *local)
@@ -106,18 +106,18 @@ def _timeouts(lock_timeout: float, statement_timeout: float) -> list[str]:
 
 
 def is_lost(conn: Connection) -> bool:
-    """Return whether the connection is lost. A migration can raise any SQLSTATE on a healthy server."""
+    """Return whether the connection is lost; ignore SQLSTATEs, because a migration can raise any of them itself."""
     return conn.closed or conn.broken or conn.pgconn.status == pq.ConnStatus.BAD
 
 
 def recover(conn: Connection, profile: SessionProfile) -> None:
-    """After a failed migration, end its transaction and reset the session, in one message because of poolers."""
+    """Roll back a failed migration and reset the session, in one message so that a pooler uses one session for both."""
     if _is_in_transaction(conn) or not profile.pooled:
         _clean(conn, profile)
 
 
 def reset_again(conn: Connection, profile: SessionProfile) -> None:
-    """After a committed migration whose reset failed, reset again, or close the connection."""
+    """Reset the session again after a failed reset; if that fails too, close the connection and raise the error."""
     try:
         _clean(conn, profile)
     except psycopg.Error:
@@ -134,7 +134,7 @@ def _is_in_transaction(conn: Connection) -> bool:
 
 
 def roll_back(conn: Connection, profile: SessionProfile) -> None:
-    """Roll back after an interruption; close a connection that cannot roll back."""
+    """Roll back after an interruption; close the connection if the rollback fails."""
     if is_lost(conn) or conn.pgconn.transaction_status == pq.TransactionStatus.IDLE:
         return
     try:
@@ -144,20 +144,20 @@ def roll_back(conn: Connection, profile: SessionProfile) -> None:
 
 
 def shut_down(conn: Connection) -> None:
-    """Shut the socket down, so that a call in another thread that waits for an answer fails."""
+    """Shut down the socket, so that a call waiting for a response in another thread fails."""
     with suppress(OSError, psycopg.Error), socket.fromfd(conn.fileno(), socket.AF_INET, socket.SOCK_STREAM) as end:
         end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
 def autocommit(conn: Connection) -> Iterator[None]:
-    """Use a connection in autocommit mode and without prepared statements, and leave it as it was."""
+    """Use a connection in autocommit mode without prepared statements, then restore its settings."""
     before = conn.autocommit, conn.prepare_threshold
     conn.autocommit, conn.prepare_threshold = True, None
     try:
         yield
     finally:
         if not is_lost(conn) and conn.pgconn.transaction_status != pq.TransactionStatus.IDLE:
-            conn.close()  # a signal between sending and waiting leaves an unread answer in it
+            conn.close()  # a signal between sending and waiting leaves an unread response
         if not is_lost(conn):
             conn.autocommit, conn.prepare_threshold = before
