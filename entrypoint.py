@@ -1,8 +1,8 @@
-"""The process: read the settings, open the log, run the command, report, exit.
+"""The entry point: read the settings, open the log, run the command, report the outcome, exit.
 
-`predeploy/commands.py` continues: read the files, wait for Postgres, take the lock, apply the pending migrations. This
-is the only file that reads the environment and the command line. It imports nothing heavy before it installs the
-signal handlers: as PID 1, a process without handlers ignores SIGTERM.
+The commands themselves are in `predeploy/commands.py`. This is the only file that reads the environment and the
+command line. Heavy imports are deferred until the signal handlers are installed, because PID 1 ignores SIGTERM unless
+it has a handler.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from predeploy.settings import Settings
 
 STARTED = time.monotonic()
-_reports: list[Report] = []  # the one of main(), once there is one
+_reports: list[Report] = []  # holds the report of main() once it exists
 
 
 def run() -> NoReturn:
@@ -34,7 +34,7 @@ def run() -> NoReturn:
     try:
         raise_on_signals(_report_forced_exit)
         exit_code = main(sys.argv[1:], os.environ)
-    except BaseException as error:  # raised where main() cannot catch it
+    except BaseException as error:  # raised outside the `try` block of main()
         if signal := signal_behind(error):
             exit_code = _report_signal(signal)
         else:
@@ -42,11 +42,11 @@ def run() -> NoReturn:
     finally:
         with suppress(AttributeError, OSError, ValueError):  # stdout is closed or has no reader
             sys.stdout.flush()
-        os._exit(exit_code)  # at once, without waiting for an abandoned login thread or Python's teardown
+        os._exit(exit_code)  # do not wait for an abandoned login thread or for shutdown
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run one command and return the exit code; the last log line always reports the same outcome."""
+    """Run one command and return its exit code, which always matches the last log line."""
     from predeploy.cli import parse
     from predeploy.commands import COMMANDS
     from predeploy.errors import StorageError
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _read_settings(environ: Mapping[str, str], command_line: CommandLine, report: Report) -> tuple[Settings, Dsn]:
-    """Read the settings and the connection string, and open the configured log; secrets are masked from then on."""
+    """Load the settings, open the configured log, and parse the connection string; register its secrets for masking."""
     from predeploy.connection.dsn import parse_dsn, secrets_in
     from predeploy.log.setup import open_log
     from predeploy.settings import load_settings
@@ -88,7 +88,7 @@ def _read_settings(environ: Mapping[str, str], command_line: CommandLine, report
         brief = command_line.command != "migrate"
         report.scrubber = open_log(level=settings.log_level, style=style, environ=environ, brief=brief)
         dsn = parse_dsn(url)
-    except Exception:  # its text may quote a malformed connection string
+    except Exception:  # the error text may quote a malformed connection string
         report.scrubber.add_secrets(secrets_in(url))
         raise
     report.scrubber.add_secrets(dsn.secrets)
@@ -96,7 +96,7 @@ def _read_settings(environ: Mapping[str, str], command_line: CommandLine, report
 
 
 def _default_migrations_dir() -> str:
-    """Return `migrations/` next to this file in a checkout, in the working directory of an installed package."""
+    """Return `migrations/` next to this file in a checkout, or in the working directory for an installed package."""
     folder, name = os.path.split(os.path.realpath(__file__))
     return f"{folder}/migrations" if name == "entrypoint.py" else "migrations"
 
@@ -106,7 +106,7 @@ def _report_forced_exit(signal: Terminated) -> int:
 
 
 def _report_signal(signal: Terminated) -> int:
-    """Write the last line where main() cannot: before it has a report, or when its cleanup is blocked."""
+    """Write the last line when main() cannot: before its report exists, or while its cleanup is blocked."""
     from predeploy.log.setup import open_log
     from predeploy.report import Report
 

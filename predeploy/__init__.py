@@ -1,4 +1,4 @@
-"""Wait for Postgres, apply .sql migrations under a lock, report what happened."""
+"""Wait for Postgres, apply .sql migrations under a lock, and report the outcome."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use: the program opens its log before it loads the driver."""
+    """Import a public name on first use, so that the program can open its log before it loads the driver."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

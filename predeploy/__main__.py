@@ -1,4 +1,4 @@
-"""`python -m predeploy` in a checkout; an installed package has entrypoint.py itself in this place (pyproject.toml)."""
+"""Run `python -m predeploy` in a checkout; the wheel replaces this file with entrypoint.py (see pyproject.toml)."""
 
 from entrypoint import run
 

@@ -1,4 +1,4 @@
-"""The command line."""
+"""Command-line parsing."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ exit codes:
 
 
 class CommandLine(NamedTuple):
-    """A command, and whether --json asks for JSON lines regardless of the terminal and the settings."""
+    """The command to run, and whether --json was passed, which overrides the log format."""
 
     command: str
     json: bool = False
 
 
 def parse(arguments: Sequence[str]) -> CommandLine | None:
-    """Read the command line; return None after printing the answer to --help or --version.
+    """Parse the command line. Return None if --help or --version was handled.
 
-    Raise `ConfigurationError` for anything unknown. Its text never repeats an argument, which may be a misplaced
-    connection string.
+    Raise `ConfigurationError` for an unknown command or option. The message never quotes an argument, because the
+    argument may be a misplaced connection string.
     """
     command = arguments[0] if arguments else "migrate"
     if len(arguments) <= 1 and command in COMMANDS:
         return CommandLine(command)
-    from argparse import SUPPRESS, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter  # few runs need it
+    from argparse import SUPPRESS, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter  # rarely used
 
     exit_codes = "".join(f"  {code:<6} {known.meaning}\n" for code, known in EXIT_CODES.items())
     parser = ArgumentParser(

@@ -1,6 +1,7 @@
-"""The exit codes, and the exceptions that end a run: one for each outcome that an operator treats differently.
+"""Exit codes, and the exceptions that end a run: one for each outcome that operators handle differently.
 
-A migration that fails is not one of them: it is an expected outcome and is returned in `MigrationResult.errors`.
+A failed migration does not raise one of these exceptions: it is an expected outcome, listed in
+`MigrationResult.errors`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class ExitCode(NamedTuple):
-    """The word in the field `outcome` of the last line, and the text in --help."""
+    """The value of `outcome` on the last log line, and the description in --help."""
 
     outcome: str
     meaning: str
 
 
 CRASHED = 70
-INTERRUPTED = "interrupted"  # the outcome of every other code, which is 128+n after signal n
+INTERRUPTED = "interrupted"  # the outcome for every other exit code, which is 128+n after signal n
 EXIT_CODES = {
     0: ExitCode("succeeded", "success"),
     1: ExitCode("failed", "a migration failed (plan: would fail)"),
@@ -34,10 +35,11 @@ EXIT_CODES = {
 
 
 class StorageError(Exception):
-    """Something other than a migration ended the run.
+    """Something other than a failed migration ended the run.
 
-    `code` is a constant for programs, `exit_code` the process's exit status, `fields` are more fields of the last line.
-    The text is for people. Of the connection string it contains at most the host and the port.
+    `code` is a stable identifier for programs, `exit_code` is the exit status of the process, and `fields` are extra
+    fields on the last log line. The message is meant for people. It reveals at most the host and port from the
+    connection string.
     """
 
     code = "STORAGE_ERROR"
@@ -46,7 +48,7 @@ class StorageError(Exception):
 
 
 class ConfigurationError(StorageError):
-    """A setting is missing or malformed; running again changes nothing."""
+    """A setting is missing or malformed; retrying does not help."""
 
     code = "STORAGE_CONFIGURATION"
     exit_code = 2
@@ -59,15 +61,15 @@ class DatabaseUrlMissing(ConfigurationError):
 
 
 class DatabaseUrlInvalid(ConfigurationError):
-    """The connection string cannot be read, or libpq would misread it."""
+    """The connection string cannot be parsed, or libpq would misinterpret it."""
 
     code = "STORAGE_DB_URL_INVALID"
 
 
 class PostgresUnavailable(StorageError):
-    """The server cannot be reached, or accepts no connections yet; a later try may succeed.
+    """The server is unreachable or not accepting connections yet; a later attempt may succeed.
 
-    `reason` is a constant word for the log: `refused`, `dns`, `timeout`, `starting_up`, ...
+    `reason` is a fixed keyword for the log: `refused`, `dns`, `timeout`, `starting_up`, ...
     """
 
     code = "STORAGE_DB_UNAVAILABLE"
@@ -79,7 +81,7 @@ class PostgresUnavailable(StorageError):
 
 
 class LockTimeout(StorageError):
-    """Another runner held the migration lock for the whole wait; `statement` is the SQL that would end its session."""
+    """Another runner held the migration lock for the entire wait; `statement` is the SQL to terminate its session."""
 
     code = "STORAGE_LOCK_TIMEOUT"
     exit_code = 4
@@ -90,9 +92,9 @@ class LockTimeout(StorageError):
 
 
 class PostgresRefused(StorageError):
-    """The server rejected the run permanently: credentials, database, TLS or privileges have to change first.
+    """The server rejected the run, and will until the credentials, database, TLS setup or privileges are fixed.
 
-    `reason` is a constant word for the log: `authentication`, `unknown_database`, `tls`, `privilege`, ...
+    `reason` is a fixed keyword for the log: `authentication`, `unknown_database`, `tls`, `privilege`, ...
     """
 
     code = "STORAGE_DB_REFUSED"
@@ -104,7 +106,7 @@ class PostgresRefused(StorageError):
 
 
 class ConnectionLost(StorageError):
-    """The connection was lost and not re-established; every committed migration has its row in `_migrations`."""
+    """The connection was lost and not re-established; every committed migration is recorded in `_migrations`."""
 
     code = "STORAGE_DB_CONNECTION_LOST"
     exit_code = 6

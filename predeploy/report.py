@@ -1,4 +1,4 @@
-"""The outcome of a run: the last log line, the termination message and the exit code, which always agree."""
+"""The outcome of a run, kept consistent across the last log line, the termination message and the exit code."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TERMINATION_MESSAGE_BYTES = 4096  # the maximum that Kubernetes keeps
-_MAX_SUMMARY_BYTES = 3072  # of the message, so that there is room for a sentence
+TERMINATION_MESSAGE_BYTES = 4096  # Kubernetes keeps no more than this
+_MAX_SUMMARY_BYTES = 3072  # limits the JSON summary, to leave room for a sentence
 _MAX_NAMES = 10
-_MAX_ERROR_CHARS = 600  # of one migration's error, so that there is room for the next
-# Compiled when they are needed: most runs succeed, without a termination message.
+_MAX_ERROR_CHARS = 600  # per migration error, to leave room for the next one
+# Compiled on demand: most runs succeed and write no termination message.
 _PLACE = r" \([^()]{1,120}\)\Z"  # at the end of an error: SQLSTATE, line, column
 _CONTROLS = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 
 
 class Report:
-    """Holds the outcome until it is written, wherever the run ends; `started` is by the monotonic clock."""
+    """Holds the outcome until it is written, no matter where the run ends; `started` is a `time.monotonic()` value."""
 
     def __init__(self, started: float, scrubber: Scrubber) -> None:
         self.result = MigrationResult()
@@ -45,12 +45,12 @@ class Report:
         self._interrupted: Callable[[], tuple[str, str] | None] = lambda: None
 
     def follow(self, result: MigrationResult, interrupted: Callable[[], tuple[str, str] | None]) -> None:
-        """Report this result, and after a signal what `interrupted` returns: a migration and what became of it."""
+        """Report on `result`; after a signal, `interrupted` returns the interrupted migration and its fate, or None."""
         self.result = result
         self._interrupted = interrupted
 
     def set_outcome(self, exit_code: int, message: str | None = None, **fields: Any) -> None:
-        """Set the outcome; without a message it is a sentence about the migrations. After `write` it is final."""
+        """Set the outcome, unless it was already written. The default message summarizes the migrations."""
         if self._written.locked():
             return
         self._exit_code = exit_code
@@ -59,7 +59,7 @@ class Report:
         self._fields = fields
 
     def set_interrupted(self, exit_code: int, signal: str) -> None:
-        """Set the outcome of a run that a signal has interrupted."""
+        """Set the outcome for a run that was interrupted by a signal."""
         message = f"Interrupted by {signal}"
         if not (interrupted := self._interrupted()):
             self.set_outcome(exit_code, message)
@@ -68,10 +68,10 @@ class Report:
         self.set_outcome(exit_code, f"{message} while applying {migration}{fate}", migration=migration)
 
     def set_crashed(self, error: BaseException) -> None:
-        """Log an unexpected error with its traceback, and set the outcome; psycopg's texts may contain rows and SQL."""
-        from predeploy.redaction.server_message import redact_text  # only where something fails
+        """Log an unexpected error with its traceback, but not psycopg's messages, which may contain rows and SQL."""
+        from predeploy.redaction.server_message import redact_text  # only needed on failure
 
-        text = self.scrubber.scrub(str(error))  # the whole text, before a part of a secret is masked as one
+        text = self.scrubber.scrub(str(error))  # first, before a match masks only part of a secret
         by_psycopg = any(kind.__module__.startswith("psycopg") for kind in type(error).__mro__)
         what = type(error).__name__ if by_psycopg else f"{type(error).__name__}: {redact_text(text)}"
         frames = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)]
@@ -80,9 +80,9 @@ class Report:
         self.set_outcome(CRASHED, f"Internal error: {what}. {report_it}")
 
     def write(self) -> int:
-        """Write `run.finished`, always the last line, and the termination message; return the exit code.
+        """Write the `run.finished` line, which is always last, and the termination message; return the exit code.
 
-        Only the first call writes: after a signal, the forced exit may come before the ordinary cleanup ends.
+        Only the first call writes: after a signal, the forced exit may happen before the regular cleanup ends.
         """
         if not self._written.acquire(blocking=False):
             return self._exit_code
@@ -101,14 +101,14 @@ class Report:
             self._write_termination_message(self.termination_log, summary)
         level = logging.INFO if self._exit_code == 0 else logging.ERROR
         extra = {"event": "run.finished", **summary}
-        # Handled, not logged: this line is written at every MIGRATE_LOG_LEVEL.
+        # Bypass the log level: this line is written at every MIGRATE_LOG_LEVEL.
         log.handle(log.makeRecord(log.name, level, __file__, 0, "%s", (self._message,), None, extra=extra))
         return self._exit_code
 
     def _write_termination_message(self, path: str, summary: dict[str, Any]) -> None:
-        """Write a sentence as one line and the summary as JSON, at most 4096 bytes in all.
+        """Write one sentence on one line, then the summary as JSON, at most 4096 bytes in total.
 
-        The JSON is complete; fields that make it too long are left out. A sentence that is cut ends with an ellipsis.
+        The JSON is always valid: fields that make it too long are omitted. A truncated sentence ends with an ellipsis.
         """
         ending = b"\n" + self._summary_as_json(summary)
         sentence = _cut(self._explain(), TERMINATION_MESSAGE_BYTES - len(ending))
@@ -127,7 +127,7 @@ class Report:
         return ("{" + ", ".join(f'"{key}": {text}' for key, text in fields.items()) + "}").encode()
 
     def _explain(self) -> str:
-        """Return the sentence and, as far as there is room, which migrations failed and why."""
+        """Return the sentence and, if space permits, the failed migrations with their errors."""
         failures = self.result.errors
         text = _sentence(self.result) if self._is_about_files else self._message
         if failures:
@@ -146,13 +146,13 @@ class Report:
         return f"{error[:_MAX_ERROR_CHARS]}…{place[0] if place else ''}"
 
     def _in_one_line(self, text: str) -> str:
-        """Return it in one line, scrubbed before and after whitespace and control characters become single spaces."""
+        """Collapse whitespace and control characters into single spaces, scrubbing both before and after."""
         scrubbed: str = self.scrubber.scrub(" ".join(re.sub(_CONTROLS, " ", self.scrubber.scrub(text)).split()))
         return scrubbed
 
 
 def _cut(text: str, room: int) -> bytes:
-    """Encode as many characters as fit."""
+    """Encode the text, truncated to `room` bytes."""
     encoded = text.encode(errors="backslashreplace")
     if len(encoded) <= room:
         return encoded

@@ -1,4 +1,4 @@
-"""The environment -> Settings: the only place that knows the names of the variables."""
+"""Parse the environment into `Settings`. Apart from DATABASE_URL, no other module uses the variable names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600}
-_MAX_S = 2_147_483  # Postgres counts its timeouts in milliseconds, in 31 bits
+_MAX_S = 2_147_483  # Postgres stores timeouts as 31-bit milliseconds
 _TRUTH = {
     "true": True,
     "1": True,
@@ -45,10 +45,11 @@ _KNOWN = {
 }
 
 
-class Settings(NamedTuple):  # made in 0.1 ms, a frozen dataclass in 0.8
-    """The settings of a run. Durations are in seconds; 0 turns off the timeouts inside a migration.
+class Settings(NamedTuple):  # the class is created in 0.1 ms; a frozen dataclass takes 0.8 ms
+    """The settings of a run. Durations are in seconds; 0 disables the timeouts inside a migration.
 
-    `direct_url` is the name of a variable that may hold a connection string that bypasses the pooler, or empty.
+    `direct_url` is the name of a variable that may hold a connection string that bypasses the pooler, or "" if none is
+    set.
     """
 
     database_url: str
@@ -67,15 +68,15 @@ class Settings(NamedTuple):  # made in 0.1 ms, a frozen dataclass in 0.8
     unknown: tuple[str, ...]
 
     def __repr__(self) -> str:
-        """Leave the connection string out."""
+        """Omit the connection string."""
         shown = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items() if name != "database_url")
         return f"Settings({shown})"
 
 
 def load_settings(environ: Mapping[str, str], *, default_dir: str) -> Settings:
-    """Read the settings; raise `ConfigurationError` naming the variable, never its value.
+    """Parse the settings. Raise `ConfigurationError` with the variable's name, never its value.
 
-    An empty variable counts as not set: templates of Compose and Kubernetes produce it.
+    An empty variable is treated as unset, because Compose and Kubernetes templates produce empty values.
     """
     return Settings(
         database_url=_database_url(environ),
@@ -96,7 +97,7 @@ def load_settings(environ: Mapping[str, str], *, default_dir: str) -> Settings:
 
 
 def termination_log(environ: Mapping[str, str]) -> str | None:
-    """Return the file for the termination message: the configured one, or the one that Kubernetes creates."""
+    """Return the path for the termination message: the configured one, Kubernetes' default if it exists, or None."""
     if named := environ.get("MIGRATE_TERMINATION_LOG"):
         return named
     default = "/dev/termination-log"

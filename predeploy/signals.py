@@ -1,7 +1,7 @@
-"""SIGTERM and SIGINT: an exception ends the run, and if that takes too long, a forced exit.
+"""SIGTERM and SIGINT handling: raise an exception that ends the run, and force an exit if that takes too long.
 
-The exception makes psycopg cancel the statement on the server, and lets every block clean up. A server that answers
-neither the cancel request nor the rollback must not keep the process alive: the forced exit ends it.
+The exception makes psycopg cancel the statement on the server, and `finally` blocks clean up. The forced exit ensures
+that a server that responds to neither the cancel request nor the rollback cannot keep the process alive.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 FORCED_EXIT_AFTER_S = 1.4  # after the signal
-FINAL_LINE_S = 0.3  # more for the last line, which blocks if stdout has no reader
+FINAL_LINE_S = 0.3  # extra time for the last line, which blocks if nothing reads stdout
 _RESEND_AFTER_S = 0.001
 
-_forced_exit: list[threading.Timer] = []  # the one that the first signal has started
+_forced_exit: list[threading.Timer] = []  # the timer started by the first signal
 _report_forced_exit: Callable[[Terminated], int] | None = None
 _deferrals = 0
 
@@ -37,26 +37,26 @@ class Terminated(KeyboardInterrupt):
 
 
 def raise_on_signals(report_forced_exit: Callable[[Terminated], int]) -> None:
-    """Raise `Terminated` in the main thread when the first signal arrives; ignore later ones.
+    """Raise `Terminated` in the main thread on the first signal; ignore later signals.
 
-    `report_forced_exit` writes the last line of a run that does not end in time, and returns its exit code.
+    `report_forced_exit` writes the last line of a run that does not end in time, and returns the exit code.
     """
-    global _report_forced_exit  # noqa: PLW0603  one process, one answer to its signals
+    global _report_forced_exit  # noqa: PLW0603  one handler per process
     _report_forced_exit = report_forced_exit
     sys.excepthook = _print_unless_signal
     sys.unraisablehook = _resend_swallowed
     _handle(_raise)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))  # the image's launcher blocks them
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))  # blocked by the image's launcher
 
 
 def ignore_signals_until_reported() -> None:
-    """Keep the outcome that is being reported; a signal only starts the timer of the forced exit."""
+    """Keep a signal from changing the outcome being reported; it only starts the forced-exit timer."""
     _handle(_ignore_until_reported)
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Delay a signal until the end of the block, so that its steps happen all or not at all."""
+    """Delay signals until the end of the block, so that its steps are not interrupted halfway."""
     global _deferrals  # noqa: PLW0603  signals arrive in the main thread only
     _deferrals += 1
     try:
@@ -66,7 +66,7 @@ def deferred() -> Iterator[None]:
 
 
 def signal_behind(error: BaseException | None) -> Terminated | None:
-    """Return the signal behind an error: Python 3.11 wraps exceptions of `__set_name__` in a RuntimeError."""
+    """Return the signal that caused an error, or None; Python 3.11 wraps `__set_name__` errors in RuntimeError."""
     while error:
         if isinstance(error, Terminated):
             return error
@@ -90,21 +90,21 @@ def _raise(signum: int, frame: FrameType | None) -> None:
 
 
 def _is_resending(frame: FrameType | None) -> bool:
-    """Return whether the hook below is running: Python prints exceptions raised in it, and continues."""
+    """Return whether `_resend_swallowed` is running; Python prints exceptions raised in that hook and continues."""
     while frame and frame.f_code is not _resend_swallowed.__code__:
         frame = frame.f_back
     return frame is not None
 
 
 def _resend_swallowed(swallowed: UnraisableHookArgs) -> None:
-    """Send the signal again if Python swallowed its exception, as in a notice handler that libpq calls."""
+    """Resend the signal if Python swallowed its exception, for example in a notice handler called by libpq."""
     if isinstance(end := swallowed.exc_value, Terminated):
         _handle(_raise)
         _resend(end.signum)
 
 
 def _print_unless_signal(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Print nothing for a signal: Cython prints exceptions that it swallows before it calls the hook above."""
+    """Print nothing for a signal: Cython prints exceptions that it swallows before it calls `_resend_swallowed`."""
     if not isinstance(error, Terminated):
         sys.__excepthook__(kind, error, traceback)
 
@@ -119,7 +119,7 @@ def _ignore_until_reported(signum: int, _frame: FrameType | None) -> None:
 
 
 def _ignore(_signum: int, _frame: FrameType | None) -> None:
-    """Replace SIG_IGN, which makes Python print a warning when two signals arrive at once."""
+    """Do nothing. With SIG_IGN instead, Python prints a warning when two signals arrive at once."""
 
 
 def _start_forced_exit(end: Terminated) -> None:

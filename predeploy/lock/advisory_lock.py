@@ -1,7 +1,8 @@
-"""One runner at a time: an advisory lock that is polled.
+"""Allow one runner at a time, with an advisory lock that is acquired by polling.
 
-The session holds it for the whole run. The transaction of each migration takes it again (`TRY_IN_TRANSACTION` is part
-of its claim), which costs nothing there, and is the only lock if a pooler shares sessions.
+The session holds the lock for the whole run. Each migration's transaction takes the lock again
+(`TRY_IN_TRANSACTION` is part of the claim). That is free on a direct connection, and is the only protection if a
+pooler shares sessions.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ HOLDER_PID = f"SELECT l.pid FROM pg_catalog.pg_locks l WHERE {HELD} LIMIT 1"  # 
 
 
 def end_stale_session(conn: Connection, pid: int) -> None:
-    """Terminate the session with that process id, whose connection was lost, if it still holds the lock."""
+    """Terminate the session `pid`, whose connection was lost, if it still holds the lock."""
     ended = f"SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l WHERE {HELD} AND l.pid = {pid}"  # noqa: S608
     if conn.execute(ended).fetchall():
         log.warning(
@@ -45,11 +46,11 @@ def end_stale_session(conn: Connection, pid: int) -> None:
 
 @contextmanager
 def advisory_lock(conn: Connection, *, timeout: float, pooled: bool = False) -> Iterator[None]:
-    """Hold the advisory lock; raise `LockTimeout`, naming the holder, if it is not free within `timeout` seconds.
+    """Hold the advisory lock. Raise `LockTimeout`, naming the holder, if the wait exceeds `timeout` seconds.
 
     `conn` must be in autocommit mode: a waiter that blocks in pg_advisory_lock, or polls inside a transaction, keeps
     a snapshot that the holder's CREATE INDEX CONCURRENTLY waits for, and the two deadlock. On a `pooled` session,
-    wait for the lock without holding it: another client would inherit it.
+    wait until the lock is free but do not hold it, because another client would inherit it.
     """
     if pooled:
         wait_until_free(conn, timeout=timeout)
@@ -65,12 +66,12 @@ def advisory_lock(conn: Connection, *, timeout: float, pooled: bool = False) -> 
 
 
 def wait_until_free(conn: Connection, *, timeout: float) -> None:
-    """Wait until a transaction could take the lock; raise `LockTimeout` after `timeout` seconds."""
+    """Wait until a transaction can take the lock. Raise `LockTimeout` after `timeout` seconds."""
     _poll(conn, f"SELECT {TRY_IN_TRANSACTION}", timeout)
 
 
 def _poll(conn: Connection, attempt: str, timeout: float) -> float:
-    """Try until the answer is true, and return how many seconds that took."""
+    """Run the query `attempt` until it returns true, and return the wait in seconds."""
     started = time.monotonic()
     wait: LockWait | None = None
     delay = INITIAL_DELAY_S
@@ -89,13 +90,13 @@ def _poll(conn: Connection, attempt: str, timeout: float) -> float:
 
 
 def _unlock(conn: Connection) -> None:
-    """Release the lock. A lost connection has released it, and an error here must not hide why it was lost."""
+    """Release the lock. Losing the connection released it, and an error here must not mask the original error."""
     if is_lost(conn):
         return
     try:
         row = conn.execute(f"SELECT pg_catalog.pg_advisory_unlock({LOCK_KEY})").fetchone()
     except psycopg.Error:
-        conn.close()  # the session's end releases what it holds
+        conn.close()  # ending the session releases its locks
         return
     if not (row and row[0]):
         log.warning(

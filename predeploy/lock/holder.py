@@ -1,6 +1,6 @@
-"""The holder of the migration lock, and what an operator can do about it. Its query is never logged.
+"""Describe the holder of the migration lock, and what an operator can do. The holder's query is never logged.
 
-Only a waiter asks, in autocommit mode like its polls.
+The holder is looked up only while waiting, in autocommit mode like the polling.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ Holder = dict[str, Any]
 
 
 class LockWait:
-    """One wait of at most `timeout` seconds on `conn` for the lock; `held` is the condition on `pg_locks l`.
+    """A wait for the lock on `conn`, for at most `timeout` seconds; `held` is the condition on `pg_locks l`.
 
-    It logs a line at once, when another session takes the lock or the holder stays in a new state, and otherwise at
-    doubling intervals from 10 s to 60 s.
+    A line is logged immediately, again when another session takes the lock or the holder settles into a new state,
+    and otherwise at intervals that double from 10 s to 60 s.
     """
 
     def __init__(self, conn: Connection, held: str, timeout: float) -> None:
@@ -62,7 +62,7 @@ class LockWait:
         self._look_at = 0.0
 
     def report(self, waited: float) -> None:
-        """Find the holder after `waited` seconds, at most once a second, and log it if a line is due."""
+        """Look up the holder, at most once a second, and log it if a line is due; `waited` is in seconds."""
         if time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + _LOOK_EVERY_S
@@ -74,7 +74,7 @@ class LockWait:
             log.warning("Waiting for the migration lock: %s", _name(holder), extra={"event": "lock.waiting", **fields})
 
     def timeout_error(self) -> LockTimeout:
-        """Return the error that ends the wait: the holder, its likely state, and the SQL to terminate its session."""
+        """Return the error that ends the wait, with the holder, its likely state, and the SQL to end its session."""
         holder = self._holder()
         message = f"Timed out after {self._timeout:g} s waiting for the migration lock. It is {_name(holder)}."
         if not holder or not holder["pid"]:
@@ -87,7 +87,7 @@ class LockWait:
         return dict(zip(_FIELDS, row, strict=True)) if row else None
 
     def _subject(self, holder: Holder | None) -> tuple[int | None, str | None]:
-        """Return the subject of the next line: the last one, unless the holder or its steady state has changed."""
+        """Return the subject of the next line: unchanged unless the holder or its steady state has changed."""
         if holder is None:
             return self._reported or (None, None)
         now = (holder["pid"], holder["state"])
@@ -117,7 +117,7 @@ def _name(holder: Holder | None) -> str:
 
 
 def _advice(holder: Holder) -> str:
-    """Return the likely state of the holder and what to check; the SQL follows."""
+    """Return the holder's likely state and what to check; the caller appends the SQL."""
     runner = (holder["application_name"] or "").startswith("pg-predeploy/")
     state = holder["state"]
     if state is None:

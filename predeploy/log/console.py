@@ -1,4 +1,4 @@
-"""The log for people as plain lines: in a file, and on a terminal if rich is not installed."""
+"""Plain-text log for people: used for files, and on terminals when rich is not installed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "taskName", "excerpt"}
 _FOR_PROGRAMS = {"event", "code", "reason", "outcome", "severity", "sqlstate"}
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_CHARS_BEFORE, _CHARS = 40, 56  # of the failed line: before the column, and in total
+_CHARS_BEFORE, _CHARS = 40, 56  # of the failed line: how many to show before the column, and in total
 
 
 class Console(logging.StreamHandler[TextIO]):
-    """Writes a record as one line, with the details of a warning or an error indented below it; times are UTC.
+    """Writes each record on one line, with the details of a warning or error indented below it; times are in UTC.
 
-    A `brief` log has no times, levels and opening lines. Records that cannot be written are dropped.
+    A `brief` log omits timestamps, levels and opening lines. Records that cannot be written are dropped.
     """
 
     def __init__(self, stream: TextIO, scrubber: Scrubber, *, level: int, brief: bool) -> None:
@@ -28,7 +28,7 @@ class Console(logging.StreamHandler[TextIO]):
         self._scrubber, self._min_level, self._brief = scrubber, level, brief
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show the record and its fields, scrubbed."""
+        """Write the record and its fields, with secrets masked."""
         try:
             fields = {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
             if at := fields.get("applied_at"):
@@ -49,7 +49,7 @@ class Console(logging.StreamHandler[TextIO]):
         return fields.get("event") == "run.finished" or (record.levelno >= self._min_level and not is_opening)
 
     def _columns(self, record: logging.LogRecord, fields: dict[str, Any]) -> list[str]:
-        """Return the message, and before it the time and the level unless the log is brief."""
+        """Return the line's columns: time, level and message, or only the message if the log is brief."""
         message, name = escape(self._scrubber.scrub(record.getMessage())), escape(str(fields.get("migration", "")))
         message = message if name in message else f"{name}: {message}"
         if self._brief:
@@ -61,7 +61,7 @@ class Console(logging.StreamHandler[TextIO]):
         return [f"{time}Z", f"{record.levelname.lower():<7}", message + (f" ({', '.join(notes)})" if notes else "")]
 
     def _details(self, record: logging.LogRecord, fields: dict[str, Any], message: str) -> list[str]:
-        """Return the texts that a warning or an error holds beyond its message."""
+        """Return the text fields of a warning or error that the message does not already contain."""
         lines = []
         for key, value in fields.items() if record.levelno >= logging.WARNING else ():
             for item in value if isinstance(value, list) else [value]:
@@ -70,7 +70,7 @@ class Console(logging.StreamHandler[TextIO]):
         return lines
 
     def _source_line(self, record: logging.LogRecord) -> list[str]:
-        """Return the failed line, and a caret below its column; only for the operator's own terminal."""
+        """Return the failed line and a caret below its column, or nothing unless the output is a terminal."""
         if not (excerpt := getattr(record, "excerpt", None)) or not self.stream.isatty():
             return []
         number, text, column = excerpt.read()
@@ -84,12 +84,12 @@ class Console(logging.StreamHandler[TextIO]):
 
 
 def escape(text: str) -> str:
-    """Return the text with spaces for tabs, and escapes for characters that could move the cursor or text."""
+    """Expand tabs to spaces, and escape characters that could move the cursor or reorder the text."""
     return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text.replace("\t", "    "))
 
 
 def duration(milliseconds: float) -> str:
-    """Return a duration in a suitable unit."""
+    """Format a duration with a suitable unit."""
     seconds = milliseconds / 1000
     short = f"{milliseconds:.3g} ms" if milliseconds < 999.5 else f"{seconds:.1f} s"
     return short if seconds < 60 else str(timedelta(seconds=round(seconds)))

@@ -1,4 +1,4 @@
-"""The log for programs: one JSON object per line, without secrets."""
+"""Log for programs: one JSON object per line, with secrets masked."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class JsonLines(JsonFormatter):
-    """Writes records as JSON, everything scrubbed by `scrubber`."""
+    """Formats records as JSON, with secrets masked by `scrubber`."""
 
     def __init__(self, scrubber: Scrubber) -> None:
         super().__init__(json_ensure_ascii=False, reserved_attrs=[*RESERVED_ATTRS, "excerpt"])
         self.process_log_record = scrubber.scrub_fields  # type: ignore[assignment, method-assign]  # masks every secret
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        """Add the fields of every line, then those of the record."""
+        """Add the fields common to all lines, then the record's own fields."""
         log_data.update(timestamp=_timestamp(record), level=record.levelname.lower(), message=record.message)
         log_data["event"] = "log"
         super().add_fields(log_data, record, message_dict)

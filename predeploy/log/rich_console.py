@@ -1,4 +1,4 @@
-"""The log on a terminal, drawn by rich: coloured rows, a live line for the running migration, a final table."""
+"""Terminal log drawn with rich: coloured rows, a live line for the running migration, and a final table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from predeploy.log.console import Console, duration, escape
 
-_MAX_ROWS = 40  # of the table of outcomes; a longer one omits applied migrations
+_MAX_ROWS = 40  # of the outcome table; a longer table omits applied migrations
 _OUTCOMES = {f"migration.{word.replace(' ', '_')}": word for word in ("applied", "skipped", "failed", "not run")}
 _STYLES = {"warning": "yellow", "error": "bold red", "applied": "green", "failed": "bold red"}
 _STYLES |= {"not run": "yellow", "interrupted": "red", "pending": "yellow", "changed": "yellow", "missing": "red"}
@@ -25,7 +25,7 @@ _PROGRESS |= {"tuples_done": ", {} rows"}
 
 
 class RichConsole(Console):
-    """Shows the lines of `Console` in colour, with a live line that ends before the last record, and a table."""
+    """Shows the lines of `Console` in colour, with a live line that is removed before the last record, and a table."""
 
     def __init__(self, stream: TextIO, *args: Any, **kwargs: Any) -> None:
         super().__init__(stream, *args, **kwargs)
@@ -48,7 +48,7 @@ class RichConsole(Console):
             self._place = f"{fields['number']} of {fields['pending']}" if "number" in fields else ""
             self._live.start(
                 refresh=True
-            )  # drawn before its thread starts, so that the next drawing erases only this line
+            )  # draw before the refresh thread starts, so that the next refresh erases only this line
         elif event == "migration.progress":
             self._progress, self._since = _describe(fields), time.monotonic() - fields["elapsed_s"]
         elif (outcome := _OUTCOMES.get(event)) and not self._brief:
@@ -69,7 +69,7 @@ class RichConsole(Console):
     def _end(self) -> None:
         if self._running:
             self._rows[self._running], self._running = ("interrupted", ""), ""
-        with suppress(Exception):  # a signal may have come in the middle of its start
+        with suppress(Exception):  # a signal may have interrupted start()
             self._live.stop()
         headings = ("state", "applied") if self._brief else ("outcome", "duration")
         table = Table("migration", *headings, box=box.SIMPLE_HEAD, header_style="dim")
@@ -94,7 +94,7 @@ class RichConsole(Console):
 
 
 def _describe(progress: dict[str, Any]) -> str:
-    """Describe the progress of a migration from the fields of `migration.progress`."""
+    """Describe a migration's progress from the fields of `migration.progress`."""
     text = "".join(template.format(progress[key]) for key, template in _PROGRESS.items() if key in progress)
     if waits := progress.get("waiting_for"):
         text += f", waiting for {waits['mode']} on {waits['relation'] or waits['type']}"

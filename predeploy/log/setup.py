@@ -1,4 +1,4 @@
-"""The log: JSON lines on stdout, or rows for people; every record is scrubbed of secrets."""
+"""Log setup: JSON lines on stdout, or readable text; secrets are masked in every record."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def open_log(
     environ: Mapping[str, str] | None = None,
     brief: bool = False,
 ) -> Scrubber:
-    """Send the log of `predeploy` to `stream` (stdout), as `json`, `text`, or `auto`: text on a terminal.
+    """Send the `predeploy` log to `stream`, by default stdout, as `json`, `text` or `auto` (text on a terminal).
 
-    A text log reads the type of the terminal from `environ`, and is `brief` for commands other than migrate. Records of
-    other libraries and Python's warnings are dropped, because they may contain SQL or connection strings. Return the
-    scrubber, for secrets that become known later.
+    The text format takes the terminal type from `environ`, and is `brief` for commands other than migrate. Records from
+    other libraries and Python warnings are dropped, because they may contain SQL or connection strings. Return the
+    scrubber, so that secrets found later can be added.
     """
-    stream = stream or sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  stdout was closed at the start
+    stream = stream or sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  stdout was already closed
     as_text = style == "text" or (style == "auto" and stream.isatty())
-    if isinstance(stream, io.TextIOWrapper):  # a line that the encoding cannot represent would be lost
-        own = as_text and stream.isatty()  # the encoding of a terminal is what it can show
+    if isinstance(stream, io.TextIOWrapper):  # a line that cannot be encoded would be lost
+        own = as_text and stream.isatty()  # keep the terminal's encoding
         stream.reconfigure(encoding=stream.encoding if own else "utf-8", errors="backslashreplace")
     scrubber = Scrubber()
 
@@ -68,7 +68,7 @@ def open_log(
 
 
 class _LazyHandler(logging.Handler):
-    """Is replaced by the real handler at the first record, so that its imports cost nothing before."""
+    """Replaces itself with the real handler on the first record, to defer the handler's imports."""
 
     def __init__(self, make: Callable[[], logging.Handler]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""When to log another line about a continuing wait."""
+"""Decide when to log the next line about an ongoing wait."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import time
 
 
 class LogThrottle:
-    """Allows a line at once, when the subject changes, and then every `every` seconds.
+    """Allows a line immediately, whenever the subject changes, and otherwise every `every` seconds.
 
-    With `longest` that interval doubles with each line about the same subject, up to `longest` seconds.
+    If `longest` is set, the interval doubles with each line about the same subject, up to `longest` seconds.
     """
 
     def __init__(self, every: float, longest: float | None = None) -> None:
@@ -17,7 +17,7 @@ class LogThrottle:
         self._last: tuple[float, object] | None = None
 
     def should_log(self, subject: object) -> bool:
-        """Return whether a line about `subject` is due; if so, the interval starts now."""
+        """Return whether a line about `subject` is due; if so, restart the interval."""
         now = time.monotonic()
         if not self._last or self._last[1] != subject:
             self._every = self._first

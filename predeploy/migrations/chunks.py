@@ -1,4 +1,4 @@
-"""The text of a migration in chunks that end with a statement; each is scanned, validated and sent."""
+"""Split a migration's text into chunks at statement ends; each chunk is scanned, validated and sent."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE_CHARS = (
     1 << 20
-)  # the server parses a message as a whole: 50 MB takes 462 MiB in one message, 13 MiB in chunks
-CHUNK_CHARS = 1 << 19  # two are in memory: the client takes 45 MiB, or 50 MiB with chunks of 1 MiB
+)  # the server parses each message as a whole: 50 MB takes 462 MiB in one message, but 13 MiB in chunks
+CHUNK_CHARS = 1 << 19  # two chunks are in memory: the client takes 45 MiB, or 50 MiB with 1 MiB chunks
 
 
 class Chunk(NamedTuple):
-    """Part of a migration: it begins after a statement and ends with one, except at the ends of the file.
+    """Part of a migration, starting just after a statement and ending with one, except at either end of the file.
 
-    Before it are `first` statements, `lines` line ends and, in its first line, `column` characters. The offsets and
-    lines of its `scan` count from its own start. `last` marks the last chunk.
+    The chunk is preceded by `first` statements, `lines` line ends and, on its first line, `column` characters. Offsets
+    and lines in `scan` are relative to the start of the chunk. `last` marks the last chunk.
     """
 
     text: str
@@ -33,16 +33,16 @@ class Chunk(NamedTuple):
 
     @property
     def total(self) -> int | None:
-        """How many statements the migration has; None before the last chunk."""
+        """The number of statements in the migration, or None before the last chunk."""
         return self.first + len(self.scan.statements) if self.last else None
 
     def place(self, offset: int) -> tuple[int, int]:
-        """Return the migration's line and column, from 1, of an offset in the chunk."""
+        """Convert an offset in the chunk to a line and column in the migration, both from 1."""
         line, column = line_and_column(self.text, offset)
         return self.lines + line, column + (self.column if line == 1 else 0)
 
     def body(self) -> tuple[int, str]:
-        """Return the text to send, and its offset: the last chunk without trailing text, such as an open comment."""
+        """Return the offset and the text to send; the last chunk omits comments before and after its statements."""
         statements = self.scan.statements
         if not self.last:
             return 0, self.text
@@ -50,13 +50,13 @@ class Chunk(NamedTuple):
         return start, self.text[start:end]
 
     def statement_at(self, number: int) -> Statement | None:
-        """Return the statement with that number in the migration, from 0, if this chunk has it."""
+        """Return the migration's statement `number`, from 0, or None if it is not in this chunk."""
         statements = self.scan.statements
         return statements[number - self.first] if 0 <= number - self.first < len(statements) else None
 
 
 def chunks_of(sql: str) -> Iterator[Chunk]:
-    """Yield a text in memory as one chunk, unless it is too long for one message."""
+    """Yield an in-memory text as a single chunk, or as several if it is too long for one message."""
     if len(sql) <= MAX_MESSAGE_CHARS:
         yield Chunk(sql, scan(sql))
     else:
@@ -64,10 +64,10 @@ def chunks_of(sql: str) -> Iterator[Chunk]:
 
 
 def split_chunks(blocks: Iterator[str], chars: int = CHUNK_CHARS) -> Iterator[Chunk]:
-    """Cut a text where statements end, into chunks of about `chars` characters.
+    """Split a text at statement ends into chunks of about `chars` characters.
 
-    The last statement that was read goes to the next chunk, because it may continue. So do the comments before it,
-    because their meaning depends on whether a statement follows.
+    The last statement read is carried over to the next chunk, because it may be incomplete. The comments before it are
+    carried over too, because their meaning depends on whether a statement follows.
     """
     carried, first, lines, column = "", 0, 0, 0
     while True:
@@ -85,13 +85,13 @@ def split_chunks(blocks: Iterator[str], chars: int = CHUNK_CHARS) -> Iterator[Ch
             line_start = max(text.rfind("\n"), text.rfind("\r")) + 1
             column = len(text) - line_start + (0 if line_start else column)
             lines += line_ends(text, 0, len(text))
-        del text, found  # frees memory for the next one
+        del text, found  # frees memory for the next chunk
 
 
 def _read_more(carried: str, blocks: Iterator[str], chars: int) -> tuple[str, bool]:
-    """Return `carried` and at least `chars` characters more, and whether the blocks have ended.
+    """Return `carried` plus at least `chars` more characters, and whether the blocks are exhausted.
 
-    A caller that doubles `chars` each time takes linear time, even for a very long statement.
+    A caller that doubles `chars` each time runs in linear time, even for a very long statement.
     """
     parts, length = [carried], 0
     for block in blocks:
@@ -103,7 +103,7 @@ def _read_more(carried: str, blocks: Iterator[str], chars: int) -> tuple[str, bo
 
 
 def _before(found: Scan, end: int) -> Scan:
-    """Return the findings before an offset at which the second-to-last statement ends."""
+    """Return the part of a scan before `end`, the end of the second-to-last statement."""
     comments = [comment for comment in found.comments if comment < end]
     backslash = found.backslash if found.backslash is not None and found.backslash < end else None
     return Scan(found.statements[:-1], comments, backslash, None)

@@ -1,4 +1,4 @@
-"""The directives in the leading comments of a file."""
+"""Parse the directives in a file's leading comments."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NO_TRANSACTION = re.compile(
 
 
 def is_transactional(sql: str) -> bool:
-    """Look for a directive in the `--` comments before the first statement, ignoring block comments."""
+    """Return whether the text runs in a transaction: no `--` comment before the first statement disables it."""
     return read_leading(sql)[0]
 
 
 def read_leading(sql: str) -> tuple[bool, int]:
-    """Return whether the file runs in a transaction by its leading comments, and where they end."""
+    """Return whether the leading comments leave the transaction on, and the offset where reading stopped."""
     position = 0
     while gap := _GAP.match(sql, position):
         if _NO_TRANSACTION.fullmatch(gap[0]):

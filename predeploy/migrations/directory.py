@@ -1,4 +1,4 @@
-"""A directory of `.sql` files -> Migration values, from the files alone."""
+"""Read a directory of `.sql` files into `Migration` values, without a database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from predeploy.errors import ConfigurationError
 from predeploy.migrations.large_file import BOM, examine, open_regular_file
 from predeploy.migrations.migration import Migration, MigrationFiles
 
-try:  # the interpreter's own: loading OpenSSL for hashlib takes 2.5 ms and 3 MiB
+try:  # the interpreter's built-in module: loading OpenSSL for hashlib takes 2.5 ms and 3 MiB
     from _sha2 import sha256  # type: ignore[import-not-found]  # since Python 3.12
 except ImportError:
     try:
@@ -21,16 +21,16 @@ except ImportError:
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_KEPT_BYTES = 4 << 20  # per file; keeping 50 MB would take 100 MiB in total
+MAX_KEPT_BYTES = 4 << 20  # per file; keeping a 50 MB text would take 100 MiB
 _BLOCK_BYTES = 1 << 20
 _NOT_UTF8 = "line {}: invalid UTF-8; save the file as UTF-8"
 
 
 def read_migrations(directory: Path | str) -> MigrationFiles:
-    """List, sort, read and hash the directory's `.sql` files; subdirectories and dot files are ignored.
+    """List, sort, read and hash the directory's `.sql` files. Subdirectories are not searched; dot files are ignored.
 
-    A missing directory counts as empty. Raise `ConfigurationError` for a directory that exists and cannot be listed: it
-    must not count as empty.
+    A missing directory is treated as empty. Raise `ConfigurationError` if the directory exists but cannot be listed,
+    because it must not be treated as empty.
     """
     try:
         names = [name for name in sorted(os.listdir(directory)) if not name.startswith(".")]
@@ -53,7 +53,7 @@ def _read(folder: str, name: str) -> Migration:
             return large
         if content is None:
             content = _read_file(path, sys.maxsize) or b""
-    except UnicodeEncodeError:  # os.listdir returns such bytes as lone surrogates
+    except UnicodeEncodeError:  # os.listdir returns invalid bytes as lone surrogates
         shown = name.encode("utf-8", "backslashreplace").decode()
         return Migration(shown, problem="the file name is not valid UTF-8; rename the file")
     except OSError as error:
@@ -69,7 +69,7 @@ def _read(folder: str, name: str) -> Migration:
 
 
 def _read_file(path: str, max_bytes: int) -> bytes | None:
-    """Return the content, or None for a larger file. System calls: a file object takes twice as long."""
+    """Return the content, or None if the file exceeds `max_bytes`. System calls are twice as fast as a file object."""
     file, size = open_regular_file(path)
     try:
         if size > max_bytes:
@@ -85,7 +85,7 @@ def _read_file(path: str, max_bytes: int) -> bytes | None:
 
 
 def _read_large(name: str, path: str) -> Migration | None:
-    """Read a file without keeping its text; None if the text is needed, because it may run without a transaction."""
+    """Read a file without keeping its text, or return None if it must be kept: it may run without a transaction."""
     found = examine(path)
     if not found.transactional:
         return None

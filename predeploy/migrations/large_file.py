@@ -1,4 +1,4 @@
-"""A file too large to keep in memory: examined once, and read again when it is sent."""
+"""Read a file that is too large to keep in memory: examine it once, then read it again when it is sent."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _CHANGED = "the file has changed since it was read; nothing was applied"
 
 
 class SourceFileError(Exception):
-    """A file cannot be read again, or has changed."""
+    """A file cannot be read again, or it has changed."""
 
 
 class Examined(NamedTuple):
-    """The result of one pass over a large file; `bad_line`, from 1, is the first that is not UTF-8."""
+    """The result of one pass over a large file; `bad_line` is the first line, from 1, with invalid UTF-8, or None."""
 
     transactional: bool
     checksum: str
@@ -29,7 +29,7 @@ class Examined(NamedTuple):
 
 
 def open_regular_file(path: str) -> tuple[int, int]:
-    """Open a file for reading; return its descriptor and its size in bytes. Raise OSError."""
+    """Return a file descriptor for reading and the size in bytes. Raise OSError unless the file is regular."""
     descriptor = os.open(path, _FLAGS)
     found = os.fstat(descriptor)
     if found.st_mode & 0o170000 != 0o100000:
@@ -40,7 +40,7 @@ def open_regular_file(path: str) -> tuple[int, int]:
 
 
 def examine(path: str) -> Examined:
-    """Read a large file once; raise OSError. If it is not `transactional`, the other fields are empty."""
+    """Read a large file once. Raise OSError on failure. If it is not `transactional`, the other fields are empty."""
     from predeploy.migrations.directives import read_leading
 
     checksum, decoder = _Checksum(), codecs.getincrementaldecoder("utf-8")()
@@ -51,7 +51,7 @@ def examine(path: str) -> Examined:
                 head = block.decode("utf-8", "replace")
                 transactional, end = read_leading(head)
                 if not transactional or head.startswith("/*", end) or end >= len(head) - 1:
-                    return Examined(transactional=False, checksum="", bad_line=None)  # its comments continue
+                    return Examined(transactional=False, checksum="", bad_line=None)  # comments may continue
                 is_first = False
             checksum.add(block)
             bad_line = bad_line or _bad_line(decoder, block, lines)
@@ -60,7 +60,7 @@ def examine(path: str) -> Examined:
 
 
 def read_text(path: str, expected: str | None) -> Generator[str, None, None]:
-    """Yield the text in blocks; raise `SourceFileError`, at the end if the checksum is not the `expected` one."""
+    """Yield the text in blocks. Raise `SourceFileError` if reading fails or the final checksum is not `expected`."""
     checksum, decoder = _Checksum(), codecs.getincrementaldecoder("utf-8")()
     try:
         with closing(_read_blocks(path)) as blocks:
@@ -77,7 +77,7 @@ def read_text(path: str, expected: str | None) -> Generator[str, None, None]:
 
 
 def read_lines(path: str) -> Iterator[str]:
-    """Yield the lines as editors count them; none for a file that cannot be read."""
+    """Yield the lines as editors count them, or nothing if the file cannot be read."""
     try:
         descriptor, _ = open_regular_file(path)
     except OSError:
@@ -87,7 +87,7 @@ def read_lines(path: str) -> Iterator[str]:
 
 
 def _read_blocks(path: str) -> Generator[bytes, None, None]:
-    """Yield the bytes without a byte order mark; raise OSError."""
+    """Yield the bytes in blocks, without a byte order mark. Raise OSError on failure."""
     descriptor, _ = open_regular_file(path)
     with open(descriptor, "rb", buffering=0) as file:
         yield file.read(_BLOCK_BYTES).removeprefix(BOM)
@@ -96,13 +96,13 @@ def _read_blocks(path: str) -> Generator[bytes, None, None]:
 
 
 class _Checksum:
-    """The SHA-256 of a file's bytes, taken block by block, with every CRLF as LF."""
+    """The SHA-256 of a file's bytes, computed block by block, with each CRLF converted to LF."""
 
     def __init__(self) -> None:
-        from hashlib import sha256  # OpenSSL's: worth it for a large file
+        from hashlib import sha256  # OpenSSL is worth loading for a large file
 
         self._hash = sha256()
-        self._return = b""  # a CR at the end of a block, which may be part of CRLF
+        self._return = b""  # a CR at the end of a block, which may be half of a CRLF
 
     def add(self, block: bytes) -> None:
         if self._return or b"\r" in block:
@@ -119,7 +119,7 @@ class _Checksum:
 def _bad_line(decoder: codecs.IncrementalDecoder, block: bytes, lines: int, *, final: bool = False) -> int | None:
     try:
         decoder.decode(block, final)
-    except UnicodeDecodeError as error:  # error.object begins with the rest of the last block, which has no line end
+    except UnicodeDecodeError as error:  # error.object may start with bytes from the last block, without line ends
         decoder.reset()
         return lines + error.object.count(b"\n", 0, error.start)
     return None

@@ -1,4 +1,4 @@
-"""The values of a run: a migration, the files of a directory, the outcome of each, and the reason of a failure."""
+"""The data types of a run: a migration, the files of a directory, the results, and the reason for a failure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Migration:
-    """One file: its text without a byte order mark, or the `problem` that kept it from being read.
+    """One file: its text without a byte order mark, or the `problem` that prevented reading it.
 
-    The text of a large one is not kept but read again from `path`. `checksum` is the SHA-256 of the file's bytes with
-    every CRLF as LF, so that a checkout on another system is the same migration.
+    The text of a large file is not kept, but read again from `path`. `checksum` is the SHA-256 of the file's bytes with
+    each CRLF converted to LF, so that line endings do not change the checksum between checkouts.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Migration:
 
     @property
     def transactional(self) -> bool:
-        """Whether the migration runs in a transaction: the default, unless a directive turns it off."""
+        """Whether the migration runs in a transaction, which is the default unless a directive disables it."""
         if self._transactional is None:
             from predeploy.migrations.directives import is_transactional  # only for pending migrations
 
@@ -38,13 +38,13 @@ class Migration:
 
     @property
     def is_large(self) -> bool:
-        """Whether the text is not kept."""
+        """Whether the file is too large for its text to be kept in memory."""
         return self.path is not None
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the text in chunks that end with a statement.
+        """Yield the text in chunks that each end with a statement.
 
-        Raise `MigrationFailure`, before the last chunk, for a large file that has changed since it was read.
+        Raise `MigrationFailure` in place of the last chunk if a large file has changed since it was first read.
         """
         from predeploy.migrations.chunks import chunks_of, split_chunks
 
@@ -59,7 +59,7 @@ class Migration:
             raise MigrationFailure(str(error)) from None
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines, each with its end; none if the file can no longer be read."""
+        """Yield the lines with their line ends, or nothing if the file can no longer be read."""
         if self.path is None:
             yield from re.findall(r"[^\n\r]*(?:\r\n|\n|\r)|[^\n\r]+", self.sql)
             return
@@ -69,7 +69,7 @@ class Migration:
 
 
 class MigrationFiles(NamedTuple):
-    """Every `.sql` file in code-point order of the names, and the names that only look like one (`.SQL`)."""
+    """All `.sql` files, sorted by name in code point order, and files with a similar extension such as `.SQL`."""
 
     migrations: tuple[Migration, ...] = ()
     lookalikes: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class MigrationFiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MigrationError:
-    """A migration that was not applied, and why; SQLSTATE and line if they are known."""
+    """A failed migration and its error, with the SQLSTATE and line, or None if unknown."""
 
     name: str
     error: str
@@ -87,7 +87,7 @@ class MigrationError:
 
 @dataclass(slots=True)
 class MigrationResult:
-    """The names of the migrations: applied, skipped (applied before), failed, and `not_run` after a failure."""
+    """The migrations by outcome: applied, skipped (already applied), failed, or not run after a failure."""
 
     applied: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -96,10 +96,10 @@ class MigrationResult:
 
 
 class MigrationFailure(Exception):
-    """A migration could not be applied: an expected outcome.
+    """A migration could not be applied, which is an expected outcome.
 
-    `fields` are those of the log line: sqlstate and condition, line and column, number of the statement and of all
-    statements, command tag, names of objects, hint, advice.
+    `fields` go on the log line: SQLSTATE and condition, line and column, statement number and number of statements,
+    command tag, object names, hint, and advice.
     """
 
     def __init__(self, message: str, **fields: Any) -> None:
@@ -109,7 +109,7 @@ class MigrationFailure(Exception):
 
     @property
     def sqlstate(self) -> str | None:
-        """The server's error code, if the server reported the error."""
+        """The server's error code, or None if the error did not come from the server."""
         return self.fields.get("sqlstate")
 
     def __str__(self) -> str:
@@ -118,7 +118,7 @@ class MigrationFailure(Exception):
         return f"{self.message} ({where})" if where else self.message
 
     def summary(self, name: str) -> str:
-        """Return one line about the migration of that name that editors can follow: `004.sql:37:12: ...`."""
+        """Return a one-line summary that starts with a location editors can open: `004.sql:37:12: ...`."""
         place = ":".join([name, *(str(self.fields[key]) for key in ("line", "column") if key in self.fields)])
         facts = [f"SQLSTATE {self.sqlstate} {self.fields.get('condition', '')}".rstrip()] if self.sqlstate else []
         facts += [self.fields["command"]] if "command" in self.fields else []

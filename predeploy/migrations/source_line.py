@@ -1,4 +1,4 @@
-"""One line of a migration, which only the operator's own terminal may show."""
+"""A line of a migration, which may be shown only on the operator's own terminal."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class SourceLine:
-    """A line of a migration and a column in it, both from 1; without a column, the whole line.
+    """A reference to a line of a migration and optionally a column, both numbered from 1.
 
-    It is attached to a log record. Printed, formatted, copied, pickled or serialised it is `<source line>` or empty:
-    only a log that calls `read` can contain the text.
+    It is attached to a log record. Printing, formatting, copying, pickling or serialising it yields `<source line>` or
+    an empty line, so the text can appear only in a log that calls `read`.
     """
 
     __slots__ = ("__column", "__line", "__migration")
@@ -24,7 +24,7 @@ class SourceLine:
         self.__column = column
 
     def read(self) -> tuple[int, str, int | None]:
-        """Return the line's number, its text without the line end, and the column."""
+        """Return the line number, the text without its line end, and the column or None."""
         lines = self.__migration.lines() if self.__migration else iter(())
         text = next(islice(lines, self.__line - 1, None), "")
         return self.__line, text.rstrip("\r\n"), self.__column

@@ -1,7 +1,7 @@
-"""What a migration must not contain, because it would block the connection or break the runner's guarantees.
+"""Reject statements and text that would block the connection or break the runner's guarantees.
 
-A violation is found before the chunk is sent. Its message explains the problem and the remedy; it quotes only keywords
-from the file.
+Each chunk is validated before it is sent. The error message explains the problem and how to fix it, and quotes only
+keywords from the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from predeploy.migrations.migration import Migration
     from predeploy.sql.splitter import Scan, Statement
 
-# A mark is a whole line, except for what its tool allows after it: text that mentions one is not a mark.
+# A marker is a whole line, plus anything its tool allows after it; text that merely mentions a marker does not match.
 _ROLLBACK_HALF = re.compile(
     r"--(?:"
     r"[ \t]*(?:migrate:down|\+(?:goose|migrate|micrate)[ \t]+down|rambler[ \t]+down|//[ \t]*@undo)"
@@ -31,7 +31,7 @@ _ROLLBACK_HALF = re.compile(
 _HAS_ROLLBACK_HALF = "contains a down migration, which would be executed too; remove everything from this line on"
 _OUR_TABLE = "a no-transaction migration must not use _migrations, because its changes cannot be rolled back"
 _RESTRICT = re.compile(r"\\(?:un)?restrict\b")
-# One lookup decides most statements: a file may contain a million.
+# A single lookup handles most statements, because a file may contain a million of them.
 _LOOKED_AT = frozenset(
     (word,) for word in ("COPY", "SET", "BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE")
 )
@@ -39,8 +39,8 @@ _COPY = {
     "FROM": "COPY ... FROM STDIN is not supported; use INSERT (pg_dump --inserts or --column-inserts)",
     "TO": "COPY ... TO STDOUT is not supported; remove it",
 }
-# Postgres reads each message as a whole, as UTF-8 and with standard-conforming strings: a SET of these would take
-# effect with the next message, or never.
+# Postgres parses each message as a whole, as UTF-8 and with standard-conforming strings, so changing one of these
+# settings takes effect in the next message, or never.
 _TEXT_SETTINGS = {
     "STANDARD_CONFORMING_STRINGS": (
         {"ON", "TRUE", "YES", "1", "DEFAULT"},
@@ -55,14 +55,14 @@ _TEXT_SETTINGS["NAMES"] = _TEXT_SETTINGS["CLIENT_ENCODING"]
 
 
 class Violation(NamedTuple):
-    """Why a text must not be sent, and the line, from 1."""
+    """The line of a violation, from 1, and the reason why the text must not be sent."""
 
     line: int
     message: str
 
 
 class ChunkReader:
-    """The valid chunks of a migration, in order; one may be read ahead while the server works."""
+    """Iterates over the valid chunks of a migration; one chunk may be read ahead while the server works."""
 
     def __init__(self, migration: Migration) -> None:
         self._chunks = _valid_chunks(migration)
@@ -72,14 +72,14 @@ class ChunkReader:
         return self
 
     def __next__(self) -> Chunk:
-        """Return the next chunk; raise `MigrationFailure` in place of one that must not be sent."""
+        """Return the next chunk, or raise `MigrationFailure` if it must not be sent."""
         ahead, self._ahead = self._ahead, None
         if isinstance(ahead, MigrationFailure):
             raise ahead
         return ahead or next(self._chunks)
 
     def read_ahead(self) -> None:
-        """Read the next chunk ahead; keep a failure for later, because the server may report an earlier one."""
+        """Read the next chunk ahead. Defer a failure, because the server may report one in an earlier chunk."""
         try:
             self._ahead = next(self._chunks, None)
         except MigrationFailure as failure:
@@ -87,14 +87,14 @@ class ChunkReader:
 
 
 def _valid_chunks(migration: Migration) -> Iterator[Chunk]:
-    """Yield the chunks; for a text in memory, validate all of them first."""
+    """Yield validated chunks; an in-memory text is validated completely before its first chunk is yielded."""
     if migration.problem:
         raise MigrationFailure(migration.problem)
     if migration.is_large:
         for chunk in migration.chunks():
             validate(migration, chunk)
             yield chunk
-            del chunk  # its memory is needed for the next
+            del chunk  # frees memory for the next chunk
         return
     chunks = list(migration.chunks())
     for chunk in chunks:
@@ -103,7 +103,7 @@ def _valid_chunks(migration: Migration) -> Iterator[Chunk]:
 
 
 def validate(migration: Migration, chunk: Chunk) -> None:
-    """Raise `MigrationFailure` for a chunk that must not be sent."""
+    """Raise `MigrationFailure` if a chunk must not be sent."""
     if violation := find_violation(chunk.text, chunk.scan, chunk.column):
         raise MigrationFailure(violation.message, line=chunk.lines + violation.line)
     if not migration.transactional and (line := _line_with_table(chunk.text, chunk.scan.statements)):
@@ -111,7 +111,7 @@ def validate(migration: Migration, chunk: Chunk) -> None:
 
 
 def find_violation(sql: str, scan: Scan, column: int = 0) -> Violation | None:
-    """Return the first violation in a text with this scan; it begins after `column` characters of a line."""
+    """Return the first violation in a text, or None. The text starts after `column` characters of its first line."""
     first = min(_first_of_each_kind(sql, scan, column), default=None)
     return first and Violation(line_and_column(sql, first[0])[0], first[1])
 
@@ -137,7 +137,7 @@ def _first_of_each_kind(sql: str, scan: Scan, column: int) -> Iterator[tuple[int
 
 
 def _is_mark(sql: str, scan: Scan, comment: int, column: int) -> bool:
-    """Return whether a comment stands alone in its line, and a statement follows."""
+    """Return whether a comment is alone on its line and followed by a statement."""
     line_start = max(sql.rfind("\n", 0, comment), sql.rfind("\r", 0, comment)) + 1
     if column and not line_start:
         return False
@@ -182,9 +182,9 @@ def _check_transaction_control(words: tuple[str, ...]) -> str | None:
 
 
 def _check_copy(sql: str, statement: Statement) -> str | None:
-    """Check what follows the first FROM or TO outside parentheses; after a dot they are names.
+    """Check the word after the first FROM or TO outside parentheses; after a dot, FROM and TO are names.
 
-    The grammar treats STDIN and STDOUT alike: only the direction matters.
+    The grammar treats STDIN and STDOUT alike, so only the direction matters.
     """
     depth, previous, direction = 0, "", ""
     for token in tokens(sql, statement):

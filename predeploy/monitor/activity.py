@@ -1,4 +1,4 @@
-"""The activity of the session on the server, from a second connection. Queries are never logged."""
+"""Query the session's activity on the server, over a second connection. SQL text is never logged."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from predeploy.lock.advisory_lock import HOLDER_PID
 if TYPE_CHECKING:
     from predeploy.connection.connect import Connection
 
-# One row, even if the session does not exist. A pooler hides the backend of this session; it is the one that holds the
-# migration lock. A session that waits for a row waits for a transaction, and holds a tuple lock on the row. A blocking
-# prepared transaction has the process id 0.
+# Returns one row, even if the session does not exist. If a pooler hides the session's backend, use the backend that
+# holds the migration lock. A session blocked on a row is waiting for a transaction, and holds a tuple lock on the row.
+# A blocking prepared transaction has pid 0.
 _ACTIVITY = """
     SELECT json_build_object(
         'is_ours', our.pid IS NOT NULL,
@@ -49,9 +49,9 @@ _LOGGED = ("wait_event_type", "wait_event", "waiting_for", "blocked_by")
 
 @dataclass(frozen=True, slots=True)
 class BackendActivity:
-    """The `state` of the session and its start, None if the server has no such session; `fields` to log.
+    """The session's `state` and the time `since` it changed, or None if unknown, and the `fields` to log.
 
-    Unless it `is_ours` for certain, it is the activity of the holder of the lock.
+    Unless `is_ours` is set, the activity is that of the session that holds the migration lock.
     """
 
     is_ours: bool
@@ -61,7 +61,7 @@ class BackendActivity:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the server waits for the next message."""
+        """Whether the server is waiting for the next message, or the session no longer exists."""
         return self.is_ours and (self.state is None or self.state.startswith("idle"))
 
     def __str__(self) -> str:
@@ -84,10 +84,10 @@ class BackendActivity:
 
 
 def activity_query(conn: Connection, backend: int | None, reported: int) -> str:
-    """Return the query for `conn` about the session of `backend`, or of the one `reported` at login if that is None.
+    """Return the query to run on `conn` about the session with pid `backend`, or pid `reported` if `backend` is None.
 
-    A pooler may have invented the reported one, which `conn` shows, because it goes the same way: the query is then
-    about the holder of the migration lock.
+    A pooler may have made up the pid reported at login. `conn` reveals this, because it connects through the same
+    pooler; the query is then about the holder of the migration lock.
     """
     known = f"CASE WHEN pg_catalog.pg_backend_pid() = {conn.info.backend_pid} THEN {reported} END"
     columns = progress_columns(conn.info.server_version)
@@ -96,7 +96,7 @@ def activity_query(conn: Connection, backend: int | None, reported: int) -> str:
 
 
 def parse_activity(answer: bytes) -> BackendActivity:
-    """Read the answer to `activity_query`."""
+    """Parse the result of `activity_query`."""
     row = json.loads(answer)
     fields = {name: row[name] for name in _LOGGED if row[name] is not None}
     if (blockers := row["blockers"] or 0) > _MAX_BLOCKERS:
@@ -113,12 +113,12 @@ def _blocker(blocker: dict[str, Any]) -> str:
     return f"{blocker['application_name'] or 'a session'} (pid {blocker['pid']}, {state})"
 
 
-# pg_stat_progress_* and the first server version that has it, except basebackup.
+# The pg_stat_progress_* views, except basebackup, and the first server version that provides each one.
 _VIEWS = {"create_index": 120000, "cluster": 120000, "vacuum": 90600, "analyze": 130000, "copy": 140000}
 
 
 def progress_columns(server_version: int) -> str:
-    """Return arguments for json_build_object: the rows of `a.pid`, with the columns of this server version."""
+    """Return json_build_object arguments for the row of `a.pid` in each progress view of this server version."""
     return "".join(
         f", '{name}', (SELECT row_to_json(p) FROM pg_catalog.pg_stat_progress_{name} p WHERE p.pid = a.pid LIMIT 1)"  # noqa: S608  constants
         for name, since in _VIEWS.items()
@@ -127,7 +127,7 @@ def progress_columns(server_version: int) -> str:
 
 
 def progress_fields(activity: dict[str, Any]) -> dict[str, Any]:
-    """Return `operation`, `phase`, `percent` and the counts `..._done` and `..._total` that are known."""
+    """Return `operation`, `phase`, `percent` and the `..._done` and `..._total` counts, omitting unknown values."""
     for name, read in _READERS.items():
         if row := activity.get(name):
             return {key: value for key, value in read(row).items() if value is not None}

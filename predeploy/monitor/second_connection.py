@@ -1,4 +1,4 @@
-"""A second connection for queries about the first: opened when needed, kept, and with short timeouts."""
+"""A second connection for queries about the first one: opened on demand, kept open, and with short timeouts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 _LOGIN_S = 3.0
 _ANSWER_S = 2.5
-_NO_ANSWER = {"timeout", "unreachable"}  # every other reason is a response of the server or its host
-# Only for the transaction of this message: the next client of a pooler or borrower of a pool must not inherit them.
+_NO_ANSWER = {"timeout", "unreachable"}  # every other reason means that the server or its host responded
+# Local to the message's transaction: the next client of a pooler or user of a pool must not inherit the timeouts.
 _TIMEOUTS = "SET LOCAL statement_timeout='2s';SET LOCAL lock_timeout='1s';"
 
 
 class SecondConnection:
-    """Runs one query at a time, in at most 8 s including a login."""
+    """Runs one query at a time, taking at most 8 s including a login."""
 
     def __init__(self, db: ConnectionSource) -> None:
         self._db = db
@@ -32,15 +32,15 @@ class SecondConnection:
         self._conn: Connection | None = None
 
     def query(self, make_sql: Callable[[Connection], str]) -> bytes | None:
-        """Send the query that `make_sql` returns for the connection; return the first value of its answer.
+        """Run the query that `make_sql` returns for the connection, and return the first value of its result.
 
-        None if there is no value: no free connection, no privilege, a lock that blocks it. Raise TimeoutError if the
-        server does not even answer a login.
+        Return None if there is no result, for example because no connection is free, a privilege is missing, or a lock
+        blocks the query. Raise TimeoutError if the server does not even respond to a login.
         """
         if self._conn is not None:
             with suppress(psycopg.Error, TimeoutError):
                 return ask(self._conn, _TIMEOUTS + make_sql(self._conn), _ANSWER_S)
-            self.close()  # it was terminated or is dead: a new login shows which
+            self.close()  # terminated or dead: a new login shows which
         try:
             self._conn = self._lent.enter_context(self._db.connection(timeout=_LOGIN_S))
         except PostgresUnavailable as error:
@@ -55,7 +55,7 @@ class SecondConnection:
         return None
 
     def close(self) -> None:
-        """Return the connection; close it if an answer is still outstanding."""
+        """Return the connection to its source, and close it first if a result is still outstanding."""
         if self._conn is not None and self._conn.pgconn.transaction_status != pq.TransactionStatus.IDLE:
             self._conn.close()
         self._conn = None

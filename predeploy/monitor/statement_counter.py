@@ -1,4 +1,4 @@
-"""The running statement of a migration: counted as results arrive, read by the thread of the watcher."""
+"""Track a migration's running statement: counted as results arrive, and read by the watcher's thread."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class StatementCounter:
-    """Counts the results of one migration, including that of its COMMIT.
+    """Counts the results of one migration, including the result of its COMMIT.
 
-    The server buffers the results of a message up to 8 kB, so the number of the running statement is exact only for the
-    last statement of the message; otherwise it is a lower bound.
+    The server buffers up to 8 kB of a message's results, so the number of the running statement is exact only for the
+    message's last statement; otherwise it is a lower bound.
     """
 
     def __init__(self) -> None:
@@ -22,18 +22,18 @@ class StatementCounter:
         self._end = 0
 
     def start_message(self, chunk: Chunk, first: int = 0, end: int | None = None) -> None:
-        """Note that a message is sent with the chunk's statements, or those from `first` to before `end`."""
+        """Record that a message was sent with the chunk's statements from `first` up to `end` (exclusive)."""
         self._next = chunk.first + first
         self._end = chunk.first + (len(chunk.scan.statements) if end is None else end)
         self.chunk = chunk
 
     def count(self) -> None:
-        """Count one more result."""
+        """Count one result."""
         self.results += 1
         self._next += 1
 
     def fields(self) -> dict[str, Any]:
-        """Return `statement` (from 1), its `line` and `command`, or `statement_at_least`; and how many `statements`."""
+        """Return `statement` (from 1), `line` and `command`, or `statement_at_least`, plus the total `statements`."""
         chunk = self.chunk  # another thread may replace it
         if not chunk or not chunk.scan.statements:
             return {}
@@ -45,7 +45,7 @@ class StatementCounter:
         if at < end - 1:
             return {"statement_at_least": number, **of}
         fields = {"statement": number, **of, "line": chunk.lines + statements[at].line}
-        from predeploy.sql.command_tag import command_of  # most migrations end before this is needed
+        from predeploy.sql.command_tag import command_of  # rarely needed: most migrations end first
 
         command = command_of(statements[at].words)
         return {**fields, "command": command} if command else fields

@@ -1,7 +1,7 @@
-"""A thread that watches a message without an answer: it logs progress, and closes a dead connection.
+"""Watch unanswered messages in a background thread: log progress, and close a dead connection.
 
-Neither keepalives nor timeouts end a wait for a peer that acknowledges packets and never answers: a stopped server, a
-stuck proxy. Only a second connection can distinguish it from a slow statement.
+Neither keepalives nor timeouts end a wait for a peer that acknowledges packets but never responds, such as a stopped
+server or a stuck proxy. Only a second connection can distinguish such a peer from a slow statement.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHECK_AFTER_S = 5.0  # without an answer, until the first check of the server
+CHECK_AFTER_S = 5.0  # time without a response before the first check of the server
 MAX_INTERVAL_S = 60.0
-GIVE_UP_AFTER_S = 15.0  # without an answer to any login
+GIVE_UP_AFTER_S = 15.0  # time without a response to any login
 _TICK_S = 0.5
 _JOIN_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Watched:
-    """A migration, when it started (monotonic), and its counter; empty before the first."""
+    """A migration, its start time (monotonic) and its counter; `migration` is None while nothing is running."""
 
     migration: str | None = None
     started: float = field(default_factory=time.monotonic)
@@ -56,23 +56,23 @@ class _Intervals:
 
 
 class Watcher:
-    """Watches from a connection of its own, opened for the first check and kept while a migration runs.
+    """Watches over its own connection, which is opened for the first check and kept while a migration runs.
 
-    Logs `migration.progress` for a migration that has run for `log_after` seconds (0: never), at growing intervals. It
-    always checks a message without an answer after 5 s. It closes the connection, which then counts as lost, if nothing
-    has answered for 15 s, or if the server waits for a message while the program waits for an answer.
+    Logs `migration.progress` at growing intervals once a migration has run for `log_after` seconds (0 = never). A
+    message without a response for 5 s is always checked. The connection is closed, and then treated as lost, if the
+    server does not respond at all for 15 s, or if the server is idle while the program waits for a response.
     """
 
     def __init__(self, db: ConnectionSource, conn: Connection, *, log_after: float = 5.0) -> None:
         self._conn = conn
         self._log_after = log_after
-        self.backend: int | None = None  # as the server reports it, once known
+        self.backend: int | None = None  # the pid reported by the server, once known
         self._watched = _Watched()
         self._thread = threading.Thread(target=self._run, name="pg-predeploy-watcher", daemon=True)
         self._ended = threading.Event()
         self._second = SecondConnection(db)
         self._is_open = False
-        self._asked = 0.0  # when the message was sent, or its last result arrived
+        self._asked = 0.0  # when the message was sent or its last result arrived
         self._silent_since: float | None = None
         self._idle: BackendActivity | None = None
 
@@ -82,11 +82,11 @@ class Watcher:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        if self._is_open:  # no longer: it may be logging in
+        if self._is_open:  # do not wait longer: it may be logging in
             self._thread.join(_JOIN_S)
 
     def watch(self, migration: str | None, counter: StatementCounter) -> None:
-        """Watch this migration from now on."""
+        """Start watching this migration instead of the previous one."""
         self._watched = _Watched(migration, time.monotonic(), counter)
 
     def _run(self) -> None:
@@ -126,7 +126,7 @@ class Watcher:
             activity, answered = self._read_activity(), True
         except TimeoutError:
             activity, answered = None, False
-        except (StorageError, psycopg.Error, OSError, ValueError, LookupError):  # they must not affect the run
+        except (StorageError, psycopg.Error, OSError, ValueError, LookupError):  # must not affect the run
             activity, answered = None, True
         if self._ended.is_set() or self._watched is not watched or not self._is_waiting():
             return
@@ -136,7 +136,7 @@ class Watcher:
             _log_progress(watched, activity)
 
     def _check_liveness(self, activity: BackendActivity | None, started: float, *, answered: bool) -> None:
-        """Close a dead connection, after at least two checks, the first after 5 s."""
+        """Close a dead connection, but only after at least two checks, the first of them after 5 s."""
         now = time.monotonic()
         if now - self._asked < CHECK_AFTER_S:
             return
@@ -154,8 +154,8 @@ class Watcher:
         self._idle = idle
 
     def _read_activity(self) -> BackendActivity | None:
-        """Return the activity of the session, None without an answer; raise TimeoutError if the server is silent."""
-        from predeploy.monitor.activity import activity_query, parse_activity  # most runs end before this is needed
+        """Return the session's activity, or None if there is no result. Raise TimeoutError if the server is silent."""
+        from predeploy.monitor.activity import activity_query, parse_activity  # rarely needed: most runs end first
 
         self._is_open = True
         reported = self._conn.pgconn.backend_pid

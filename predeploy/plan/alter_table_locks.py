@@ -1,7 +1,7 @@
-"""What each action of ALTER TABLE, and of ALTER for other kinds of relations, locks.
+"""The locks taken by each ALTER TABLE action, and by ALTER for other kinds of relations.
 
-The modes are those of the documentation of ALTER TABLE and of AlterTableGetLockLevel in tablecmds.c: ACCESS EXCLUSIVE
-unless listed otherwise here.
+The modes follow the ALTER TABLE documentation and AlterTableGetLockLevel in tablecmds.c: ACCESS EXCLUSIVE unless listed
+otherwise here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from predeploy.plan.tokens import TokenCursor
 
 _SUE, _SRE, _AEL = LockMode.SHARE_UPDATE_EXCLUSIVE, LockMode.SHARE_ROW_EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE
-# The first words of an action, its mode and its scope; the first match counts.
+# The first words of an action, with its mode and scope; the first match wins.
 _ACTIONS: list[tuple[tuple[str, ...], LockMode, Scope]] = [
     (("RENAME", "TO"), _AEL, "only"),
     (("RENAME", "CONSTRAINT"), _AEL, "children"),
@@ -66,7 +66,7 @@ class _Action(NamedTuple):
 
 
 def read_alter_relation(kind: str, cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Read what follows ALTER and the `kind` of relation."""
+    """Parse the rest of an ALTER statement for this `kind` of relation."""
     command = f"ALTER {kind}"
     cursor.accept("IF", "EXISTS")
     only = cursor.accept("ONLY")
@@ -103,7 +103,7 @@ def _read_sequence_action(cursor: TokenCursor, effects: StatementEffects, name: 
 
 
 def _read_action(cursor: TokenCursor, effects: StatementEffects) -> _Action:
-    """Return one action of ALTER TABLE; add the locks on other tables that it names."""
+    """Parse one ALTER TABLE action and return it; add the locks on other tables that the action names."""
     if cursor.accept("ADD"):
         return _read_add(cursor, effects)
     if cursor.accept("ALTER"):
@@ -136,7 +136,7 @@ def _read_listed_action(cursor: TokenCursor, effects: StatementEffects) -> _Acti
 
 
 def _implied_by_drop(cursor: TokenCursor, effects: StatementEffects) -> tuple[ImpliedLock, ...]:
-    """Return the locks for the foreign key triggers that are dropped with a column or constraint."""
+    """Return the locks needed to drop foreign key triggers along with a column or constraint."""
     cursor.accept("IF", "EXISTS")
     implied = ImpliedLock("references", _AEL, cursor.identifier())
     if cursor.words[-1] != "CASCADE":
@@ -156,7 +156,7 @@ def _read_add(cursor: TokenCursor, effects: StatementEffects) -> _Action:
     if word == "FOREIGN":
         return _Action("ADD FOREIGN KEY", _SRE, "partitions")
     label = {"PRIMARY": "PRIMARY KEY", "NOT": "NOT NULL"}.get(word, word)
-    # For an index, servers before 18 lock the partitions with SHARE only; this is the stronger mode of the two.
+    # For an index, servers before 18 lock the partitions only in SHARE mode; assume the stronger mode.
     return _Action(f"ADD {label}", scope="children" if word in {"CHECK", "NOT"} else "partitions")
 
 
@@ -191,7 +191,7 @@ def _next_two_words(cursor: TokenCursor) -> str:
 
 
 def read_references(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Add locks on the tables that foreign keys in the rest refer to, inside parentheses too."""
+    """Add locks on the tables that foreign keys in the remaining tokens reference, even inside parentheses."""
     for number in range(cursor.pos, len(cursor.words)):
         if cursor.words[number] == "REFERENCES":
             other = cursor.rest(number + 1)
@@ -200,6 +200,6 @@ def read_references(cursor: TokenCursor, effects: StatementEffects) -> None:
 
 
 def read_owned_by(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Add the lock on the table whose column owns a sequence."""
+    """Add the lock on the table of a sequence's OWNED BY column."""
     if cursor.skip_past("OWNED") and cursor.accept("BY"):
         effects.lock(cursor.table_of_column(), LockMode.ACCESS_SHARE)

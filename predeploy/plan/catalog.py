@@ -1,4 +1,4 @@
-"""The relations of a database and their relationships: how names resolve, and what is locked with a relation."""
+"""A database's relations and their relationships, used to resolve names and to find implied locks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from predeploy.connection.connect import Connection
     from predeploy.plan.lock_modes import QualifiedName
 
-_FIRST_NORMAL_OID = 16384  # FirstNormalObjectId of the server: initdb created everything below it
+_FIRST_NORMAL_OID = 16384  # the server's FirstNormalObjectId: smaller oids are assigned by initdb
 _RELATIONS = f"""
     SELECT c.oid::int8, n.nspname, c.relname, c.relkind::text,
            array_position(pg_catalog.current_schemas(true), n.nspname), coalesce(i.indrelid, d.refobjid)::int8
@@ -59,10 +59,10 @@ _ROUTINES = "SELECT DISTINCT proname FROM pg_catalog.pg_proc WHERE pronamespace 
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A relation when the catalog was read.
+    """A relation as of the time the catalog was read.
 
-    `kind` is pg_class.relkind, `path_position` the position of its schema in search_path, `table` the table that an
-    index or a sequence belongs to.
+    `kind` is pg_class.relkind, `path_position` is the position of its schema in search_path, and `table` is the oid of
+    the table that an index or sequence belongs to.
     """
 
     oid: int
@@ -74,7 +74,7 @@ class Relation:
 
     @property
     def is_table_or_view(self) -> bool:
-        """Whether it is a table, partitioned and foreign ones included, or a view, materialized ones included."""
+        """Whether the relation is a table, partitioned table, foreign table, view or materialized view."""
         return self.kind in "rpfvm"
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ class Relation:
 
 @dataclass(slots=True)
 class Catalog:
-    """The existing relations, except temporary ones, which do not block other sessions."""
+    """The existing relations, except temporary relations, which cannot block other sessions."""
 
     relations: dict[int, Relation]
     routines: set[str]
@@ -95,7 +95,7 @@ class Catalog:
             self._by_name.setdefault(relation.name, []).append(relation)
 
     def find(self, name: QualifiedName) -> Relation | None:
-        """Return the relation for a name, by search_path if it is unqualified."""
+        """Return the relation with this name, or None; resolve unqualified names by search_path."""
         found = self._by_name.get(name[-1], [])
         if len(name) > 1:
             return next((relation for relation in found if relation.schema == name[0]), None)
@@ -106,17 +106,17 @@ class Catalog:
         )
 
     def relate(self, relationship: str, oid: int, other: int, names: Iterable[str] = ()) -> None:
-        """Add a relationship; `names` are those of a foreign key and of its columns."""
+        """Add a relationship; `names` are the names of a foreign key and its columns."""
         self._related.setdefault((relationship, oid), []).append((other, frozenset(names)))
 
     def related(self, relation: Relation, relationship: str, name: str = "") -> Iterator[Relation]:
-        """Yield the related relations; with `name`, only by the foreign keys with that name or column."""
+        """Yield the related relations; if `name` is set, follow only foreign keys with that name or column."""
         for oid, names in self._related.get((relationship, relation.oid), ()):
             if (not name or name in names) and oid in self.relations:
                 yield self.relations[oid]
 
     def reachable(self, relation: Relation, relationship: str) -> Iterator[Relation]:
-        """Yield the relation itself and all that a chain of the relationship leads to, each once."""
+        """Yield the relation and every relation reachable through the relationship, each exactly once."""
         seen, waiting = set(), [relation]
         while waiting:
             current = waiting.pop()
@@ -126,18 +126,18 @@ class Catalog:
                 waiting.extend(self.related(current, relationship))
 
     def has_triggers(self, relation: Relation) -> bool:
-        """Return whether it has triggers other than those of foreign keys."""
+        """Return whether the relation has triggers other than foreign key triggers."""
         return ("trigger", relation.oid) in self._related
 
 
 def read_relations(conn: Connection) -> dict[int, Relation]:
-    """Return the relations that exist now, by oid."""
+    """Return the existing relations by oid."""
     rows = conn.execute(_RELATIONS).fetchall()
     return {row[0]: Relation(*row) for row in rows}
 
 
 def read_catalog(conn: Connection) -> Catalog:
-    """Return the current catalog, in three queries that lock only the system catalogs."""
+    """Read the current catalog with three queries that lock only system catalogs."""
     catalog = Catalog(read_relations(conn), {name for (name,) in conn.execute(_ROUTINES).fetchall()})
     for relation in catalog.relations.values():
         if relation.table and relation.kind != "S":

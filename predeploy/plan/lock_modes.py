@@ -1,4 +1,4 @@
-"""The effects of a statement on relations, as far as its text shows: locks, their modes, and implied locks."""
+"""A statement's effects on relations, inferred from its text: locks, their modes, and implied locks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
-QualifiedName = tuple[str, ...]  # as the catalog spells it: (name,) or (schema, name); () for none
-Scope = Literal["only", "partitions", "children"]  # `children` are all relations that inherit, so partitions too
+QualifiedName = tuple[str, ...]  # spelled as in the catalog: (name,) or (schema, name); () if there is none
+Scope = Literal["only", "partitions", "children"]  # `children` are all inheriting relations, including partitions
 
 
 class LockMode(IntEnum):
-    """The table-level lock modes with the numbers of the server; a greater number counts as stronger."""
+    """The table-level lock modes, numbered as in the server; a higher number is treated as stronger."""
 
     ACCESS_SHARE = 1
     ROW_SHARE = 2
@@ -24,23 +24,24 @@ class LockMode(IntEnum):
 
     @property
     def sql_name(self) -> str:
-        """The name as SQL and the documentation write it."""
+        """The name as written in SQL and in the documentation."""
         return self.name.replace("_", " ")
 
 
 def lock_mode_of(pg_locks_mode: str) -> LockMode | None:
-    """Return the mode that pg_locks calls `AccessExclusiveLock`; None for the modes of predicate locks."""
+    """Convert a pg_locks mode such as `AccessExclusiveLock`; return None for predicate lock modes."""
     return next((m for m in LockMode if m.sql_name.title().replace(" ", "") + "Lock" == pg_locks_mode), None)
 
 
 @dataclass(frozen=True, slots=True)
 class ImpliedLock:
-    """A lock on the relations that the catalog relates to a locked relation by `relationship`.
+    """A lock on the relations that have this `relationship` to a locked relation in the catalog.
 
-    Foreign keys: `references` and `referenced_by` (`name` limits them to one constraint or column), and `cascades_to`,
-    which is `referenced_by` with an ON DELETE that writes. Partitions: `partition_of`, and `default`, the default
-    partition next to the relation or in it. Others: `indexes`, `table` (of an index), `reads` (the relations of a
-    view's or materialized view's query), `views` (the same for views only), `truncated_with`.
+    Foreign keys: `references` and `referenced_by` (`name` restricts both to one constraint or column), and
+    `cascades_to`, which is `referenced_by` restricted to ON DELETE actions that write. Partitions: `partition_of`, and
+    `default`, the relation's default partition or the default partition next to it. Others: `indexes`, `table` (of an
+    index), `reads` (the relations queried by a view or materialized view), `views` (the same, but only for views), and
+    `truncated_with`.
     """
 
     relationship: str
@@ -50,7 +51,7 @@ class ImpliedLock:
 
 @dataclass(frozen=True, slots=True)
 class RelationLock:
-    """A lock on a relation that a statement names, on those below it in `scope`, and those that it implies."""
+    """A lock on a relation named in a statement and on its descendants within `scope`, plus the implied locks."""
 
     name: QualifiedName
     mode: LockMode
@@ -60,11 +61,12 @@ class RelationLock:
 
 @dataclass(slots=True)
 class StatementEffects:
-    """What one statement does; `unknown` if it may do more than its text shows.
+    """The effects of one statement; `unknown` is set if the statement may do more than its text shows.
 
-    `actions` name what it does: `CREATE INDEX`, or `ALTER TABLE ... ADD COLUMN` for each part of an ALTER. `calls` are
-    the names of possible functions: the effects of a function are unknown, unless it is built in. `creates_routine`
-    is the name of the one that it creates. If it `changes_search_path`, later unqualified names may differ.
+    `actions` describe the statement: `CREATE INDEX`, or `ALTER TABLE ... ADD COLUMN` for each part of an ALTER. `calls`
+    are the names of functions that may be called; a function's effects are unknown unless it is built in.
+    `creates_routine` is the name of the function or procedure that the statement creates. If `changes_search_path` is
+    set, later unqualified names may resolve differently.
     """
 
     actions: list[str] = field(default_factory=list)

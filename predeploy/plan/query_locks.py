@@ -1,4 +1,4 @@
-"""The relations that a query reads and writes."""
+"""Find the relations that a query reads and writes."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _ROWS_BUT_THE_LAST = re.compile(r"\bVALUES\s*(?:\([^()]*\)\s*,\s*)+", re.IGNOREC
 
 
 def shape_of(sql: str, statement: Statement) -> str | None:
-    """Return a shorter query with the same locks; None if the statement needs a full read.
+    """Return a shorter query with the same locks, or None if the statement must be fully parsed.
 
-    A file may insert a million rows: without literals, most of its statements are equal.
+    A file may insert a million rows, and without literals most of its statements are identical.
     """
     text = without_literals(sql, statement)
     return text and _ROWS_BUT_THE_LAST.sub("VALUES ", text)
 
 
 def read_query(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Add the locks and calls of a query that begins at the cursor and ends with the statement.
+    """Add the locks and calls of the query that extends from the cursor to the end of the statement.
 
-    ACCESS SHARE on what it reads, ROW SHARE where it locks rows, ROW EXCLUSIVE on what it writes.
+    The modes are ACCESS SHARE for reads, ROW SHARE for row locks, and ROW EXCLUSIVE for writes.
     """
     _QueryReader(cursor, effects).read()
 
@@ -55,14 +55,14 @@ class _Block:
 
     in_from: bool = False
     of_function_with_from: bool = False
-    reads: list[int] = field(default_factory=list)  # indexes in the locks of the statement
+    reads: list[int] = field(default_factory=list)  # indexes into the statement's locks
 
 
 class _QueryReader:
     def __init__(self, cursor: TokenCursor, effects: StatementEffects) -> None:
         self._cursor = cursor
         self._effects = effects
-        self._with_names = _names_of_with(cursor)  # no relations
+        self._with_names = _names_of_with(cursor)  # not relations
         self._blocks = [_Block()]
 
     def read(self) -> None:
@@ -80,7 +80,7 @@ class _QueryReader:
 
     def _open(self, previous: str) -> None:
         cursor, effects = self._cursor, self._effects
-        # In FROM (a JOIN b ON ...), a is read here, and b at its JOIN.
+        # In FROM (a JOIN b ON ...), a is handled here, and b when its JOIN is reached.
         is_join = (
             self._blocks[-1].in_from and previous in {"FROM", "JOIN", ",", "("} and cursor.word not in QUERY_STARTS[:-1]
         )
@@ -116,7 +116,7 @@ class _QueryReader:
     def _read_target(self, verb: str) -> None:
         only = self._cursor.accept("ONLY")
         if name := self._cursor.qualified_name():
-            # An INSERT locks the partitions that get its rows: only the values decide which.
+            # An INSERT locks only the partitions that receive rows, which depends on the values.
             scope: Scope = "only" if only or verb == "INSERT" else "children"
             self._effects.lock(name, LockMode.ROW_EXCLUSIVE, scope, _IMPLIED_BY_WRITE[verb])
 
@@ -125,7 +125,7 @@ class _QueryReader:
         cursor.accept("LATERAL")
         only = cursor.accept("ONLY")
         if cursor.word in QUERY_STARTS:
-            return  # a subquery: `read` comes to it
+            return  # a subquery, which `read` handles
         name = cursor.qualified_name()
         is_with_name = len(name) == 1 and name[0] in self._with_names
         if name and not is_with_name and cursor.word != "(":  # a function
@@ -134,7 +134,7 @@ class _QueryReader:
 
 
 def _names_of_with(cursor: TokenCursor) -> set[str]:
-    """Return every name in `name AS (` and `name (columns) AS (`, if there is a WITH at all."""
+    """Return every name in `name AS (` and `name (columns) AS (`, or an empty set if there is no WITH."""
     if "WITH" not in cursor.words:
         return set()
     found = set()

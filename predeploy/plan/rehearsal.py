@@ -1,4 +1,4 @@
-"""The rehearsal: pending migrations run on the real database in one transaction that is rolled back."""
+"""Rehearse the pending migrations: run them on the real database in one transaction, then roll it back."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOCK_TIMEOUT_S = 2.0  # while the rehearsal waits for a lock, other sessions queue behind it
+LOCK_TIMEOUT_S = 2.0  # other sessions queue up while the rehearsal waits for a lock
 STATEMENT_TIMEOUT_S = 300.0
 _LOCKS = """
     SELECT l.relation::int8, l.mode FROM pg_catalog.pg_locks l
     WHERE l.locktype = 'relation' AND l.granted AND l.pid = pg_catalog.pg_backend_pid()
     AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 """
-# Check what COMMIT would check, then restore the initially deferred constraints. By name, because SET CONSTRAINTS ALL
-# would also apply to constraints that a later migration creates.
+# Run the checks that COMMIT would run, then restore the initially deferred constraints. List the constraints by name,
+# because SET CONSTRAINTS ALL would also apply to constraints created by later migrations.
 _CHECK_DEFERRED = (
     "SET SESSION AUTHORIZATION DEFAULT",
     """DO LANGUAGE plpgsql $predeploy$
@@ -85,9 +85,10 @@ def rehearse(
     lock_timeout: float,
     statement_timeout: float,
 ) -> tuple[str, dict[str, int]]:
-    """Run the pending migrations under the migration lock and roll them back; log each, add failures to `result`.
+    """Run the pending migrations under the migration lock, roll them back, and add failures to `result`.
 
-    Return message and fields of the last line. Timeouts are in seconds; 0 means the defaults of this module.
+    Return the message and fields for the last log line. Timeouts are in seconds; 0 for the lock or statement timeout
+    selects this module's default.
     """
     timeouts = {
         "lock_timeout": lock_timeout or LOCK_TIMEOUT_S,
@@ -123,7 +124,7 @@ def _pending(conn: Connection, files: MigrationFiles) -> list[Migration]:
 
 
 def _begin(conn: Connection, profile: SessionProfile, timeout: float) -> None:
-    """Begin a transaction and take the migration lock in it; wait for the lock outside of any transaction."""
+    """Begin a transaction and take the migration lock in it; wait for the lock outside any transaction."""
     deadline = time.monotonic() + timeout
     while True:
         wait_until_free(conn, timeout=max(deadline - time.monotonic(), 0))
@@ -136,7 +137,7 @@ def _begin(conn: Connection, profile: SessionProfile, timeout: float) -> None:
 
 
 class _Rehearsal:
-    """Runs migrations in one open transaction, each in a savepoint, and rolls back to it after a failure."""
+    """Runs migrations in one open transaction, each in a savepoint that is rolled back if the migration fails."""
 
     def __init__(
         self,
@@ -154,13 +155,13 @@ class _Rehearsal:
         self._result = result
         self._relations = read_relations(conn)
         self._table: MigrationsTable = ensure_table(conn, alter=False)
-        self._savepoint = f"rehearsal_{secrets.token_hex(8)}"  # unknown to every migration
+        self._savepoint = f"rehearsal_{secrets.token_hex(8)}"  # random, so that no migration can use it
         self._reset = profile.reset.sql + profile.begin.sql.partition(";")[2]
         self._profile = SessionProfile(commit=join(*_CHECK_DEFERRED), pooled=profile.pooled)
         self._held = self._held_locks()
 
     def run(self, migration: Migration) -> None:
-        """Run one migration and log the outcome; later migrations see its effects in the transaction."""
+        """Run one migration and log the outcome; later migrations in the transaction see its effects."""
         execution = Execution(self._conn, self._table, migration, self._profile)
         try:
             execution.load()
@@ -193,7 +194,7 @@ class _Rehearsal:
         log_failure("Would fail", migration, failure, self._result, self._files.migrations)
 
     def _log_rehearsed(self, migration: Migration, duration_ms: float) -> None:
-        """Log its duration, and its locks except those that earlier migrations took."""
+        """Log the migration's duration and locks, except locks already taken by earlier migrations."""
         self.rehearsed += 1
         held = self._held_locks()
         locks: dict[Relation, LockMode] = {}
@@ -207,7 +208,7 @@ class _Rehearsal:
         log.info("%s", message, extra={"event": "migration.rehearsed", **fields})
 
     def _held_locks(self) -> set[tuple[Relation, LockMode]]:
-        """Return the locks of this session on relations that existed before, except those of a claim."""
+        """Return the session's locks on previously existing relations, except the claim's locks on `_migrations`."""
         found = set()
         for oid, pg_mode in self._conn.execute(_LOCKS).fetchall():
             relation, mode = self._relations.get(oid), lock_mode_of(pg_mode)

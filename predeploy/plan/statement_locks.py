@@ -1,7 +1,7 @@
-"""What a statement locks, as far as its text shows: the documentation as a table of commands and modes.
+"""The locks that a statement takes, inferred from its text.
 
-The modes are those of the documentation's chapter on explicit locking and of the pages of the commands. What only the
-server knows (a DO block, a function, a trigger, CASCADE) is reported as unknown, never guessed.
+The modes follow the documentation: the chapter on explicit locking and the reference pages of the commands. Effects
+that only the server knows (DO blocks, functions, triggers, CASCADE) are reported as unknown, never guessed.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _CHANGE_SEARCH_PATH = {"SEARCH_PATH", "SCHEMA", "ROLE", "AUTHORIZATION"}
 
 
 def read_statement(sql: str, statement: Statement) -> StatementEffects:
-    """Return what one statement of a text does and which relations it locks, as far as its text shows."""
+    """Return a statement's actions and the relations it locks, inferred from its text."""
     if statement.words[:1] in _OFTEN_REPEATED and (shape := shape_of(sql, statement)):
         effects = _read_shape(shape)
-        if "set_config" not in effects.calls:  # it may set search_path, which only its literals show
+        if "set_config" not in effects.calls:  # it may set search_path, which is visible only in the literals
             return effects
     return _read(sql, statement)
 
@@ -71,7 +71,7 @@ def _read(sql: str, statement: Statement) -> StatementEffects:
 
 
 def _query_action(cursor: TokenCursor) -> str:
-    """Return the verb after WITH, and SELECT for everything that only reads."""
+    """Return the query's verb, after any WITH clause, or SELECT if the query only reads."""
     verb = cursor.word
     if verb == "WITH":
         ahead = cursor.rest()
@@ -125,7 +125,7 @@ def _create_view(cursor: TokenCursor, effects: StatementEffects) -> None:
         effects.lock(name, _AEL)
     _read_query_after_as(cursor, effects)
     if "MATERIALIZED" not in cursor.words[:3]:
-        effects.calls.clear()  # the query does not run yet
+        effects.calls.clear()  # creating a view does not run its query
 
 
 def _read_query_after_as(cursor: TokenCursor, effects: StatementEffects) -> bool:
@@ -155,7 +155,7 @@ def _create_statistics(cursor: TokenCursor, effects: StatementEffects) -> None:
 
 
 def _create_schema(cursor: TokenCursor, effects: StatementEffects) -> None:
-    effects.unknown = "CREATE" in cursor.words[1:]  # the schema's objects in the same statement
+    effects.unknown = "CREATE" in cursor.words[1:]  # objects created in the same statement
 
 
 def _drop(cursor: TokenCursor, effects: StatementEffects) -> None:
@@ -195,7 +195,7 @@ def _alter(cursor: TokenCursor, effects: StatementEffects) -> None:
 
 
 def _lock_its_table(cursor: TokenCursor, effects: StatementEffects, scope: Scope = "only") -> None:
-    """Lock the table of the trigger, rule or policy whose name comes next."""
+    """Add the lock on the table of the trigger, rule or policy whose name comes next."""
     cursor.identifier()
     cursor.skip_past("ON")
     effects.lock(cursor.qualified_name(), _AEL, scope)
@@ -207,7 +207,7 @@ def _set(cursor: TokenCursor, effects: StatementEffects) -> None:
 
 
 def _read_calls(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Add every name before a parenthesis; those that are no function do no harm."""
+    """Add every name followed by a parenthesis; names that are not functions do no harm."""
     for token, following in pairwise(cursor.tokens):
         if following == "(" and is_identifier(token):
             effects.calls.add(fold_identifier(token))

@@ -1,4 +1,4 @@
-"""The plan: which migrations would run and what they would lock, without running them."""
+"""Plan a run: find which migrations would run and what they would lock, without running them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MAX_NAMES = 8  # of relations with the same lock in a message
+_MAX_NAMES = 8  # relations listed per lock mode in a message
 
 
 @dataclass(slots=True)
 class FilePlan:
-    """One pending migration: what its statements do, and the strongest lock that they take on each existing relation.
+    """The plan for one pending migration: its actions, and the strongest lock it takes on each existing relation.
 
-    `unknown`: a statement may do more than its text shows. `failure`: it would fail before it is sent.
+    `unknown` is set if a statement may do more than its text shows. `failure` is set if the migration would fail before
+    being sent.
     """
 
     migration: Migration
@@ -44,14 +45,14 @@ class FilePlan:
 
 
 def plan_migrations(conn: Connection, files: MigrationFiles) -> list[FilePlan]:
-    """Return a plan for each pending migration, in order."""
+    """Return the plans for all pending migrations, in order."""
     rows = read_rows(conn) or {}
     catalog = read_catalog(conn)
     return [_plan_file(m, catalog) for m in files.migrations if m.name not in rows]
 
 
 def log_plan(conn: Connection, files: MigrationFiles, result: MigrationResult) -> tuple[str, dict[str, Any]]:
-    """Log what would run, add what would fail to `result`, and return message and fields of the last line."""
+    """Log the plan, add expected failures to `result`, and return the message and fields for the last log line."""
     plans = plan_migrations(conn, files)
     for plan in plans:
         if plan.failure:
@@ -70,13 +71,13 @@ def log_plan(conn: Connection, files: MigrationFiles, result: MigrationResult) -
 
 
 def lock_fields(locks: Mapping[Relation, LockMode]) -> list[dict[str, str]]:
-    """Return the locks as fields of the log, the strongest first."""
+    """Return the locks as log fields, strongest first."""
     ordered = sorted(locks.items(), key=lambda lock: (-lock[1], str(lock[0])))
     return [{"relation": str(relation), "mode": mode.sql_name} for relation, mode in ordered]
 
 
 def describe_locks(locks: Mapping[Relation, LockMode]) -> str:
-    """Return the locks as the end of a sentence, the strongest first; "" if there are none."""
+    """Return the locks as the end of a sentence, strongest first, or "" if there are none."""
     groups = []
     for mode in sorted(set(locks.values()), reverse=True):
         names = sorted(str(relation) for relation, held in locks.items() if held == mode)
@@ -86,12 +87,12 @@ def describe_locks(locks: Mapping[Relation, LockMode]) -> str:
 
 
 def add_lock(locks: dict[Relation, LockMode], relation: Relation, mode: LockMode) -> None:
-    """Add a lock, unless the relation has a stronger one."""
+    """Add a lock, unless a stronger lock on the relation is already included."""
     locks[relation] = max(mode, locks.get(relation, mode))
 
 
 def relevant_locks(locks: Mapping[Relation, LockMode], relations: Mapping[int, Relation]) -> dict[Relation, LockMode]:
-    """Omit indexes without a stronger lock than their table, and sequences that other sessions can still use."""
+    """Omit indexes not locked more strongly than their table, and sequences that other sessions can still use."""
     found = {}
     for relation, mode in locks.items():
         table = relations.get(relation.table or 0)
@@ -132,7 +133,7 @@ def _plan_file(migration: Migration, catalog: Catalog) -> FilePlan:
 
 
 def resolve_locks(effects: StatementEffects, catalog: Catalog) -> tuple[dict[Relation, LockMode], bool]:
-    """Return the locks of a statement on existing relations, and whether there may be others."""
+    """Return a statement's locks on existing relations, and whether it may take other locks."""
     locks: dict[Relation, LockMode] = {}
     unknown = effects.unknown or not effects.calls.isdisjoint(catalog.routines)
     for lock in effects.locks:

@@ -1,4 +1,4 @@
-"""What maintenance commands lock, and the other commands that are not queries, CREATE, ALTER or DROP."""
+"""The locks of maintenance commands, and of other commands that are not queries, CREATE, ALTER or DROP."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _SUE, _AEL = LockMode.SHARE_UPDATE_EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE
 
 
 def read_truncate(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Read TRUNCATE; CASCADE adds all tables that refer to the named ones."""
+    """Parse TRUNCATE; CASCADE adds all tables that reference the named tables."""
     implied = (ImpliedLock("truncated_with", _AEL),) if "CASCADE" in cursor.words else ()
     for name, scope in cursor.relations():
         effects.lock(name, _AEL, scope, implied)
 
 
 def read_lock(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Read LOCK TABLE."""
+    """Parse LOCK TABLE."""
     effects.actions.append("LOCK TABLE")
     text = " ".join(cursor.words)
     mode = next((mode for mode in reversed(LockMode) if f"IN {mode.sql_name} MODE" in text), _AEL)
@@ -32,7 +32,7 @@ def read_lock(cursor: TokenCursor, effects: StatementEffects) -> None:
 
 
 def read_vacuum(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Read VACUUM or ANALYZE; without a name they work on the whole database."""
+    """Parse VACUUM or ANALYZE; without a table name, the command processes the whole database."""
     end = cursor.words.index(")") if cursor.word == "(" and ")" in cursor.words else cursor.pos
     full = "FULL" in cursor.words[: end + 1]
     effects.actions.append("VACUUM FULL" if full else cursor.words[0])
@@ -44,10 +44,10 @@ def read_vacuum(cursor: TokenCursor, effects: StatementEffects) -> None:
 
 
 def read_reindex(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Read REINDEX: it blocks writers of the table, and readers that use the index."""
+    """Parse REINDEX, which blocks writes to the table and reads that use the index, unless CONCURRENTLY is given."""
     cursor.skip_parentheses()
     kind = cursor.object_kind()
-    concurrently = "CONCURRENTLY" in cursor.words  # it can also be in the parentheses before the kind
+    concurrently = "CONCURRENTLY" in cursor.words  # may also be inside the parentheses before the kind
     cursor.accept("CONCURRENTLY")
     effects.actions.append(f"REINDEX {kind}{' CONCURRENTLY' * concurrently}")
     on_table, on_index = (_SUE, _SUE) if concurrently else (LockMode.SHARE, _AEL)
@@ -60,7 +60,7 @@ def read_reindex(cursor: TokenCursor, effects: StatementEffects) -> None:
 
 
 def read_cluster(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Read CLUSTER; without a name it works on the whole database."""
+    """Parse CLUSTER; without a table name, the command processes the whole database."""
     cursor.skip_parentheses()
     cursor.accept("VERBOSE")
     name = cursor.qualified_name()
@@ -69,7 +69,7 @@ def read_cluster(cursor: TokenCursor, effects: StatementEffects) -> None:
 
 
 def read_refresh(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Read REFRESH MATERIALIZED VIEW."""
+    """Parse REFRESH MATERIALIZED VIEW."""
     effects.actions.append("REFRESH MATERIALIZED VIEW")
     cursor.accept("MATERIALIZED", "VIEW")
     mode = LockMode.EXCLUSIVE if cursor.accept("CONCURRENTLY") else _AEL
@@ -77,7 +77,7 @@ def read_refresh(cursor: TokenCursor, effects: StatementEffects) -> None:
 
 
 def read_comment(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Read COMMENT ON."""
+    """Parse COMMENT ON."""
     effects.actions.append("COMMENT")
     cursor.skip_past("ON")
     if cursor.accept("COLUMN"):
@@ -90,7 +90,7 @@ def read_comment(cursor: TokenCursor, effects: StatementEffects) -> None:
 
 
 def read_copy(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Read COPY from or to a file of the server."""
+    """Parse COPY from or to a file on the server."""
     if cursor.word == "(":
         read_query(cursor.rest(), effects)
         return
@@ -104,7 +104,7 @@ def read_copy(cursor: TokenCursor, effects: StatementEffects) -> None:
 
 
 def read_explain(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Read EXPLAIN, which locks what its statement would; EXPLAIN ANALYZE runs it."""
+    """Parse EXPLAIN, which takes the same locks as the statement it explains."""
     effects.actions.append("EXPLAIN")
     cursor.skip_parentheses()
     cursor.accept_any("ANALYZE", "VERBOSE")
@@ -115,20 +115,20 @@ def read_explain(cursor: TokenCursor, effects: StatementEffects) -> None:
 
 
 def read_declare(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Read DECLARE ... CURSOR FOR a query."""
+    """Parse DECLARE ... CURSOR FOR a query."""
     if cursor.skip_past("FOR"):
         read_query(cursor.rest(), effects)
 
 
 def read_grant(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Read GRANT or REVOKE, which lock the tables since Postgres 18."""
+    """Parse GRANT or REVOKE, which lock the tables since Postgres 18."""
     if cursor.skip_past("ON"):
         for name, _ in cursor.relations():
             effects.lock(name, LockMode.ACCESS_SHARE)
 
 
 def read_publication(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Read the tables of CREATE or ALTER PUBLICATION."""
+    """Parse the tables of CREATE or ALTER PUBLICATION."""
     if cursor.skip_past("TABLE"):
         for name, scope in cursor.relations():
             effects.lock(name, _SUE, scope)

@@ -1,4 +1,4 @@
-"""Known secrets, masked in every text that leaves the process."""
+"""Mask known secrets in all output of the process."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MASK = "***"
-MIN_SECRET_CHARS = 4  # a shorter one would mask half of every line
-# A password such as `postgres` or `failed` must not change constants that programs parse.
+MIN_SECRET_CHARS = 4  # masking shorter secrets would garble every line
 _QUOTING = re.compile(r"(\\+|['\"])")
+# A password such as `postgres` or `failed` must not alter constants that programs parse.
 _CONSTANTS = ("timestamp", "level", "event", "outcome", "reason", "state", "severity")
 
 
 class Scrubber:
-    """Replaces every known secret in a text, the longest first."""
+    """Replaces every known secret in a text, longest first."""
 
     def __init__(self) -> None:
         self._secrets: list[str] = []
         self._patterns: dict[str, re.Pattern[str]] = {}
 
     def add_secrets(self, secrets: Iterable[str]) -> None:
-        """Mask these from now on, except those with less than four characters."""
+        """Mask these secrets from now on, except secrets shorter than four characters."""
         known = {*self._secrets, *(secret for secret in secrets if len(secret) >= MIN_SECRET_CHARS)}
         self._secrets = sorted(known, key=len, reverse=True)
         self._patterns = {secret: _however_quoted(secret) for secret in known if _QUOTING.search(secret)}
 
     def scrub_fields(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Return a line's fields with secrets masked, except in those that hold this program's own constants."""
+        """Return a log line's fields with secrets masked, except in fields that hold pg-predeploy's own constants."""
         return {key: value if key in _CONSTANTS else self.scrub(value) for key, value in fields.items()}
 
     def scrub_line(self, line: str) -> str:
-        """Return one line of a text with secrets masked, including single lines of multi-line secrets."""
+        """Return a line of text with secrets masked, including individual lines of multi-line secrets."""
         scrubbed: str = self.scrub(line)
         for secret in self._secrets:
             for part in secret.splitlines():
@@ -41,7 +41,7 @@ class Scrubber:
         return scrubbed
 
     def scrub(self, value: Any) -> Any:
-        """Return the value with secrets masked in it and in everything it contains; other types than JSON's as str."""
+        """Return a copy of the value with secrets masked at every level; non-JSON types are converted to str."""
         if isinstance(value, str):
             for secret in self._secrets:
                 pattern = self._patterns.get(secret)
@@ -55,7 +55,7 @@ class Scrubber:
 
 
 def _however_quoted(secret: str) -> re.Pattern[str]:
-    """Match a secret at any depth of quoting: repr() of a JSON text doubles its backslashes."""
+    """Match a secret at any quoting depth: for example, repr() of a JSON string doubles its backslashes."""
     pattern = ""
     for piece in _QUOTING.split(secret):
         if piece.startswith("\\"):

@@ -1,21 +1,21 @@
-"""Redaction of server messages: their own words and names of objects are logged, nothing else from a migration.
+"""Redact server messages: log the server's own wording and object names, but nothing else from a migration.
 
-A message quotes the text that it rejects, which may be a password, a value of a row or the rest of the file: `syntax
-error at or near "hunter2"`. A quoted text is shown only if the SQLSTATE means that it names an object. DETAIL,
-CONTEXT and the query are never logged.
+A message quotes the text that it rejects, which may be a password, a row value or the rest of the file: `syntax error
+at or near "hunter2"`. Quoted text is shown only if the SQLSTATE implies that it names an object. DETAIL, CONTEXT and
+the query are never logged.
 
-A syntax error quotes a token. It is shown if it is one or two signs, or if all of this holds:
-- It is a keyword of SQL, a word one slip away from a keyword (FORM, SELEC, TABEL), or a column that a CREATE TABLE or
-  ALTER TABLE of the migration declares. No other word is shown: it may be a secret that lacks its quotes.
-- It has letters and underscores only, at most 30, in lower case, in upper case or with one capital letter first.
-- It stands in the migration outside strings, comments and double quotes, and never as follows: in double quotes; in a
-  statement behind a word like PASSWORD or SECRET; in a statement where a quote seems to be missing, as one touches a
-  word or is never closed.
-- No string of the migration contains it as a word; a keyword may stand in a longer string.
+A syntax error quotes a token. The token is shown if it is one or two symbols, or if it meets all of these conditions:
+- It is an SQL keyword, a typo of a keyword (FORM, SELEC, TABEL), or a column declared by a CREATE TABLE or ALTER TABLE
+  in the migration. Any other word may be an unquoted secret.
+- It has at most 30 characters, all letters or underscores, in lower case, upper case or capitalized.
+- It occurs in the migration outside strings, comments and double quotes, and it never occurs in double quotes, after a
+  word like PASSWORD or SECRET in the same statement, or in a statement where a quote seems to be missing (a quote
+  touches a word or is never closed).
+- It does not occur as a word in any string of the migration, except that a keyword may occur within a longer string.
 
-The server's sentence around the quotes is shown as it is, in any language, up to its first colon: 'error' as a string
-of the migration does not mask `syntax error`. Strings of the migration that are more than words are masked there too.
-Everything is masked behind the colon, and in the messages of libraries and of other languages, which are free text.
+The server's own wording around the quotes is shown unchanged, in any language, up to the first colon: the string
+'error' in a migration does not mask `syntax error`. Strings that are more than plain words are masked there too. All
+strings are masked after the colon, and in messages from libraries and other languages, which are free text.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
     from predeploy.sql.literals import SqlLiterals
 
 MAX_CHARS = 2000
-_MAX_READ_CHARS = 1 << 16  # characters of a message; a quote that is cut counts as never closed
-_MAX_NAME_CHARS = 200  # a schema's and a table's: 63 bytes each, and the quotes
+_MAX_READ_CHARS = 1 << 16  # of a message; a quote cut off by this limit is treated as unclosed
+_MAX_NAME_CHARS = 200  # schema and table names of 63 bytes each, plus quotes
 
-# Classes and codes that quote names: of objects that are missing, duplicate, in use or of the wrong kind, and of
-# violated constraints. Class 42 without syntax errors, bad names and missing columns: PASSWORD = "hunter2" names a
-# column.
+# Classes and codes whose messages quote names: of objects that are missing, duplicate, in use or of the wrong kind,
+# and of violated constraints. Class 42 excludes syntax errors, invalid names and missing columns, because
+# PASSWORD = "hunter2" names a column.
 _NAMING = ("00", "01", "0A", "23", "25", "26", "2B", "34", "3B", "3D", "3F", "42", "44", "55", "58P01")
 _NEVER = ("42601", "42602", "42622", "42703")
 _OBJECTS = ("schema_name", "table_name", "column_name", "datatype_name", "constraint_name")
 _RAISED = ("exec_stmt_raise", "exec_stmt_assert")  # written by the author of the migration
 _RAISE = re.compile(r"\b(?:raise|assert)\b(?:[^;']|'[^']*')*", re.IGNORECASE)
 
-# Including those of localised servers.
+# Includes the quotation marks of localised servers.
 _QUOTED = re.compile(
     r'"([^"]*)"|»([^«»]*)«|«([^«»]*)»|„([^„“”]*)[“”]|“([^“”]*)”|「([^「」]*)」|\u2018([^\u2018\u2019]*)\u2019'
 )
@@ -62,30 +62,31 @@ _PARAMETER = re.compile(r'[^"»«]*(?:param[^"»« ]*|encoding) ["»«]\s?([\w.]
 _COLUMN = re.compile(r"(?<=^column ).*(?= does not exist$)|\S+\.\S.*", re.DOTALL)
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
-# Classes whose messages are free text: of libpq, functions in other languages, foreign data wrappers, internal errors.
+# Classes whose messages are free text, from libpq, functions in other languages, foreign data wrappers or internal
+# errors.
 _FREE_TEXT = ("08", "38", "39", "HV", "XX")
 
 
 def redact_message(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
-    """Return the loggable part of a message caused by `sql`, in a statement that begins `at` that offset.
+    """Return the loggable part of a message caused by the statement in `sql` that begins at offset `at`, or None.
 
-    It has one line, or the lines of a RAISE, and at most about 2,000 characters.
+    The result is a single line, or the lines of a RAISE message, and has at most about 2,000 characters.
     """
     return _redact(diag.message_primary, diag, read_literals(sql, at), sql, naming=_is_naming(diag.sqlstate or ""))
 
 
 def redact_hint(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
-    """Return the loggable part of its hint, in which a server quotes names of existing objects."""
+    """Return the loggable part of a message's hint, where the server quotes names of existing objects, or None."""
     return _redact(diag.message_hint, diag, read_literals(sql, at), sql, naming=True)
 
 
 def redact_name(name: str | None, diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
-    """Return the loggable part of one of its object names."""
+    """Return the loggable part of an object name from a message, or None."""
     return _redact(name, diag, read_literals(sql, at), sql, naming=True, sentence=False)
 
 
 def redact_text(text: str) -> str:
-    """Return a text of this program or of a library, shortened, without what follows the word password in it."""
+    """Return a message from pg-predeploy or a library, truncated, with any passwords in it masked."""
     return _cut(_CONTROLS.sub(" ", _mask(text[:_MAX_READ_CHARS], passwords_in(text[:_MAX_READ_CHARS]))), len(text))
 
 
@@ -117,13 +118,13 @@ def _redact(
 
 
 def _may_be_the_servers(secret: str, words: SqlLiterals) -> bool:
-    """Return whether its sentence may have it by chance; an object of that name stands there without quotes."""
+    """Return whether `secret` may be the server's own wording: plain words, except names used in the migration."""
     small = secret.lower()
     return _PROSE.fullmatch(secret) is not None and (small in KEYWORDS or small not in words.names)
 
 
 def _names_only(text: str, objects: set[str], words: SqlLiterals) -> str:
-    """Keep quoted names; mask everything from the first quote without a name to the last quote."""
+    """Keep quoted names; mask everything from the first quoted text that is not a name to the last quote."""
     pos = 0
     while match := _QUOTED.search(text, pos):
         name = (match[match.lastindex or 0]).strip()
@@ -134,7 +135,7 @@ def _names_only(text: str, objects: set[str], words: SqlLiterals) -> str:
 
 
 def _without_quoted(text: str, sqlstate: str | None, words: SqlLiterals) -> str:
-    """Mask everything from the first quote to the last: the quoted text may contain quotes."""
+    """Mask everything from the first quote to the last, because the quoted text may itself contain quotes."""
     if sqlstate == "42703" and not _OPENING.search(text):  # column users.hunter2 does not exist
         return _COLUMN.sub(MASK, text[:MAX_CHARS])
     if sqlstate == "42601" and (token := _only_quoted(text)) and (_SIGNS.fullmatch(token) or _is_sql(token, words)):
@@ -145,7 +146,7 @@ def _without_quoted(text: str, sqlstate: str | None, words: SqlLiterals) -> str:
 
 
 def _only_quoted(text: str) -> str:
-    """Return what a message quotes, an empty string if it quotes nothing, or more than one text."""
+    """Return the only quoted text in a message, or "" if there is none or more than one."""
     quoted = _QUOTED.search(text)
     if not quoted or _OPENING.search(text, 0, quoted.start()) or _OPENING.search(text, quoted.end()):
         return ""
@@ -153,7 +154,7 @@ def _only_quoted(text: str) -> str:
 
 
 def _is_sql(token: str, words: SqlLiterals) -> bool:
-    """Return whether the token of a syntax error may be shown, by the rule at the top of this module."""
+    """Return whether a syntax error's token may be shown under the rules in the module docstring."""
     small = token.lower()
     strings = words.literals | words.code | {password.lower() for password in words.passwords}
     if not _PLAIN_WORD.fullmatch(token) or small not in words.names or small in words.doubtful | strings:
@@ -166,7 +167,7 @@ def _is_sql(token: str, words: SqlLiterals) -> bool:
 
 
 def _is_one_slip_apart(word: str, keyword: str) -> bool:
-    """Return whether one letter is missing, added or wrong, or two neighbours are exchanged."""
+    """Return whether one letter is missing, extra or wrong, or two adjacent letters are swapped."""
     length = min(len(word), len(keyword))
     if length < MIN_SECRET_CHARS:
         return False
@@ -177,7 +178,7 @@ def _is_one_slip_apart(word: str, keyword: str) -> bool:
 
 
 def _with_mask(text: str, pos: int) -> str:
-    """Mask everything between the first quote and the last, or to the end if none closes it."""
+    """Mask everything from the first quote after `pos` to the last quote, or to the end if the quote is not closed."""
     opening = _OPENING.search(text, pos)
     if not opening:
         return text
@@ -187,7 +188,7 @@ def _with_mask(text: str, pos: int) -> str:
 
 
 def _is_name(name: str, words: SqlLiterals) -> bool:
-    """Return whether the migration uses it as a name, or in none of its strings: then it is from the catalog."""
+    """Return whether `name` is a name in the migration, or is in none of its strings and so comes from the catalog."""
     small = name.lower()
     if not small or len(small) > _MAX_NAME_CHARS or "\n" in small or small in words.code:
         return False
@@ -203,7 +204,7 @@ def _is_no_literal(small: str, words: SqlLiterals) -> bool:
 
 
 def _without_literals_of_others(text: str, sql: str) -> str:
-    """Keep the text of RAISE; a server message that it contains (SQLERRM) may quote other strings."""
+    """Keep the text of a RAISE, but mask strings quoted by an embedded server message (SQLERRM)."""
     words = _outside_raise(sql)
 
     def keep(match: re.Match[str]) -> str:
@@ -219,7 +220,7 @@ def _outside_raise(sql: str) -> SqlLiterals:
 
 
 def _mask(text: str, secrets: Iterable[str]) -> str:
-    """Mask secrets in upper and lower case, the longest first; a plain word only as a whole word."""
+    """Mask secrets case-insensitively, longest first; short or purely alphabetic secrets only as whole words."""
     small = text.lower()
     found = sorted((secret for secret in secrets if secret.lower() in small), key=len, reverse=True)
     for secret in found:

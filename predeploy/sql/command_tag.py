@@ -1,4 +1,4 @@
-"""The command tag of a statement, such as `ALTER TABLE`, for the log: other words of a file may be secret."""
+"""Find a statement's command tag, such as `ALTER TABLE`, for the log: other words in the file may be secret."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OBJECTS = frozenset(
     "ACCESS METHOD", "DEFAULT PRIVILEGES", "EVENT TRIGGER", "FOREIGN DATA", "FOREIGN SCHEMA", "FOREIGN TABLE",
     "LARGE OBJECT", "MATERIALIZED VIEW", "OPERATOR CLASS", "OPERATOR FAMILY", "TEXT SEARCH", "USER MAPPING",
 }  # fmt: skip
-# Further words of the actions of ALTER, the options of maintenance commands, and transaction control.
+# Other words used in ALTER actions, options of maintenance commands, and transaction control.
 _OTHER_WORDS = """
     ... ABORT ADD ALWAYS ANALYSE AS ATTACH BEGIN CHECK COLUMN COMMIT COMPRESSION CONCURRENTLY DEPENDS DETACH DISABLE
     ENABLE END EXCLUDE EXPRESSION FORCE FULL GENERATED IDENTITY INHERIT KEY LEVEL LOGGED NO NOT NULL OF ON OPTIONS OWNER
@@ -40,7 +40,7 @@ _WORDS = frozenset(" ".join((*_VERBS, *_VERBS_WITH_OBJECT, *_MODIFIERS, *_OBJECT
 
 
 def command_of(words: Sequence[str]) -> str | None:
-    """Return the command tag for the first words of a statement, in upper case; None for no command."""
+    """Return the command tag for a statement's first words (in upper case), or None if they are not a command."""
     verb = words[0] if words else ""
     if verb in _VERBS:
         return verb
@@ -53,9 +53,9 @@ def command_of(words: Sequence[str]) -> str | None:
 
 
 def object_kind(words: Sequence[str], start: int = 0) -> tuple[str, int]:
-    """Return the kind of object that `words` name from `start` on, and the index after it; "" and `start` if none.
+    """Return the object kind in `words` at `start` and the index after it, or "" and `start` if there is none.
 
-    Modifiers before the kind are skipped: `INDEX` of `UNIQUE INDEX`.
+    Modifiers before the kind are skipped: `UNIQUE INDEX` yields `INDEX`.
     """
     for first in range(start, len(words)):
         for end in (first + 2, first + 1):
@@ -67,7 +67,7 @@ def object_kind(words: Sequence[str], start: int = 0) -> tuple[str, int]:
 
 
 def only_sql_words(text: str) -> str:
-    """Return the part of `text` before the first word that is not an SQL keyword; `OTHER` if nothing is left."""
+    """Return the part of `text` before the first word that is not an SQL keyword, or `OTHER` if nothing is left."""
     words = text.split()
     known = next((number for number, word in enumerate(words) if word not in _WORDS), len(words))
     return " ".join(words[:known]).removesuffix(" ...") or "OTHER"

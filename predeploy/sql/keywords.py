@@ -1,8 +1,8 @@
-"""The words of SQL: public knowledge, so a message that quotes one of them reveals nothing of a migration."""
+"""SQL keywords, which are public, so that quoting a keyword reveals nothing about a migration."""
 
 from __future__ import annotations
 
-# Columns are declared with these.
+# The types used in column declarations.
 TYPES = frozenset(
     """
     bigint bigserial bit bool boolean box bytea char character cidr circle citext date decimal double float inet int
@@ -10,7 +10,7 @@ TYPES = frozenset(
     text time timestamp timestamptz timetz tsquery tsvector uuid varbit varchar xml
     """.split()  # noqa: SIM905
 )
-# The keywords of PostgreSQL 13 to 18 (pg_get_keywords), then words of PL/pgSQL, of CREATE ROLE and of other servers.
+# The keywords of PostgreSQL 13 to 18 (pg_get_keywords), then words from PL/pgSQL, CREATE ROLE and other databases.
 KEYWORDS = TYPES | frozenset(
     """
     abort absent absolute access action add admin after aggregate all also alter always analyse analyze and any

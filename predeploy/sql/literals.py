@@ -1,12 +1,12 @@
-"""SQL text -> its string literals, its names and its passwords, for redaction.
+"""Extract string literals, names and passwords from SQL text, for redaction.
 
-Read only when a server message about a migration is logged: the message may quote secrets of the file.
+This runs only when a server message about a migration is logged, because the message may quote secrets from the file.
 
-This is not the lexer of `splitter`: it decodes strings, descends into code in strings (functions, DO blocks, EXECUTE),
-and reads text that is not valid SQL to its end.
+Unlike the lexer in `splitter`, this module decodes strings, descends into code inside strings (functions, DO blocks,
+EXECUTE), and reads invalid SQL to the end.
 
-In text that is not valid, a secret may stand outside quotes: behind PASSWORD without quotes, or where a quote is
-missing. The words of such a place are `doubtful`.
+In invalid SQL, a secret may occur outside quotes: unquoted after PASSWORD, or where a quote is missing. Words in such
+places are marked as `doubtful`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from predeploy.sql.keywords import KEYWORDS, TYPES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MAX_CHARS = 4 << 20  # take some 1.5 seconds to read
+_MAX_CHARS = 4 << 20  # takes about 1.5 s to read
 _MAX_DEPTH = 4  # of strings in strings
 
 _COMMENT = r"--[^\n\r]*|/\*(?:[^*/]|\*(?!/)|/(?!\*)|/\*(?:[^*]|\*(?!/))*\*/)*\*/"
@@ -35,7 +35,8 @@ _QUOTED_OR_COMMENT = re.compile(
 )
 _WORD = re.compile(r"[^\W\d][\w$]*")
 _GAP = re.compile(rf"\s+|{_COMMENT}")
-# A string that begins like this is code, of a function or for EXECUTE: its words are names, its strings literals.
+# A string that begins like this is code, such as a function body or an argument of EXECUTE: its words are names, and
+# its strings are literals.
 _CODE = re.compile(
     r"(?:<<|\#|(?:ALTER|ANALYZE|BEGIN|CALL|CLUSTER|COMMENT|COPY|CREATE|DECLARE|DELETE|DO|DROP|EXECUTE|EXPLAIN|GRANT|IF|"
     r"IMPORT|INSERT|LISTEN|LOCK|MERGE|NOTIFY|PERFORM|RAISE|REASSIGN|REFRESH|REINDEX|RESET|RETURN|REVOKE|SECURITY|SELECT|"
@@ -46,7 +47,7 @@ _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{1,
 _UNICODE = re.compile(r"\\(?:\+([0-9a-fA-F]{6})|([0-9a-fA-F]{4}))|''|\\\\")
 _CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 
-_SPACES = r"\s{0,50}"  # limited, so that time is linear
+_SPACES = r"\s{0,50}"  # bounded, to keep the running time linear
 _KEYWORD = r"(?:passw(?:or)?d|passphrase)"
 _BEFORE_PASSWORD = re.compile(rf"{_KEYWORD}{_SPACES}(?:=>|:=|[=:(,])?{_SPACES}\Z", re.IGNORECASE)
 # PASSWORD 'x', password = "x", "password": "x", password=x, scheme://user:x@host
@@ -59,14 +60,15 @@ _PASSWORD_IN_TEXT = re.compile(
 )
 
 _TYPE = rf"(?:{'|'.join(sorted(TYPES))})\b"
-# A column that is only declared, `password text NOT NULL,`, has no password behind it.
+# A mere column declaration such as `password text NOT NULL,` is not followed by a password.
 _DECLARED_ONLY = (
     rf"\w{{0,60}}\s{{1,50}}{_TYPE}{_SPACES}(?:\([\d, ]{{1,20}}\))?(?:\s{{1,50}}NOT\s{{1,50}}NULL)?{_SPACES}[,)]"
 )
 _LIKE_PASSWORD = re.compile(
     rf"(?:pas[sw]|psw|pwd|secret|credential|token|api_?key|identified)(?!{_DECLARED_ONLY})[\w$]*", re.IGNORECASE
 )
-# Of a statement with '' for each string. Where a quote is missing, others open where they should close: 'a, 'hunter2'
+# Matches a statement whose strings were replaced with ''. If a quote is missing, later quotes open a string where they
+# should close one: 'a, 'hunter2'
 _MISQUOTED = re.compile(r"(?:(?<![\w$])(?![bxnBXN]'')\w|[\w$]\w)(?:''|\"\")|(?:''|\"\")\w|\0")
 _TABLE = re.compile(r"\s*(?:CREATE|ALTER)\s+(?:(?:TEMP|TEMPORARY|UNLOGGED)\s+)?TABLE\b", re.IGNORECASE)
 _COLUMN = re.compile(rf"(?<![\w$.])([^\W\d]\w{{0,62}})\s{{1,50}}{_TYPE}", re.IGNORECASE)
@@ -74,11 +76,11 @@ _COLUMN = re.compile(rf"(?<![\w$.])([^\W\d]\w{{0,62}})\s{{1,50}}{_TYPE}", re.IGN
 
 @dataclass(frozen=True, slots=True)
 class SqlLiterals:
-    """What a text contains, decoded as the server does, all in lower case but for the passwords.
+    """The contents of a text, decoded as by the server, and in lower case except for passwords.
 
-    `names` are all words outside strings and comments, quoted or not, so keywords too. A word that occurs only in a
-    string that is executed is none. `code` are the strings that read like code, `literals` the others. `columns` are
-    those that a CREATE TABLE or ALTER TABLE declares. `doubtful` are quoted names, and words that may be a secret.
+    `names` are all words outside strings and comments, quoted or not, including keywords, but not words that occur only
+    in an executed string. `code` holds the strings that read like code, and `literals` all other strings. `columns` are
+    the columns declared by CREATE TABLE or ALTER TABLE. `doubtful` are quoted names and words that may be secrets.
     """
 
     literals: set[str] = field(default_factory=set)
@@ -91,7 +93,7 @@ class SqlLiterals:
 
 @lru_cache(maxsize=2)  # a file may raise a million notices
 def read_literals(sql: str, at: int = 0) -> SqlLiterals:
-    """Read a text, which need not be valid SQL; of a very long one only a part, which begins at offset `at`."""
+    """Parse a text, which need not be valid SQL; if it is very long, parse only a part that begins at offset `at`."""
     found = SqlLiterals()
     start = at if len(sql) > _MAX_CHARS else 0
     _read(sql[start : start + _MAX_CHARS], found, found.names, 0)
@@ -100,7 +102,7 @@ def read_literals(sql: str, at: int = 0) -> SqlLiterals:
 
 def _read(code: str, found: SqlLiterals, names: set[str], depth: int) -> None:
     end, joined = 0, ""
-    bare = []  # the text without comments and without what its quotes contain
+    bare = []  # the text without comments and without the contents of quotes
     for match in _QUOTED_OR_COMMENT.finditer(code):
         gap, end = code[end : match.start()], match.end()
         kind = match.lastgroup or "comment"
@@ -123,7 +125,7 @@ def _read(code: str, found: SqlLiterals, names: set[str], depth: int) -> None:
             if not secret:
                 names.add(text.lower())
             continue
-        # A string continues after a line end: 'hun' and, on the next line, 'ter2'.
+        # A string literal may continue on the next line: 'hun' followed by 'ter2' on the next line.
         joined = joined + text if joined and "\n" in gap and not gap.strip() else text
         for string in {text, joined}:
             _add_string(string, found, names if kind == "body" else None, depth)
@@ -153,7 +155,7 @@ def _add_string(string: str, found: SqlLiterals, names: set[str] | None, depth: 
         return
     _read(string, found, set() if names is None else names, depth + 1)
     found.code.add(string.lower())
-    if names is None:  # it may be a passphrase, `select horse`
+    if names is None:  # it may be a passphrase such as `select horse`
         found.doubtful.update(_words(string) - KEYWORDS)
 
 
@@ -165,7 +167,7 @@ def _is_code(string: str) -> bool:
 
 
 def passwords_in(text: str) -> set[str]:
-    """Return the passwords in a text: what follows the word `password`, quoted or not, and the password of a URI."""
+    """Return the passwords in a text: values after the word `password`, quoted or not, and passwords in URIs."""
     found = set()
     for match in _PASSWORD_IN_TEXT.finditer(text):
         value = next(

@@ -1,11 +1,11 @@
-r"""SQL text -> its top-level statements, split where the server's own lexer and grammar split them.
+r"""Split SQL text into top-level statements, exactly where the server's own lexer and grammar do.
 
-The rules are those of PostgreSQL's scan.l and gram.y with standard_conforming_strings = on; the tests compare
-them with libpg_query. Where server versions differ (`\v` as white space, letters right after a number), the
-text is a syntax error in one of them, and the newest version is followed.
+The rules follow PostgreSQL's scan.l and gram.y with standard_conforming_strings = on; the tests compare the results
+with libpg_query. Where server versions differ (`\v` as white space, letters right after a number), the text is a syntax
+error in one of the versions, and this module follows the newest version.
 
-Regular expressions consume runs of tokens in C, possessively, so that time is linear for any text. Python
-handles only what ends a run: a semicolon, a comment, a dollar sign, a backslash, an unterminated quote.
+Possessive regular expressions consume runs of tokens in C, so that the running time is linear for any text. Python
+handles only the characters that end a run: a semicolon, a comment, a dollar sign, a backslash, an unterminated quote.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SPACE = r"[ \t\n\r\f\v]"
-# Letters are A-Z a-z _ and everything above ASCII, even a no-break space; words may continue with digits and
-# dollar signs, tags of dollar quotes with digits. A negated class compiles 50 times faster.
+# Letters are A-Z, a-z, _ and everything above ASCII, even a no-break space. Words may continue with digits and dollar
+# signs, and dollar quote tags may continue with digits. A negated class compiles 50 times faster.
 _LETTER = r"[^\x00-@\[-^`{-\x7f]"
 _LETTER_BUT_E = r"[^\x00-@Ee\[-^`{-\x7f]"
 _IN_WORD = r"[^\x00-#%-/:-@\[-^`{-\x7f]"
 _IN_TAG = r"[^\x00-/:-@\[-^`{-\x7f]"
-# Digits count as single tokens: a number never changes how the token after it is read.
+# Each digit is treated as a separate token: a number never changes how the next token is parsed.
 _PLAIN = r"[0-9!#%&()*+,.:<=>?@\[\]^`{|}~\x00-\x08\x0e-\x1f\x7f]"
-_BACK = "|(?!)"  # before Python 3.11.5 a possessive group keeps what a failed round consumed (python/cpython#106052)
+_BACK = "|(?!)"  # before 3.11.5, a possessive group keeps text that a failed iteration consumed (python/cpython#106052)
 # A string continues after white space that contains a line end; `--` comments count as white space here.
 _CONTINUED = rf"[ \t\f\v]*+(?:--[^\n\r]*+{_BACK})?+[\n\r](?:{_SPACE}++|--[^\n\r]*+[\n\r]{_BACK})*+'"
 _E_BODY = rf"(?:[^'\\]++|\\[\s\S]|''{_BACK})*+'"
@@ -34,7 +34,7 @@ _E_STRING = rf"[eE]'{_E_BODY}(?:{_CONTINUED}{_E_BODY}{_BACK})*+(?!{_CONTINUED})"
 
 
 def _token(trailing: str) -> str:
-    """Match one token (two for a doubled quote), then `trailing` where no other token can start with it."""
+    """Match one token (two for a doubled quote), then `trailing` if no other token can start with that text."""
     return (
         rf"'[^']*+'{trailing}|{_PLAIN}{trailing}|{_LETTER_BUT_E}{_IN_WORD}*+{trailing}"
         rf"|[eE](?!'){_IN_WORD}*+{trailing}|-(?!-)|/(?!\*)|\"[^\"]*+\"|{_E_STRING}"
@@ -45,22 +45,23 @@ _TOKEN = re.compile(rf"{_token('')}|;")
 _RUN = re.compile(rf"(?:{_SPACE}*+(?:{_token(_PLAIN + '*+')}){_BACK})++")
 _WORD = re.compile(rf"(?![bBeEnNxX]'|[uU]&['\"]){_LETTER}{_IN_WORD}*+")
 _WORDS = rf"{_WORD.pattern}(?:{_SPACE}++{_WORD.pattern}{_BACK}){{0,7}}+"
-# Most statements: white space, bare words, then one run up to a semicolon. Not CREATE, which may contain semicolons.
+# Most statements: white space, bare words, then one run up to a semicolon. Excludes CREATE, which may contain
+# semicolons.
 _EASY = re.compile(rf"[; \t\n\r\f\v]*+(?![Cc])({_WORDS})(?:{_RUN.pattern}{_BACK})?+(?=;)")
 _DOLLAR_QUOTE = re.compile(rf"\$(?:{_LETTER}{_IN_TAG}*+{_BACK})?+\$")
 _GAP = re.compile(rf"{_SPACE}++|--[^\n\r]*+|/\*")
 _GAP_OR_SEMICOLONS = re.compile(rf"[; \t\n\r\f\v]++|{_GAP.pattern}")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
-# Without any of these, each quote begins or ends a plain string.
+# If a text contains none of these, each quote begins or ends a plain string.
 _NOT_PLAIN = re.compile(r"[$\\\"]|--|/\*")
 _LITERAL = re.compile(rf"'[^']*+'(?:'[^']*+'{_BACK})*+|(?<!{_IN_WORD})[0-9]++")
 
 
-class Statement(NamedTuple):  # 500,000 take 0.2 s to create; of a frozen dataclass 0.4 s
-    """The place of a top-level statement, in characters: from its first token to just past its last one.
+class Statement(NamedTuple):  # 500,000 take 0.2 s to create; frozen dataclasses take 0.4 s
+    """The location of a top-level statement, in characters, from its first token to just past its last token.
 
-    `line` is the line of `start`, from 1. `words` are the bare words that it begins with, in upper case, at most
-    eight: a string, a quoted name, a number or any other character ends them.
+    `line` is the line number of `start`, from 1. `words` are the statement's leading bare words, in upper case, at most
+    eight, up to the first string, quoted name, number or other character.
     """
 
     start: int
@@ -70,7 +71,7 @@ class Statement(NamedTuple):  # 500,000 take 0.2 s to create; of a frozen datacl
 
 
 class Unterminated(Exception):
-    """A quote or comment is never closed: `what` it is, and the `line` (from 1) and `offset` where it opens."""
+    """A quote or comment is never closed: `what` describes it; `line` (from 1) and `offset` are where it opens."""
 
     def __init__(self, what: str, line: int, offset: int) -> None:
         super().__init__(f"the {what} that opens in line {line} is never closed")
@@ -80,11 +81,11 @@ class Unterminated(Exception):
 
 
 class Scan(NamedTuple):
-    """Everything that one pass over a text finds.
+    """The results of one pass over a text.
 
-    `comments` are the offsets of `--` comments, `backslash` is the offset of the first backslash outside quotes
-    and comments. When something is `unterminated`, the rest describes the text before it, and the last of
-    `statements` may be the beginning of the statement that contains it.
+    `comments` are the offsets of `--` comments, and `backslash` is the offset of the first backslash outside quotes and
+    comments, or None. If a quote or comment is `unterminated`, the other fields describe the text before it, and the
+    last item of `statements` may be the beginning of the statement that contains it.
     """
 
     statements: list[Statement]
@@ -94,7 +95,7 @@ class Scan(NamedTuple):
 
 
 def split(sql: str) -> list[Statement]:
-    """Return the top-level statements of a text; raise what `scan` reports as `unterminated`."""
+    """Return the top-level statements of a text. Raise `Unterminated` if a quote or comment is never closed."""
     found = scan(sql)
     if found.unterminated:
         raise found.unterminated
@@ -102,7 +103,7 @@ def split(sql: str) -> list[Statement]:
 
 
 def scan(sql: str) -> Scan:
-    """Read a text to its end, or to the first quote or comment that is never closed; it need not be valid SQL."""
+    """Scan a text to its end, or to the first quote or comment that is never closed. It need not be valid SQL."""
     reader = _Reader(sql)
     statements: list[Statement] = []
     unterminated = None
@@ -122,7 +123,7 @@ def scan(sql: str) -> Scan:
             try:
                 end, pos = reader.read_statement(start, words)
             except Unterminated as problem:
-                # The traceback would keep this frame, and so the text, in a reference cycle.
+                # The traceback would keep this frame, and therefore the text, alive in a reference cycle.
                 unterminated, end = problem.with_traceback(None), problem.offset
         line += sql.count("\n", counted, start) if unix else line_ends(sql, counted, start)
         counted = start
@@ -132,7 +133,7 @@ def scan(sql: str) -> Scan:
 
 
 def tokens(sql: str, statement: Statement) -> Iterator[str]:
-    """Yield the tokens of a statement that `scan` found: no comments; operators and numbers one character each."""
+    """Yield a scanned statement's tokens without comments; operators and numbers are split into single characters."""
     reader = _Reader(sql)
     pos = statement.start
     while pos < statement.end:
@@ -142,18 +143,18 @@ def tokens(sql: str, statement: Statement) -> Iterator[str]:
 
 
 def without_literals(sql: str, statement: Statement) -> str | None:
-    """Return the text of a statement with `''` for each string and each run of digits; None if that needs a full read.
+    """Replace each string and each number in a statement with `''`; return None if that requires a full parse.
 
-    Of a million statements that insert rows, most differ in nothing else.
+    Out of a million statements that insert rows, most differ only in their strings and numbers.
     """
     text = sql[statement.start : statement.end]
     return None if _NOT_PLAIN.search(text) else _LITERAL.sub("''", text)
 
 
 def line_and_column(sql: str, offset: int) -> tuple[int, int]:
-    r"""Return line and column of an offset, both from 1, the column in characters.
+    r"""Return the line and column of an offset, both from 1; the column is in characters.
 
-    `\n`, `\r\n` and a lone `\r` each end a line, as they do in editors and for the `LINE 1:` of libpq.
+    `\n`, `\r\n` and a lone `\r` each end a line, like in editors and in libpq's `LINE 1:`.
     """
     if offset and sql[offset - 1 : offset + 1] == "\r\n":
         line, column = line_and_column(sql, offset - 1)
@@ -163,7 +164,7 @@ def line_and_column(sql: str, offset: int) -> tuple[int, int]:
 
 
 def line_ends(sql: str, start: int, end: int) -> int:
-    """Return how many lines end between two offsets."""
+    """Return the number of line ends between two offsets."""
     return sql.count("\n", start, end) + sql.count("\r", start, end) - sql.count("\r\n", start, end)
 
 
@@ -182,12 +183,12 @@ def _upper_words(lead: str) -> tuple[str, ...]:
 
 
 def _upper(word: str) -> str:
-    """Fold ASCII only, as the server does for keywords."""
+    """Convert a word to upper case if it is ASCII; the server folds only ASCII letters in keywords."""
     return word.upper() if word.isascii() else word
 
 
 class _Reader:
-    """Reads one text and collects what it finds between the tokens: comments, and the first backslash."""
+    """Reads one text, and collects the offsets of its comments and of the first backslash."""
 
     def __init__(self, sql: str) -> None:
         self.sql = sql
@@ -195,7 +196,7 @@ class _Reader:
         self.backslash: int | None = None
 
     def skip(self, pos: int, gap: re.Pattern[str] = _GAP) -> int:
-        """Return the offset of the next token; an unterminated comment counts as one."""
+        """Return the offset of the next token; an unterminated comment is treated as a token."""
         while found := gap.match(self.sql, pos):
             end = found.end()
             if self.sql[pos] == "-":
@@ -206,7 +207,7 @@ class _Reader:
         return pos
 
     def comment_end(self, pos: int) -> int:
-        """Return the offset past a block comment, which may contain others; 0 if it is never closed."""
+        """Return the offset past a block comment, which may be nested, or 0 if the comment is never closed."""
         depth = 0
         for edge in _COMMENT_EDGE.finditer(self.sql, pos):
             depth += 1 if edge[0] == "/*" else -1
@@ -215,7 +216,7 @@ class _Reader:
         return 0
 
     def read_statement(self, pos: int, words: tuple[str, ...]) -> tuple[int, int]:
-        """Return the offset past its last token, and that of the semicolon or end of text after it."""
+        """Return the offset past a statement's last token, and the offset of the next semicolon or end of text."""
         if words[:1] == ("CREATE",):
             kind = words[3:4] if words[1:3] == ("OR", "REPLACE") else words[1:2]
             if kind in {("FUNCTION",), ("PROCEDURE",), ("RULE",)}:
@@ -228,10 +229,10 @@ class _Reader:
         return end, pos
 
     def read_create(self, pos: int, *, routine: bool) -> tuple[int, int]:
-        """Continue over the semicolons between a rule's actions and in a routine's BEGIN ATOMIC body.
+        """Read past the semicolons between a rule's actions and in a routine's BEGIN ATOMIC body.
 
-        No statement in such a body begins with END (gram.y, routine_body_stmt), so an END after a semicolon
-        closes it. CASE ... END and columns named end never follow a semicolon.
+        No statement in such a body begins with END (gram.y, routine_body_stmt), so an END after a semicolon closes
+        the body. CASE ... END and columns named end never follow a semicolon.
         """
         depth, body, end, previous = 0, False, pos, ""
         while pos < len(self.sql) and (depth or body or self.sql[pos] != ";"):
@@ -252,7 +253,7 @@ class _Reader:
         return token.end() if token else self.odd_end(pos)
 
     def odd_end(self, pos: int) -> int:
-        """Return the offset past a token that _TOKEN does not match; raise Unterminated if it has no end."""
+        """Return the offset past a token that _TOKEN does not match. Raise `Unterminated` if it is never closed."""
         if self.sql[pos] == "\\":
             self.backslash = pos if self.backslash is None else self.backslash
             return pos + 1
