@@ -92,7 +92,7 @@ class LockTimeout(StorageError):
 
 
 class PostgresRefused(StorageError):
-    """The server rejected the run, and will until the credentials, database, TLS setup or privileges are fixed.
+    """The server rejected the run. Fix the credentials, the database, the TLS setup or the privileges first.
 
     `reason` is a fixed keyword for the log: `authentication`, `unknown_database`, `tls`, `privilege`, ...
     """

@@ -45,7 +45,7 @@ class Report:
         self._interrupted: Callable[[], tuple[str, str] | None] = lambda: None
 
     def follow(self, result: MigrationResult, interrupted: Callable[[], tuple[str, str] | None]) -> None:
-        """Report on `result`; after a signal, `interrupted` returns the interrupted migration and its fate, or None."""
+        """Report on `result`; `interrupted` returns the migration that a signal interrupted and its outcome, if any."""
         self.result = result
         self._interrupted = interrupted
 

@@ -62,7 +62,7 @@ class Server:
 
     @contextmanager
     def connection(self, timeout: float | None = None) -> Iterator[Connection]:
-        """Wait for the server and lend a connection; with a `timeout`, try once within that many seconds."""
+        """Wait for the server and yield a connection; with a `timeout`, try once within that many seconds."""
         if timeout is None:
             started, self._wait_started = self._wait_started, None
             conn = wait_for_postgres(self.dsn, timeout=self.wait_timeout, writable=self.writable, started=started)
