@@ -95,7 +95,7 @@ def test_the_page_has_the_targets_and_the_fastest_runner_first() -> None:
         "| dbmate | 2.00 s | 900 ms | 22.0 MiB | 1 | 19 | 3 |\n\n"
         "- a note\n- not measured: alembic (no network)\n"
     ) in page
-    assert "21 rounds of starts with nothing to do, 5 of the rest" in page
+    assert "21 rounds for starts with nothing to do, 5 for everything else" in page
 
 
 def test_in_the_plot_the_slowest_bar_is_the_longest() -> None:
