@@ -140,7 +140,7 @@ def _call(meanwhile: Callable[[], None], conn: Connection) -> None:
 
 
 def _cancel(conn: Connection) -> None:
-    """Cancel the running statement; repeat until an answer comes, as the server drops a cancel before the message."""
+    """Cancel the running statement, and repeat until the server responds: it ignores a cancel that arrives early."""
     poll = select.poll()
     for _ in range(_MAX_CANCELS):
         if conn.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:

@@ -141,6 +141,7 @@ def test_a_migration_that_fails_in_a_shared_message_does_not_run_again_by_itself
     ended = run()
     assert names(ended, "migration.failed") == ["003.sql"]
     assert names(ended, "migration.applied") == ["001.sql", "002.sql", "004.sql", "005.sql"]
+    assert ended.named("migration.failed")[0]["sqlstate"] == "22012"
     assert database.query("SELECT last_value FROM runs") == [(5,)]
 
 
