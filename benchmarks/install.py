@@ -94,7 +94,7 @@ def image_with(program: Path) -> str:
 
 def shell(script: str, directory: Path = ROOT) -> str:
     """Run a shell script and return what it prints; raise `Failed` unless it exits with 0."""
-    # npm trusts what the system trusts, and what pip is told to trust.
+    # npm trusts the system certificates and those that pip is configured with.
     environment = {"NODE_USE_SYSTEM_CA": "1", "NODE_EXTRA_CA_CERTS": os.environ.get("PIP_CERT", ""), **os.environ}
     command = ["timeout", "--foreground", "600", "sh", "-euc", script]
     done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)

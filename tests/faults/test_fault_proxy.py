@@ -111,7 +111,7 @@ def test_a_frozen_proxy_carries_nothing_and_hangs_nothing_up(proxy: FaultProxy, 
         asking.start()
         eventually(lambda: proxy.frozen)
         seen = len(proxy.messages)
-        with pytest.raises(psycopg.OperationalError):  # its own connect_timeout: nobody answers
+        with pytest.raises(psycopg.OperationalError):  # connect_timeout expires: no answer
             psycopg.connect(database.dsn_at(proxy.port), connect_timeout=2)
         assert (asking.is_alive(), broken, len(proxy.messages)) == (True, [], seen)
         proxy.begin()

@@ -409,7 +409,7 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
     "nul": ("SELECT '§\0'", "", "a NUL character"),
 }
 
-# What has to be shown whole, to whoever has to fix it.
+# What the log must show whole, for the user who has to fix it.
 WHOLE: dict[str, tuple[str, str]] = {
     "no relation": ("SELECT * FROM user_list", 'relation "user_list" does not exist'),
     "no relation, with a schema": ("SELECT * FROM public.user_list", 'relation "public.user_list" does not exist'),

@@ -86,7 +86,7 @@ class PgBouncer:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is ours to answer
+            start_new_session=True,  # Ctrl-C must not end it first
         )
 
     def __enter__(self) -> Self:
