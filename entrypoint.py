@@ -29,7 +29,7 @@ _reports: list[Report] = []  # holds the report of main() once it exists
 
 
 def run() -> NoReturn:
-    """Handle signals, run the command line, and exit with its exit code."""
+    """Install the signal handlers, run the command, and exit with its exit code."""
     exit_code = CRASHED
     try:
         raise_on_signals(_report_forced_exit)
@@ -42,7 +42,7 @@ def run() -> NoReturn:
     finally:
         with suppress(AttributeError, OSError, ValueError):  # stdout is closed or has no reader
             sys.stdout.flush()
-        os._exit(exit_code)  # do not wait for an abandoned login thread or for shutdown
+        os._exit(exit_code)  # skip interpreter shutdown, and do not wait for an abandoned login thread
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -96,7 +96,7 @@ def _read_settings(environ: Mapping[str, str], command_line: CommandLine, report
 
 
 def _default_migrations_dir() -> str:
-    """Return `migrations/` next to this file in a checkout, or in the working directory for an installed package."""
+    """Return the path of `migrations/`: next to this file in a checkout, otherwise in the working directory."""
     folder, name = os.path.split(os.path.realpath(__file__))
     return f"{folder}/migrations" if name == "entrypoint.py" else "migrations"
 

@@ -33,7 +33,7 @@ environment (with defaults; durations in seconds, or with a unit: 500ms, 30s, 5m
   MIGRATE_LOCK_WAIT_TIMEOUT  300       how long to wait for another runner to finish
   MIGRATE_LOCK_TIMEOUT       off       lock_timeout inside each migration
   MIGRATE_STATEMENT_TIMEOUT  off       statement_timeout inside each migration
-  MIGRATE_RETRIES            5         attempts in total at a lock timeout, deadlock or serialization failure
+  MIGRATE_RETRIES            5         maximum attempts on a lock timeout, deadlock or serialization failure
   MIGRATE_WATCH_AFTER        5         log progress once a migration has run this long; 0 = never
   MIGRATE_ON_ERROR           continue  after a failed migration: continue or stop
   MIGRATE_REQUIRE_FILES      false     true = fail if the directory is missing or has no .sql files

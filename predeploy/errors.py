@@ -55,7 +55,7 @@ class ConfigurationError(StorageError):
 
 
 class DatabaseUrlMissing(ConfigurationError):
-    """No connection string was given."""
+    """No connection string is configured."""
 
     code = "STORAGE_DB_URL_MISSING"
 
@@ -92,7 +92,7 @@ class LockTimeout(StorageError):
 
 
 class PostgresRefused(StorageError):
-    """The server rejected the run. Fix the credentials, the database, the TLS setup or the privileges first.
+    """The server rejected the login, or a privilege is missing. Retrying does not help until an operator fixes it.
 
     `reason` is a fixed keyword for the log: `authentication`, `unknown_database`, `tls`, `privilege`, ...
     """

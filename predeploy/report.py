@@ -71,7 +71,7 @@ class Report:
         """Log an unexpected error with its traceback, but not psycopg's messages, which may contain rows and SQL."""
         from predeploy.redaction.server_message import redact_text  # only needed on failure
 
-        text = self.scrubber.scrub(str(error))  # first, before a match masks only part of a secret
+        text = self.scrubber.scrub(str(error))  # before redact_text, which may mask only part of a secret
         by_psycopg = any(kind.__module__.startswith("psycopg") for kind in type(error).__mro__)
         what = type(error).__name__ if by_psycopg else f"{type(error).__name__}: {redact_text(text)}"
         frames = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)]

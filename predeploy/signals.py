@@ -1,7 +1,7 @@
 """SIGTERM and SIGINT handling: raise an exception that ends the run, and force an exit if that takes too long.
 
-The exception makes psycopg cancel the statement on the server, and `finally` blocks clean up. The forced exit ensures
-that a server that responds to neither the cancel request nor the rollback cannot keep the process alive.
+The exception makes psycopg cancel the statement on the server, and `finally` blocks clean up. The forced exit ends
+the process even if the server responds to neither the cancel request nor the rollback.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 FORCED_EXIT_AFTER_S = 1.4  # after the signal
-FINAL_LINE_S = 0.3  # extra time for the last line, which blocks if nothing reads stdout
+FINAL_LINE_S = 0.3  # extra time to write the last line, which blocks if nothing reads stdout
 _RESEND_AFTER_S = 0.001
 
 _forced_exit: list[threading.Timer] = []  # the timer started by the first signal
@@ -50,7 +50,7 @@ def raise_on_signals(report_forced_exit: Callable[[Terminated], int]) -> None:
 
 
 def ignore_signals_until_reported() -> None:
-    """Keep a signal from changing the outcome being reported; it only starts the forced-exit timer."""
+    """Let further signals only start the forced-exit timer: they must not change the outcome that is being reported."""
     _handle(_ignore_until_reported)
 
 
@@ -104,7 +104,7 @@ def _resend_swallowed(swallowed: UnraisableHookArgs) -> None:
 
 
 def _print_unless_signal(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Print nothing for a signal: Cython prints exceptions that it swallows before it calls `_resend_swallowed`."""
+    """Print nothing for a signal: Cython passes swallowed exceptions to this hook, then to `_resend_swallowed`."""
     if not isinstance(error, Terminated):
         sys.__excepthook__(kind, error, traceback)
 

@@ -35,7 +35,7 @@ class BatchNotParsed(Exception):
 
 
 class BatchInterrupted(Exception):
-    """The reset after a committed migration failed, so the migrations after it have not run."""
+    """A reset failed after a migration was committed, so the rest of the message has not run."""
 
 
 class BatchMessage(NamedTuple):
@@ -87,7 +87,7 @@ class Batch:
         """Send the message, call `on_start` as each migration starts, and yield each migration once it is committed.
 
         `meanwhile` is called once, while the server works. If a migration fails, raise what `Execution.run` would
-        raise. Raise `BatchNotParsed` or `BatchInterrupted` if the error belongs to no migration, and a psycopg error
+        raise. Raise `BatchNotParsed` or `BatchInterrupted` if no migration caused the error, and a psycopg error
         if the connection is lost.
         """
         waiting = iter(batch.executions)

@@ -44,7 +44,7 @@ def warn_of_order(files: MigrationFiles, pending: Iterable[str], rows: Iterable[
     """Warn if the migrations run in an order that their author may not expect."""
     if pair := _misordered([migration.name for migration in files.migrations]):
         log.warning(
-            "%s runs before %s because names sort by character; pad the numbers with zeros",
+            "%s runs before %s because names are sorted by character; pad the numbers with zeros",
             *pair,
             extra={"event": "migration.misordered", "migration": pair[0]},
         )

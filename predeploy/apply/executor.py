@@ -14,7 +14,7 @@ The server returns one result per statement, so counting results shows which par
 - CLAIM: a unique violation means that another runner has applied the migration. A NOT NULL violation means that another
   runner holds the lock: the claim inserts a NULL name if it cannot take the lock.
 - ROW_CHECK: the migration, a trigger or a rule has removed the row.
-- COMMIT: the migration failed, on a deferred constraint for example. A COMMIT that rolls back returns ROLLBACK.
+- COMMIT: the migration failed, for example on a deferred constraint. A COMMIT that rolls back returns ROLLBACK.
 - RESET: the migration is already committed. Its outcome does not change, and the session is reset again.
 - An error with a position, before any result: the server could not parse the message, and nothing has run.
 """
@@ -63,7 +63,7 @@ _ROW_REMOVED = (
     "Migrations must not modify _migrations"
 )
 _NEEDS_A_SESSION = (
-    "a no-transaction migration cannot run through a transaction-mode pooler, which shares its session with others"
+    "a no-transaction migration cannot run through a transaction-mode pooler, which shares sessions between clients"
 )
 _NOT_COMMITTED = "the server rolled the transaction back instead of committing it"
 
@@ -84,7 +84,7 @@ class AlreadyApplied(Exception):
 
 
 class LockUnavailable(Exception):
-    """Another runner holds the lock: a migration released the lock, or a pooler lets only transactions hold it."""
+    """Another runner holds the lock: a migration released it, or sessions cannot hold it because of a pooler."""
 
 
 class Execution:

@@ -193,7 +193,7 @@ class ApplyLoop:
         time.sleep(pause)
 
     def _mark_applied(self, execution: Execution) -> None:
-        with deferred():  # a signal between the two would corrupt the queue or the log
+        with deferred():  # a signal between these two steps would corrupt the queue or the log
             self._rest.popleft()
             self._state.mark_applied(execution.migration, duration_ms=execution.duration_ms)
 

@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
 
 def read_rows(conn: Connection, table: sql.Composable = sql.Identifier("_migrations")) -> dict[str, Row] | None:  # noqa: B008
-    """Return the applied migrations by name, or None if there is no table; take one round trip and no lock."""
+    """Return the applied migrations by name, or None if there is no table. Takes one round trip."""
     try:
         found = conn.execute(sql.SQL(_READ).format(table=table)).fetchall()
     except psycopg.errors.UndefinedTable:
@@ -107,7 +107,7 @@ class MigrationsTable:
         If `fenced`, the INSERT also takes the advisory lock until its transaction ends, without waiting. If another
         session holds the lock, the inserted name is NULL, which the primary key rejects.
         """
-        quote = pq.Escaping(conn.pgconn).escape_literal  # ten times as fast as psycopg.sql: matters for 1,000 files
+        quote = pq.Escaping(conn.pgconn).escape_literal  # ten times as fast as psycopg.sql; matters with 1,000 files
         literal = quote(name.encode()).decode()
         values = {
             "name": f"CASE WHEN {TRY_IN_TRANSACTION} THEN {literal} END" if fenced else literal,

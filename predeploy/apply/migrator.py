@@ -91,7 +91,7 @@ class Migrator:
                     return self.state.result
 
     def _migrate(self, conn: Connection, watcher: Watcher) -> None:
-        """Do the whole run on one connection; raise a psycopg error if the connection is lost."""
+        """Perform the whole run on one connection; raise a psycopg error if the connection is lost."""
         if self._backend_pid:
             end_stale_session(conn, self._backend_pid)
         rows = read_rows(conn) or {}  # replaced by tests/faults/planted.py

@@ -1,8 +1,8 @@
 """Allow one runner at a time, with an advisory lock that is acquired by polling.
 
 The session holds the lock for the whole run. Each migration's transaction takes the lock again
-(`TRY_IN_TRANSACTION` is part of the claim). That is free on a direct connection, and is the only protection if a
-pooler shares sessions.
+(`TRY_IN_TRANSACTION` is part of the claim). This costs nothing on a direct connection, and is the only protection if
+a pooler shares sessions.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def end_stale_session(conn: Connection, pid: int) -> None:
     ended = f"SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l WHERE {HELD} AND l.pid = {pid}"  # noqa: S608
     if conn.execute(ended).fetchall():
         log.warning(
-            "Terminated our own stale session (pid %s), which still held the migration lock",
+            "Terminated the stale session of this run (pid %s), which still held the migration lock",
             pid,
             extra={"event": "lock.freed", "pid": pid},
         )
@@ -90,7 +90,7 @@ def _poll(conn: Connection, attempt: str, timeout: float) -> float:
 
 
 def _unlock(conn: Connection) -> None:
-    """Release the lock. Losing the connection released it, and an error here must not mask the original error."""
+    """Release the lock, unless the connection is lost. An error here must not mask the original error."""
     if is_lost(conn):
         return
     try:
@@ -100,6 +100,6 @@ def _unlock(conn: Connection) -> None:
         return
     if not (row and row[0]):
         log.warning(
-            "The migration lock was released early: a migration called pg_advisory_unlock_all() or the like",
+            "The migration lock was released early: a migration called pg_advisory_unlock_all() or a similar function",
             extra={"event": "lock.lost"},
         )

@@ -1,6 +1,6 @@
 """Describe the holder of the migration lock, and what an operator can do. The holder's query is never logged.
 
-The holder is looked up only while waiting, in autocommit mode like the polling.
+The holder is looked up only while a run waits for the lock, in autocommit mode, like the polling.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class LockWait:
         return dict(zip(_FIELDS, row, strict=True)) if row else None
 
     def _subject(self, holder: Holder | None) -> tuple[int | None, str | None]:
-        """Return the subject of the next line: unchanged unless the holder or its steady state has changed."""
+        """Return the pid and state to report: the last reported ones unless the holder or its steady state changed."""
         if holder is None:
             return self._reported or (None, None)
         now = (holder["pid"], holder["state"])
@@ -126,7 +126,7 @@ def _advice(holder: Holder) -> str:
         looks = "Its transaction seems to have been left open."
     elif state != "idle":
         looks = "It seems to be a working runner." if runner else "It seems to be working."
-        return f"{looks} Check its log and let it finish. End it only if it never will:"
+        return f"{looks} Check its log and let it finish. End it only if it will never finish:"
     else:
         looks = "It seems to be a stuck runner." if runner else "It seems to be abandoned."
     return f"{looks} If no running process owns it, end it and run pg-predeploy again:"

@@ -1,4 +1,4 @@
-"""Split a migration's text into chunks at statement ends; each chunk is scanned, validated and sent."""
+"""Split a migration's text into chunks at statement ends; each chunk is scanned, validated and sent separately."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE_CHARS = (
     1 << 20
-)  # the server parses each message as a whole: 50 MB takes 462 MiB in one message, but 13 MiB in chunks
-CHUNK_CHARS = 1 << 19  # two chunks are in memory: the client takes 45 MiB, or 50 MiB with 1 MiB chunks
+)  # the server parses each message as a whole: 50 MB of SQL takes 462 MiB in one message, but 13 MiB in chunks
+CHUNK_CHARS = 1 << 19  # two chunks are in memory at a time: the client takes 45 MiB, or 50 MiB with 1 MiB chunks
 
 
 class Chunk(NamedTuple):
-    """Part of a migration, starting just after a statement and ending with one, except at either end of the file.
+    """Part of a migration: starts where the previous chunk ends, and ends at the end of a statement or of the file.
 
     The chunk is preceded by `first` statements, `lines` line ends and, on its first line, `column` characters. Offsets
     and lines in `scan` are relative to the start of the chunk. `last` marks the last chunk.

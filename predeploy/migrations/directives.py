@@ -18,12 +18,12 @@ _NO_TRANSACTION = re.compile(
 
 
 def is_transactional(sql: str) -> bool:
-    """Return whether the text runs in a transaction: no `--` comment before the first statement disables it."""
+    """Return whether the text runs in a transaction; a `--` comment before the first statement can disable it."""
     return read_leading(sql)[0]
 
 
 def read_leading(sql: str) -> tuple[bool, int]:
-    """Return whether the leading comments leave the transaction on, and the offset where reading stopped."""
+    """Return whether the leading comments leave the transaction enabled, and the offset where reading stopped."""
     position = 0
     while gap := _GAP.match(sql, position):
         if _NO_TRANSACTION.fullmatch(gap[0]):

@@ -1,4 +1,4 @@
-"""Read a directory of `.sql` files into `Migration` values, without a database."""
+"""Read a directory of `.sql` files into `Migration` objects, without a connection."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _read_file(path: str, max_bytes: int) -> bytes | None:
         blocks = [os.read(file, size + 1)]
         if len(blocks[0]) == size:
             return blocks[0]
-        while blocks[-1]:  # the file grows, or is too large for one read
+        while blocks[-1]:  # the file is growing, or is too large for one read
             blocks.append(os.read(file, _BLOCK_BYTES))
         return b"".join(blocks)
     finally:
@@ -85,7 +85,7 @@ def _read_file(path: str, max_bytes: int) -> bytes | None:
 
 
 def _read_large(name: str, path: str) -> Migration | None:
-    """Read a file without keeping its text, or return None if it must be kept: it may run without a transaction."""
+    """Examine a file; return None if its text must be kept, because it may run without a transaction."""
     found = examine(path)
     if not found.transactional:
         return None

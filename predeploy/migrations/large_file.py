@@ -51,7 +51,7 @@ def examine(path: str) -> Examined:
                 head = block.decode("utf-8", "replace")
                 transactional, end = read_leading(head)
                 if not transactional or head.startswith("/*", end) or end >= len(head) - 1:
-                    return Examined(transactional=False, checksum="", bad_line=None)  # comments may continue
+                    return Examined(transactional=False, checksum="", bad_line=None)  # the comments may continue
                 is_first = False
             checksum.add(block)
             bad_line = bad_line or _bad_line(decoder, block, lines)
@@ -102,7 +102,7 @@ class _Checksum:
         from hashlib import sha256  # OpenSSL is worth loading for a large file
 
         self._hash = sha256()
-        self._return = b""  # a CR at the end of a block, which may be half of a CRLF
+        self._return = b""  # a CR at the end of a block; may be the first half of a CRLF
 
     def add(self, block: bytes) -> None:
         if self._return or b"\r" in block:

@@ -98,8 +98,8 @@ class MigrationResult:
 class MigrationFailure(Exception):
     """A migration could not be applied, which is an expected outcome.
 
-    `fields` go on the log line: SQLSTATE and condition, line and column, statement number and number of statements,
-    command tag, object names, hint, and advice.
+    `fields` are logged with the failure: SQLSTATE and condition, line and column, statement number and number of
+    statements, command tag, object names, hint, and advice.
     """
 
     def __init__(self, message: str, **fields: Any) -> None:

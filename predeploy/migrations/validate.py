@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from predeploy.migrations.migration import Migration
     from predeploy.sql.splitter import Scan, Statement
 
-# A marker is a whole line, plus anything its tool allows after it; text that merely mentions a marker does not match.
+# A marker begins its comment, and only text that its tool allows may follow; a mere mention of a marker does not match.
 _ROLLBACK_HALF = re.compile(
     r"--(?:"
     r"[ \t]*(?:migrate:down|\+(?:goose|migrate|micrate)[ \t]+down|rambler[ \t]+down|//[ \t]*@undo)"
@@ -39,8 +39,8 @@ _COPY = {
     "FROM": "COPY ... FROM STDIN is not supported; use INSERT (pg_dump --inserts or --column-inserts)",
     "TO": "COPY ... TO STDOUT is not supported; remove it",
 }
-# Postgres parses each message as a whole, as UTF-8 and with standard-conforming strings, so changing one of these
-# settings takes effect in the next message, or never.
+# Postgres parses each message as a whole, as UTF-8 and with standard-conforming strings, so a change to one of these
+# settings takes effect only in the next message, or never.
 _TEXT_SETTINGS = {
     "STANDARD_CONFORMING_STRINGS": (
         {"ON", "TRUE", "YES", "1", "DEFAULT"},
@@ -175,7 +175,7 @@ def _check_transaction_control(words: tuple[str, ...]) -> str | None:
         case _:
             return None
     return (
-        f"{keyword}: transaction control is not allowed, because the runner begins and commits; remove it. "
+        f"{keyword}: transaction control is not allowed, because the runner controls the transaction; remove it. "
         "Put statements that cannot run in a transaction into a file of their own that begins with "
         "-- migrate:no-transaction"
     )

@@ -39,7 +39,7 @@ class ImpliedLock:
 
     Foreign keys: `references` and `referenced_by` (`name` restricts both to one constraint or column), and
     `cascades_to`, which is `referenced_by` restricted to ON DELETE actions that write. Partitions: `partition_of`, and
-    `default`, the relation's default partition or the default partition next to it. Others: `indexes`, `table` (of an
+    `default`, the default partition of the relation or of its parent. Others: `indexes`, `table` (of an
     index), `reads` (the relations queried by a view or materialized view), `views` (the same, but only for views), and
     `truncated_with`.
     """

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOCK_TIMEOUT_S = 2.0  # other sessions queue up while the rehearsal waits for a lock
+LOCK_TIMEOUT_S = 2.0  # while the rehearsal waits for a lock, other sessions queue behind it
 STATEMENT_TIMEOUT_S = 300.0
 _LOCKS = """
     SELECT l.relation::int8, l.mode FROM pg_catalog.pg_locks l
@@ -72,7 +72,7 @@ BEGIN
     END IF;
 END $predeploy$""",
 )
-_IN_USE = "another session has locked it. Find that session and rehearse again; the migration itself may be fine"
+_IN_USE = "another session holds the lock. Find that session and rehearse again; the migration itself may be fine"
 _LOST = "The connection was lost during the rehearsal. Nothing was committed."
 
 
@@ -175,7 +175,7 @@ class _Rehearsal:
             return
         self._watcher.watch(migration.name, execution.counter)
         release = f"RELEASE SAVEPOINT {self._savepoint};{self._reset}"
-        run(self._conn, f"SAVEPOINT {self._savepoint}")  # sent alone: nothing runs in a message with a syntax error
+        run(self._conn, f"SAVEPOINT {self._savepoint}")  # sent separately: a message with a syntax error has no effect
         try:
             execution.run()
         except (MigrationFailure, AlreadyApplied) as problem:

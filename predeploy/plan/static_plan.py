@@ -105,7 +105,7 @@ def relevant_locks(locks: Mapping[Relation, LockMode], relations: Mapping[int, R
 def _message(plan: FilePlan) -> str:
     actions = ", ".join(f"{count} x {action}" if count > 1 else action for action, count in plan.action_counts.items())
     how = "in a transaction" if plan.migration.transactional else "without a transaction"
-    unknown = "; may take others (run plan --rehearse to see)" if plan.unknown else ""
+    unknown = "; may take other locks (run plan --rehearse to see)" if plan.unknown else ""
     locks = describe_locks(plan.locks) or "takes no locks on existing tables"
     return f"Would run {plan.migration.name} {how}: {actions or 'no statements'}; {locks}{unknown}"
 

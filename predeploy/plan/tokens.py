@@ -48,7 +48,7 @@ class TokenCursor:
         return self.pos > start
 
     def skip_past(self, *words: str) -> bool:
-        """Move past the first of these words outside parentheses; if none is found, move to the end, return False."""
+        """Move past the first of these words outside parentheses, or move to the end and return False."""
         depth = 0
         while word := self.word:
             self.pos += 1

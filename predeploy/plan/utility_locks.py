@@ -121,7 +121,7 @@ def read_declare(cursor: TokenCursor, effects: StatementEffects) -> None:
 
 
 def read_grant(cursor: TokenCursor, effects: StatementEffects) -> None:
-    """Parse GRANT or REVOKE, which lock the tables since Postgres 18."""
+    """Parse GRANT or REVOKE, which lock the tables in Postgres 18 and newer."""
     if cursor.skip_past("ON"):
         for name, _ in cursor.relations():
             effects.lock(name, LockMode.ACCESS_SHARE)

@@ -1,4 +1,4 @@
-"""SQL keywords, which are public, so that quoting a keyword reveals nothing about a migration."""
+"""SQL keywords. They are public, so quoting them reveals nothing about a migration."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MAX_CHARS = 4 << 20  # takes about 1.5 s to read
-_MAX_DEPTH = 4  # of strings in strings
+_MAX_DEPTH = 4  # of nested strings
 
 _COMMENT = r"--[^\n\r]*|/\*(?:[^*/]|\*(?!/)|/(?!\*)|/\*(?:[^*]|\*(?!/))*\*/)*\*/"
 _QUOTED_OR_COMMENT = re.compile(
@@ -76,7 +76,7 @@ _COLUMN = re.compile(rf"(?<![\w$.])([^\W\d]\w{{0,62}})\s{{1,50}}{_TYPE}", re.IGN
 
 @dataclass(frozen=True, slots=True)
 class SqlLiterals:
-    """The contents of a text, decoded as by the server, and in lower case except for passwords.
+    """The contents of a text, decoded as the server does, and in lower case except for passwords.
 
     `names` are all words outside strings and comments, quoted or not, including keywords, but not words that occur only
     in an executed string. `code` holds the strings that read like code, and `literals` all other strings. `columns` are
@@ -91,7 +91,7 @@ class SqlLiterals:
     doubtful: set[str] = field(default_factory=set)
 
 
-@lru_cache(maxsize=2)  # a file may raise a million notices
+@lru_cache(maxsize=2)  # one migration may raise a million notices
 def read_literals(sql: str, at: int = 0) -> SqlLiterals:
     """Parse a text, which need not be valid SQL; if it is very long, parse only a part that begins at offset `at`."""
     found = SqlLiterals()

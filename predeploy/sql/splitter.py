@@ -2,7 +2,7 @@ r"""Split SQL text into top-level statements, exactly where the server's own lex
 
 The rules follow PostgreSQL's scan.l and gram.y with standard_conforming_strings = on; the tests compare the results
 with libpg_query. Where server versions differ (`\v` as white space, letters right after a number), the text is a syntax
-error in one of the versions, and this module follows the newest version.
+error in some of them, and this module follows the newest version.
 
 Possessive regular expressions consume runs of tokens in C, so that the running time is linear for any text. Python
 handles only the characters that end a run: a semicolon, a comment, a dollar sign, a backslash, an unterminated quote.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _SPACE = r"[ \t\n\r\f\v]"
 # Letters are A-Z, a-z, _ and everything above ASCII, even a no-break space. Words may continue with digits and dollar
-# signs, and dollar quote tags may continue with digits. A negated class compiles 50 times faster.
+# signs, and dollar quote tags may continue with digits. A negated character class compiles 50 times faster.
 _LETTER = r"[^\x00-@\[-^`{-\x7f]"
 _LETTER_BUT_E = r"[^\x00-@Ee\[-^`{-\x7f]"
 _IN_WORD = r"[^\x00-#%-/:-@\[-^`{-\x7f]"
@@ -71,10 +71,10 @@ class Statement(NamedTuple):  # 500,000 take 0.2 s to create; frozen dataclasses
 
 
 class Unterminated(Exception):
-    """A quote or comment is never closed: `what` describes it; `line` (from 1) and `offset` are where it opens."""
+    """A quote or comment is never closed: `what` describes it; it opens at `offset` on `line` (from 1)."""
 
     def __init__(self, what: str, line: int, offset: int) -> None:
-        super().__init__(f"the {what} that opens in line {line} is never closed")
+        super().__init__(f"the {what} that opens on line {line} is never closed")
         self.what = what
         self.line = line
         self.offset = offset
@@ -103,7 +103,7 @@ def split(sql: str) -> list[Statement]:
 
 
 def scan(sql: str) -> Scan:
-    """Scan a text to its end, or to the first quote or comment that is never closed. It need not be valid SQL."""
+    """Scan a text to its end, or to the first quote or comment that is never closed. The text may be invalid SQL."""
     reader = _Reader(sql)
     statements: list[Statement] = []
     unterminated = None
@@ -154,7 +154,7 @@ def without_literals(sql: str, statement: Statement) -> str | None:
 def line_and_column(sql: str, offset: int) -> tuple[int, int]:
     r"""Return the line and column of an offset, both from 1; the column is in characters.
 
-    `\n`, `\r\n` and a lone `\r` each end a line, like in editors and in libpq's `LINE 1:`.
+    `\n`, `\r\n` and a lone `\r` each end a line, as in editors and in libpq's `LINE 1:`.
     """
     if offset and sql[offset - 1 : offset + 1] == "\r\n":
         line, column = line_and_column(sql, offset - 1)

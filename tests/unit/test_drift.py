@@ -129,7 +129,7 @@ def test_numbers_against_the_order_of_the_names_are_one_warning(
     expected = [("migration.misordered", pair[0])] if pair else []
     assert events(warned) == expected
     if pair:
-        text = "{} runs before {} because names sort by character; pad the numbers with zeros"
+        text = "{} runs before {} because names are sorted by character; pad the numbers with zeros"
         assert logged(warned)[0][2] == text.format(*pair)
 
 

@@ -157,7 +157,7 @@ def test_words_end_at_the_first_token_that_is_not_a_bare_word(sql: str, words: s
 def test_an_unterminated_quote_or_comment_is_reported_with_the_line_where_it_opens(
     sql: str, what: str, line: int
 ) -> None:
-    with pytest.raises(Unterminated, match=f"the {what} that opens in line {line}") as problem:
+    with pytest.raises(Unterminated, match=f"the {what} that opens on line {line}") as problem:
         split(sql)
     assert (problem.value.what, problem.value.line) == (what, line)
 
