@@ -1,7 +1,8 @@
-"""Look up every locked version in the package index; exit 1 if one has a known vulnerability.
+"""Look up every locked version in the package index; exit with 1 if one has a known vulnerability.
 
-The index is the one that pip uses. If it is unreachable or publishes no advisories, the audit says so and exits 0. Some
-indexes know the newest version of a package only: locked versions without a record are listed as not audited.
+The index is the one that pip uses. If it is unreachable or publishes no advisories, the audit prints a message and
+exits with 0. Some indexes have a record only of a package's newest version; locked versions without a record are listed
+as not audited.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ ROOT = Path(__file__).parents[1]
 PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 TIMEOUT_S = 20
 
-# Abandoned in 2014, vulnerable ever since: an index that lists nothing for it publishes no advisories.
+# Abandoned in 2014 and known to be vulnerable: an index without an advisory for it publishes no advisories at all.
 CANARY = ("pycrypto", "2.6.1")
 
 Vulnerability = dict[str, Any]
 
 
 class Index:
-    """The records of the package index that pip is configured for."""
+    """The package index that pip is configured to use."""
 
     def __init__(self) -> None:
         simple = pip_setting("index-url") or PyPI.simple_url
@@ -39,7 +40,7 @@ class Index:
         self._tls = ssl.create_default_context(cafile=pip_setting("cert"))
 
     def vulnerabilities(self, name: str, version: str) -> list[Vulnerability] | None:
-        """Return the known ones of that version; None if the index has no record of it."""
+        """Return the known vulnerabilities of a version, or None if the index has no record of the version."""
         record = self._record(f"{name}/{version}") or self._record(name)
         if record is None or record["info"]["version"] != version or "vulnerabilities" not in record:
             return None
@@ -50,12 +51,12 @@ class Index:
             with urllib.request.urlopen(f"{self._address}/{path}/json", timeout=TIMEOUT_S, context=self._tls) as answer:  # noqa: S310
                 record: dict[str, Any] = json.load(answer)
                 return record
-        except (OSError, ValueError):  # no such record, no such host, no JSON
+        except (OSError, ValueError):  # no such record, no such host, or invalid JSON
             return None
 
 
 def pip_setting(name: str) -> str | None:
-    """Return a setting of pip, from its environment variable or its configuration files."""
+    """Return a pip setting from its environment variable or from pip's configuration files, or None."""
     given = os.environ.get(f"PIP_{name.upper().replace('-', '_')}")
     if given:
         return given
@@ -65,7 +66,7 @@ def pip_setting(name: str) -> str | None:
 
 
 def locked() -> list[tuple[str, str]]:
-    """Return each name and version that a requirement file pins."""
+    """Return every name and version pinned in the requirement files."""
     texts = [path.read_text() for path in ROOT.glob("requirements/*.txt")]
     return sorted({(found[1], found[2]) for text in texts for found in PINNED.finditer(text)})
 

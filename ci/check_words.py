@@ -1,4 +1,4 @@
-"""Check the program's texts, its comments and the docs for the words in words.txt; print what to write instead."""
+"""Check the program's texts, its comments and the docs for the words in words.txt, and print the replacements."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COVERED = ("predeploy/**/*.py", "entrypoint.py", "docs/*.md", "README.md", "CONT
 
 
 def read_words(text: str) -> tuple[dict[str, str], dict[str, set[str]]]:
-    """Return the replacement of each word, and the words that each file may use, `*` for all."""
+    """Return the replacement for each word, and the words that each file may use (`*` allows all words)."""
     replacements: dict[str, str] = {}
     allowed: dict[str, set[str]] = {}
     for line in text.splitlines():
@@ -36,7 +36,7 @@ def read_words(text: str) -> tuple[dict[str, str], dict[str, set[str]]]:
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the texts of a file that people read, with the lines where they begin."""
+    """Yield a file's strings and comments, or the whole text of a page, each with its first line number."""
     content = path.read_text()
     if path.suffix != ".py":
         yield 1, content
@@ -50,7 +50,7 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def main() -> int:
-    """Print each place that needs another word; return 1 if there is one."""
+    """Print each use of a listed word; return 1 if there are any."""
     replacements, allowed = read_words(WORDS.read_text())
     words = sorted(replacements, key=len, reverse=True)
     pattern = re.compile("|".join(rf"\b{re.escape(word)}\b" for word in words).replace(r"\ ", r"\s+"), re.IGNORECASE)

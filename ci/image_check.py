@@ -1,7 +1,7 @@
 """Check the minimal image from inside, then write its SBOM.
 
-The image's own interpreter runs it in a build stage that holds nothing else. It exits with an error, and fails the
-build, if a module cannot be imported or a library is loaded from outside HOME.
+The image's own interpreter runs this script in a build stage that contains nothing else. The build fails if a module
+cannot be imported or a library is loaded from outside HOME.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def module_names() -> list[str]:
 
 
 def import_errors(names: list[str]) -> list[str]:
-    """Import each module; return the errors."""
+    """Import each module, and return the errors."""
     failed = []
     for name in names:
         try:
@@ -50,7 +50,7 @@ def foreign_files() -> list[str]:
 
 
 def missing_libraries() -> list[str]:
-    """Check that ctypes finds libpq: without it every run takes the slower path."""
+    """Return an error if ctypes cannot find libpq, without which every run is slower."""
     from predeploy.connection import libpq
 
     return [] if libpq.load() else ["libpq is missing next to psycopg_binary"]
@@ -70,7 +70,7 @@ def components() -> dict[str, str]:
 
 
 def write_sbom() -> None:
-    """Write a CycloneDX document where syft, trivy and grype look for one."""
+    """Write a CycloneDX document to a path where syft, trivy and grype look for one."""
     vendor = {"python": "python", "openssl": "openssl", "libpq": "postgresql"}
     document = {
         "bomFormat": "CycloneDX",
@@ -92,7 +92,7 @@ def write_sbom() -> None:
 
 
 def main() -> None:
-    """Check, then write the SBOM."""
+    """Check the image, then write the SBOM."""
     names = module_names()
     wrong = import_errors(names) + missing_libraries()
     wrong += [f"loaded from outside {HOME}: {path}" for path in foreign_files()]

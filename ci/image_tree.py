@@ -1,9 +1,9 @@
-"""Write the files of the minimal image: the interpreter, the modules a run can import, their shared libraries.
+"""Write the files of the minimal image: the interpreter, the modules that a run may import, and shared libraries.
 
-The Dockerfile runs it on the base image's Python, with the dependencies in APP next to entrypoint.py. The modules are
-those that import statements reach from entrypoint.py, also inside functions, without NOT_NEEDED; the libraries are
-those that the loader finds. Then `image_check.py` imports every module in an otherwise empty file system, so that a
-missing file fails the build and not a deployment.
+The Dockerfile runs this script with the base image's Python; APP contains entrypoint.py and the dependencies. The
+script copies every module that import statements reach from entrypoint.py, including those inside functions, except
+NOT_NEEDED, and every library that the loader finds. `image_check.py` then imports every module in an otherwise empty
+file system, so that a missing file makes the build fail rather than a deployment.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ STDLIB = Path(sysconfig.get_path("stdlib"))
 OWN = {"entrypoint", "predeploy"}
 MODULES = HOME / "lib" / STDLIB.name
 
-# One command that works in any image: its own interpreter, without the site module and PYTHON* variables. The kernel
-# drops a signal that the first process of a container does not handle, but keeps one that the process has blocked: so
-# the launcher blocks them first, and run() unblocks them when its handlers are installed.
+# A command that works in any image: it uses its own interpreter, and ignores the site module and PYTHON* variables. The
+# kernel drops signals that the first process of a container does not handle, but keeps blocked signals pending. So the
+# launcher blocks SIGTERM and SIGINT first, and run() unblocks them once its handlers are installed.
 LAUNCHER = f"""\
 #!{HOME}/bin/python3 -IS
 import _signal
@@ -47,8 +47,8 @@ from entrypoint import run
 run()
 """
 
-# Imported by C code or by name, without an import statement. The connection uses UTF-8, so no other encoding of a
-# database is looked up; `codecs_named` finds the codecs that the program names.
+# Imported by C code or by name, without an import statement. The connection always uses UTF-8, so the codecs of other
+# database encodings are not needed; `codecs_named` finds the codecs that the program names.
 HIDDEN = ["_strptime", "psycopg_binary._psycopg", "psycopg_binary.pq", "stringprep", "unicodedata"]
 HIDDEN += ["encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.punycode", "encodings.utf_8"]
 HIDDEN += ["encodings.unicode_escape", *(path.stem for path in STDLIB.glob("_sysconfigdata_*.py"))]
@@ -75,7 +75,7 @@ NOT_NEEDED = {
 
 
 def reachable() -> dict[str, Path]:
-    """Find the file of every module that HIDDEN or an import statement reachable from entrypoint.py names."""
+    """Return the file of each module in HIDDEN or reachable through import statements from entrypoint.py."""
     search = [str(APP), *(path for path in sys.path if path.startswith(str(STDLIB)))]
     finder = ModuleFinder(path=search, excludes=[name for names in NOT_NEEDED.values() for name in names])
     for name in ["entrypoint", *HIDDEN]:
@@ -88,7 +88,7 @@ def reachable() -> dict[str, Path]:
 
 
 def codecs_named(blocks: Iterable[CodeType]) -> set[str]:
-    """Find the modules of the codecs that strings in this code, and in the code inside it, could name."""
+    """Return the modules of all codecs that may be named by strings in these code blocks, including nested code."""
     found = set()
     for block in blocks:
         words = [normalize_encoding(const).lower() for const in block.co_consts if isinstance(const, str)]
@@ -99,7 +99,7 @@ def codecs_named(blocks: Iterable[CodeType]) -> set[str]:
 
 
 def place(name: str, source: Path) -> None:
-    """Copy an extension module, or write the byte code of `python -OO`; the program's modules keep their source."""
+    """Copy an extension module or write `python -OO` bytecode; the program's own modules keep their source."""
     target = MODULES / source.relative_to(APP if source.is_relative_to(APP) else STDLIB)
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix != ".py":
@@ -121,7 +121,7 @@ def place(name: str, source: Path) -> None:
 
 
 def libraries(binary: Path) -> dict[str, Path]:
-    """Return the libraries that the loader would load for `binary`, by name."""
+    """Return the paths of the libraries that the loader would load for `binary`, by name."""
     listed = subprocess.run(["ldd", str(binary)], capture_output=True, text=True, check=True).stdout
     if "not found" in listed:
         sys.exit(f"image_tree: {binary} needs a library that the base image lacks:\n{listed}")
@@ -129,7 +129,7 @@ def libraries(binary: Path) -> dict[str, Path]:
 
 
 def place_libraries() -> list[Path]:
-    """Copy the shared libraries and return their paths. libpq and Python's ssl share one OpenSSL, the wheel's."""
+    """Copy the shared libraries and return their paths. libpq and Python's ssl share the OpenSSL of the wheel."""
     vendored = {re.sub(r"-[0-9a-f]{8}", "", path.name): path for path in (MODULES / "psycopg_binary.libs").iterdir()}
     copied = []
     for binary in [path for path in HOME.rglob("*") if ".so" in path.name or path.parent.name == "bin"]:
@@ -146,7 +146,7 @@ def place_libraries() -> list[Path]:
 
 
 def place_interpreter() -> list[Path]:
-    """Copy the interpreter and its loader, and let each find the other by path in any image."""
+    """Copy the interpreter and its loader, and set the paths by which they are found in any image."""
     python = HOME / "bin" / "python3"
     python.parent.mkdir(parents=True)
     running = Path(os.path.realpath(sys.executable))
@@ -180,7 +180,7 @@ def record(copied: list[Path]) -> None:
             target = HOME / "share/doc" / package
             target.mkdir(parents=True)
             shutil.copy(licence, target / "copyright")
-    if (STDLIB / "LICENSE.txt").exists():  # Python is not a Debian package here
+    if (STDLIB / "LICENSE.txt").exists():  # in this base image, Python is not a Debian package
         (HOME / "share/doc/python").mkdir(parents=True)
         shutil.copy(STDLIB / "LICENSE.txt", HOME / "share/doc/python/copyright")
     for folder in APP.glob("*.dist-info"):
@@ -190,7 +190,7 @@ def record(copied: list[Path]) -> None:
 
 
 def place_files() -> None:
-    """Write the other files that a process needs: CA certificates, user names, the sources of host names."""
+    """Write the other files that a process needs: CA certificates, user names, and host name resolution settings."""
     bundle = HOME / "etc/ssl/certs/ca-certificates.crt"
     bundle.parent.mkdir(parents=True)
     shutil.copy("/etc/ssl/certs/ca-certificates.crt", bundle)
@@ -204,7 +204,7 @@ def place_files() -> None:
 
 
 def main() -> None:
-    """Make HOME and ROOT."""
+    """Write the directories HOME and ROOT."""
     for name, source in reachable().items():
         place(name, source)
     shutil.copytree(APP / "psycopg_binary.libs", MODULES / "psycopg_binary.libs")

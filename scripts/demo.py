@@ -1,4 +1,4 @@
-"""What `scripts/demo` shows: two runs of the program, and the tables in between."""
+"""Run the program twice, and show the tables after the first run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUP BY relname ORDER BY relname
 
 
 def main() -> int:
-    """Show it on the database in DATABASE_URL, or on a new server."""
+    """Run the demo on the database in DATABASE_URL, or on a new server."""
     database_url = os.environ.get("DATABASE_URL")
     if database_url:
         return demonstrate(database_url)
@@ -31,11 +31,11 @@ def main() -> int:
 
 
 def demonstrate(database_url: str) -> int:
-    """Run the program, print the tables, run it again; return the first exit code that is not 0."""
+    """Run the program, print the tables, and run it again. Return the first nonzero exit code, or 0."""
     print_heading("First run: applies every migration in migrations/")
     status = migrate(database_url)
     if status == 0:
-        print_heading("The database now")
+        print_heading("The tables after the first run")
         print_tables(database_url)
         print_heading("Second run: nothing is pending")
         status = migrate(database_url)
@@ -44,7 +44,7 @@ def demonstrate(database_url: str) -> int:
 
 
 def migrate(database_url: str) -> int:
-    """Run the program on migrations/, with the JSON log."""
+    """Apply migrations/, logging JSON lines, and return the exit code."""
     settings = {"MIGRATIONS_DIR": str(ROOT / "migrations"), "MIGRATE_LOG_FORMAT": "json"}
     environment = {**os.environ, **settings, "DATABASE_URL": database_url}
     return subprocess.run([sys.executable, ROOT / "entrypoint.py"], env=environment, check=False).returncode
@@ -60,7 +60,7 @@ def print_tables(database_url: str) -> None:
 
 
 def print_heading(text: str) -> None:
-    """Print and flush: the program writes to the same output."""
+    """Print a heading and flush it before the program writes to the same output."""
     print(f"\n== {text}", flush=True)
 
 
@@ -68,6 +68,6 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except PostgresServerError as error:
-        sys.exit(f"scripts/demo: {error} Or set DATABASE_URL to a database of your own.")
+        sys.exit(f"scripts/demo: {error} Or set DATABASE_URL to use an existing database.")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""What `scripts/docs` prepares: the page with the advice on errors, and the sources of the site."""
+"""Generate the error advice page, and prepare the sources of the documentation site."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ _DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ADVICE_HEAD = """\
 # Advice on errors
 
-What a failed migration needs, by the SQLSTATE of its error: the field `advice` of
-[`migration.failed`](logging.md#failures). For any other code, see appendix A of the Postgres manual and read the
-statement. `scripts/docs` writes this page from `predeploy/apply/advice.py`.
+The advice for each SQLSTATE, as logged in the field `advice` of [`migration.failed`](logging.md#failures). For any
+other code, see appendix A of the Postgres manual. `scripts/docs` generates this page from `predeploy/apply/advice.py`.
 
 | code | condition | advice |
 | --- | --- | --- |
@@ -30,7 +29,7 @@ statement. `scripts/docs` writes this page from `predeploy/apply/advice.py`.
 
 
 def error_advice() -> str:
-    """Return the page; a code with several meanings has an advice for each."""
+    """Return the page's Markdown; an ambiguous code has one piece of advice for each meaning."""
     advices: dict[str, list[str]] = {}
     for code, advice in [*ADVICE.items(), *((str(key[0]), advice) for key, advice in SPECIAL.items())]:
         if advice not in advices.setdefault(code, []):
@@ -42,7 +41,7 @@ def error_advice() -> str:
 
 
 def prepare_site() -> None:
-    """Copy README.md and docs/ to .docs: diagrams drawn, links as the site needs them."""
+    """Copy README.md and docs/ to .docs; render the diagrams, and adapt the links to the site."""
     shutil.rmtree(SOURCES, ignore_errors=True)
     shutil.copytree(ROOT / "docs", SOURCES)
     shutil.copy(ROOT / "README.md", SOURCES / "index.md")
@@ -57,7 +56,7 @@ def prepare_site() -> None:
 
 
 def _site_link(folder: str, link: re.Match[str]) -> str:
-    """Return a link of a page in `folder` as a link of the site, or to SOURCE_URL, or else its text."""
+    """Convert a link in a page in `folder` to a link within the site or to SOURCE_URL, or else to plain text."""
     mark, text, target, anchor = link.groups(default="")
     path = posixpath.normpath(f"{folder}/{target}" if folder else target)
     if path.startswith("docs/"):

@@ -1,4 +1,4 @@
-"""What `scripts/picture` draws: a few commands on a pseudo terminal, as an SVG that is the same each time."""
+"""Draw the output of a few commands on a pseudo-terminal as an SVG that is identical each time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ AFTER = {
 }
 COMMANDS = ("status", "migrate", "check")
 
-# What differs from run to run, and what stands there instead.
+# Patterns for values that differ between runs, and their fixed replacements.
 MASKED = {
     r"\d\d:\d\d:\d\dZ": "17:38:28Z",
     r"\b\d{4}-\d\d-\d\d\b": "2026-11-22",
@@ -51,7 +51,7 @@ MASKED = {
 
 
 def main(target: Path) -> None:
-    """Run the commands on a database that has the first migrations, and draw what they show."""
+    """Run the commands on a database with the first migrations applied, and draw their output."""
     picture = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor", force_terminal=True)
     with PostgresServer() as server, tempfile.TemporaryDirectory() as directory:
         migrations = Path(directory)
@@ -72,11 +72,11 @@ def main(target: Path) -> None:
             picture.print(Text.assemble(("$ ", "green"), (f"pg-predeploy {command}", "bold")))
             picture.print(Text.from_ansi(shown(environment, command)))
     svg = picture.export_svg(title="pg-predeploy on a terminal", unique_id="terminal")
-    target.write_text(re.sub(r" *@font-face \{.*?\}\n", "", svg, flags=re.DOTALL))  # no font from somebody's server
+    target.write_text(re.sub(r" *@font-face \{.*?\}\n", "", svg, flags=re.DOTALL))  # no fonts from other servers
 
 
 def shown(environment: dict[str, str], command: str) -> str:
-    """Return what stands on the screen when the command has ended, with its colours."""
+    """Run a command and return its final screen contents, with colours."""
     with PseudoTerminal(COLUMNS) as terminal:
         terminal.start([sys.executable, str(ROOT / "entrypoint.py"), command], environment)
         terminal.finish()
@@ -87,7 +87,7 @@ def shown(environment: dict[str, str], command: str) -> str:
 
 
 def as_ansi(line: list[Cell]) -> str:
-    """Return one line of a screen as text with colours."""
+    """Return one line of a screen as text with colour codes."""
     runs = groupby(line, key=lambda cell: cell.styles)
     return "".join(f"\x1b[0;{';'.join(styles)}m{''.join(cell.sign for cell in run)}" for styles, run in runs).rstrip()
 

@@ -1,4 +1,4 @@
-"""A terminal that nobody sits at: what a program writes to it, and what would then stand on the screen."""
+"""A pseudo-terminal that captures the output of a program, and a screen that renders it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PIECE = re.compile(r"\x1b\[([0-9;]*)m|\x1b\[2K|\x1b\[1A|\x1b\[\?25[hl]|\r|\n|[^
 
 
 class PseudoTerminal:
-    """A terminal of so many columns for one program; its output is read as it comes, so that nothing waits for us."""
+    """A terminal for one program; a thread reads the output, so that the program never blocks while writing."""
 
     def __init__(self, columns: int, rows: int = 50) -> None:
         self.columns = columns
@@ -44,7 +44,7 @@ class PseudoTerminal:
         self.hang_up()
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], **kwargs: Any) -> subprocess.Popen[bytes]:
-        """Run a program with its output on this terminal, which is not its controlling one: no SIGHUP, no Ctrl-C."""
+        """Start a program that writes to this terminal. It is not its controlling terminal: no SIGHUP, no Ctrl-C."""
         end = self._end
         self.process = subprocess.Popen(
             command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=end, stderr=end, **kwargs
@@ -55,11 +55,11 @@ class PseudoTerminal:
 
     @property
     def output(self) -> str:
-        """Everything written so far, each line end as the program wrote it."""
+        """The output so far, with the line ends that the program wrote."""
         return self._output.decode(errors="replace").replace("\r\n", "\n")
 
     def wait_for(self, text: str, timeout: float = 30) -> str:
-        """Return the output once it holds `text`."""
+        """Wait until the output contains `text`, and return the output."""
         deadline = time.monotonic() + timeout
         while text not in (output := self.output):
             if time.monotonic() > deadline or not self._reader.is_alive():
@@ -68,20 +68,20 @@ class PseudoTerminal:
         return output
 
     def finish(self, timeout: float = 60) -> int:
-        """Wait for the program's end and for its last output; return its exit status."""
+        """Wait until the program has exited and its output has been read; return its exit status."""
         if not self.process:
-            raise ValueError("nothing was started")
+            raise ValueError("no program was started")
         status = self.process.wait(timeout)
         self._reader.join(10)
         return status
 
     def hang_up(self) -> None:
-        """Go away: what the program writes from now on is an input/output error."""
+        """Close the terminal: further writes by the program fail with EIO."""
         self._hung_up.set()
         self._reader.join(10)
 
     def _read(self) -> None:
-        with suppress(OSError):  # EIO: the program has ended
+        with suppress(OSError):  # EIO: the program has exited
             while not self._hung_up.is_set():
                 if select.select([self._control], [], [], 0.05)[0]:
                     if not (data := os.read(self._control, 65536)):
@@ -92,16 +92,16 @@ class PseudoTerminal:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One sign and the styles it has: SGR codes."""
+    """A character and its styles, as SGR codes."""
 
     sign: str
     styles: tuple[str, ...] = ()
 
 
 class Screen:
-    """What stands on an endlessly long screen after `text`; knows colours, line ends, "erase the line", "one line up".
+    """The contents of a screen of unlimited height after `text` was written to it.
 
-    Anything else that a terminal would act upon raises ValueError.
+    The screen supports colours, line ends, "erase line" and "cursor up". Raise ValueError for other control sequences.
     """
 
     def __init__(self, text: str, columns: int) -> None:
@@ -113,7 +113,7 @@ class Screen:
         while position < len(text):
             piece = _PIECE.match(text, position)
             if not piece:
-                raise ValueError(f"not understood: {text[position : position + 20]!r}")
+                raise ValueError(f"unsupported control sequence: {text[position : position + 20]!r}")
             self._take(piece[0], piece[1])
             position = piece.end()
 
