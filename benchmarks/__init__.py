@@ -1,1 +1,1 @@
-"""Measures pg-predeploy next to other migration runners: `scripts/bench`."""
+"""Compares pg-predeploy with other migration runners; run it with `scripts/bench`."""

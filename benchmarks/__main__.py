@@ -19,11 +19,11 @@ NAMES = {"floor" if name == FLOOR else name: name for name in RUNNERS if "," not
 
 
 def main(arguments: list[str]) -> int:
-    """Run workloads; return 1 if one of them, or pg-predeploy in it, did not work, or a count misses its target."""
+    """Run workloads; return 1 if a workload fails, if pg-predeploy fails in it, or if a count misses its target."""
     options = _parse(arguments)
     rounds = (options.rounds or 21, options.rounds or 5) if not options.quick else (2, 1)
     machine = report.machine()
-    compiled("measure")  # without a compiler nothing can be measured
+    compiled("measure")  # fail early: nothing can be measured without a compiler
     compileall.compile_dir(ROOT / "predeploy", quiet=2)
     results: dict[str, Result] = {}
     with running_server() as server:
@@ -34,11 +34,11 @@ def main(arguments: list[str]) -> int:
             result = results[name] = Result(workload.title.format(size), workload.baseline)
             try:
                 workload.measure(Bench(server, result, frozenset(NAMES[name] for name in options.only), *rounds), size)
-            except Exception as error:  # the other workloads may work
+            except Exception as error:  # continue: the other workloads may work
                 traceback.print_exc()
                 result.not_measured[name] = str(error)
             print(report.section(result), f"({time.monotonic() - started:.0f} s)\n", sep="\n", flush=True)
-    # Figures other than counts are about the whole size.
+    # With --quick, check only counts: the limits of all other figures apply to the full size.
     targets = [target for target in TARGETS if target.workload in results and not (options.quick and target.unit)]
     print(report.targets_table(results, targets))
     if options.write:
@@ -50,20 +50,20 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure pg-predeploy next to its peers.")
-    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"all, or some of {', '.join(WORKLOADS)}")
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Compare migration runners.")
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"any of {', '.join(WORKLOADS)}; default: all")
     parser.add_argument(
-        "--only", type=lambda text: text.split(","), default=[], help=f"who takes part: {','.join(NAMES)}"
+        "--only", type=lambda text: text.split(","), default=[], help=f"any of {','.join(NAMES)}; default: all"
     )
-    parser.add_argument("--rounds", type=int, help="instead of 21 for starts with nothing to do and 5 for the rest")
-    parser.add_argument("--quick", action="store_true", help="small sizes, only counts, and docker only if it is named")
+    parser.add_argument("--rounds", type=int, help="number of rounds; default: 21 for no-op starts, 5 for the rest")
+    parser.add_argument("--quick", action="store_true", help="small sizes, only count targets, no docker unless named")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md and docs/performance.svg")
     options = parser.parse_args(arguments)
     for kind, given, known in (("workload", options.workloads, WORKLOADS), ("runner", options.only, NAMES)):
         if unknown := set(given) - known.keys():
-            parser.error(f"no {kind} is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+            parser.error(f"unknown {kind}: {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
     if options.write and (options.quick or options.only or options.workloads):
-        parser.error("--write needs all figures: give no workloads, --quick or --only with it")
+        parser.error("--write needs all figures: do not combine it with workloads, --quick or --only")
     return options
 
 

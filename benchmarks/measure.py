@@ -1,4 +1,4 @@
-"""Starts processes and measures them: wall time, CPU time and memory, in rounds, with medians and paired ratios."""
+"""Runs processes in rounds and measures wall time, CPU time and memory; computes medians and paired ratios."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Arguments, and the variables that a process gets in addition to PATH, HOME and LANG."""
+    """A process's arguments, and its environment variables in addition to PATH, HOME and LANG."""
 
     arguments: Sequence[str | Path]
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
 class Cost(NamedTuple):
-    """Wall and CPU time in milliseconds, and the peak of resident memory in MiB."""
+    """Wall and CPU time in milliseconds, and peak resident memory in MiB."""
 
     wall_ms: float
     cpu_ms: float
@@ -34,10 +34,10 @@ class Cost(NamedTuple):
 
 @dataclass(slots=True)
 class Result:
-    """What a workload measured.
+    """The measurements of a workload.
 
-    `columns` holds more of its table, by heading and row, `figures` what else a target is about. `not_measured` says
-    why a runner, or the whole workload, has no costs.
+    `columns` holds the table's additional columns, by heading and row; `figures` holds other values that have targets.
+    `not_measured` maps a runner, or the whole workload, to the reason why it has no costs.
     """
 
     title: str
@@ -49,12 +49,12 @@ class Result:
     not_measured: dict[str, str] = field(default_factory=dict)
 
     def keep_largest(self, heading: str, name: str, value: float) -> None:
-        """Put a value into a column, unless a round before had a larger one."""
+        """Put a value into a column, unless an earlier round had a larger value."""
         column = self.columns.setdefault(heading, {})
         column[name] = max(value, column.get(name, value))
 
     def measure(self, runs: Mapping[str, Callable[[], Cost]], rounds: int) -> None:
-        """Measure in rounds, A B C A B C. What fails once is measured no more and has no figures."""
+        """Measure in rounds (A B C A B C). Drop a runner, including its earlier results, as soon as it fails."""
         self.costs = {name: [] for name in runs}
         for _ in range(rounds):
             for name in list(self.costs):
@@ -69,7 +69,7 @@ class Result:
         return Cost(*map(statistics.median, zip(*self.costs[name], strict=True)))
 
     def ratio(self, name: str, baseline: str) -> tuple[float, float, float]:
-        """Return the quartiles of the wall time divided by the baseline's in the same round."""
+        """Return the quartiles of the ratio of the wall time to the baseline's wall time in the same round."""
         pairs = zip(self.costs[name], self.costs[baseline], strict=True)
         ratios = [cost.wall_ms / base.wall_ms for cost, base in pairs]
         lower, middle, upper = statistics.quantiles(ratios, method="inclusive") if len(ratios) > 1 else ratios * 3
@@ -77,7 +77,7 @@ class Result:
 
 
 def run(command: Command, count: int = 1) -> Cost:
-    """Run a process to its end, or several at once; raise `Failed` unless all exit with 0."""
+    """Run a process, or several at once, until they end; raise `Failed` unless all exit with 0."""
     failures, cost = run_at_once(command, count)
     if failures:
         raise Failed(f"{len(failures)} of {count} failed: {failures[0]}")
@@ -85,9 +85,10 @@ def run(command: Command, count: int = 1) -> Cost:
 
 
 def run_at_once(command: Command, count: int) -> tuple[list[str], Cost]:
-    """Start several processes at once; return why some of them failed, and what all of them cost.
+    """Start several processes at once; return a message for each failed process, and the total cost.
 
-    The wall time is from the first start to the last end, the CPU time that of all, the memory that of the largest.
+    The wall time is measured from the first start to the last end, the CPU time is the sum over all processes, and the
+    memory is that of the largest process.
     """
     failures, costs = [], []
     with tempfile.TemporaryDirectory(prefix="bench-") as place:
@@ -98,7 +99,7 @@ def run_at_once(command: Command, count: int) -> tuple[list[str], Cost]:
             output = " / ".join((directory / "output").read_text(errors="replace").splitlines()[-3:])
             end = f"{' '.join(Path(word).name for word in command.arguments[:2])}: {output[-400:]}"
             if exit_code != 0:
-                raise Failed(f"not measured, or killed after five minutes: {end}")
+                raise Failed(f"cannot be measured, or was killed after five minutes: {end}")
             *cost, status = map(int, (directory / "cost").read_text().split())
             costs.append(cost)
             if status:
@@ -108,7 +109,7 @@ def run_at_once(command: Command, count: int) -> tuple[list[str], Cost]:
 
 
 def _start(command: Command, directory: Path) -> subprocess.Popen[bytes]:
-    """Start a process under the C program that writes what it costs to a file."""
+    """Start a process through the C program that writes the cost of the process to a file."""
     directory.mkdir()
     with (directory / "output").open("wb") as output:
         return subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The migrations that the workloads apply, and how to see that each was applied once."""
+"""The migrations that the workloads apply, and the queries that verify that each one was applied once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MigrationSet:
-    """SQL texts, and a query whose row is `expected` once they are applied to a database in which `setup` has run."""
+    """SQL texts, and a `query` that returns the row `expected` after `setup` and all texts have run in a database."""
 
     migrations: tuple[str, ...]
     query: str
@@ -21,7 +21,7 @@ def tables(count: int, insert: str = "") -> MigrationSet:
         "CREATE TABLE t_{0} (id bigint PRIMARY KEY, name text NOT NULL, created_at timestamptz DEFAULT now());\n"
         "CREATE INDEX t_{0}_created_at ON t_{0} (created_at);\n"
     ) + insert
-    # A table that has a row has a page.
+    # A table with a row has a size above 0.
     query = """
         SELECT count(*) FILTER (WHERE relkind = 'r'),
                count(*) FILTER (WHERE relkind = 'i' AND relname LIKE '%created_at'),
@@ -37,7 +37,7 @@ def heavy(count: int) -> MigrationSet:
 
 
 def light(count: int) -> MigrationSet:
-    """Return migrations that each insert a row and update another one."""
+    """Return migrations that each insert a row into one table and update a row in another."""
     sql = "INSERT INTO notes VALUES ({0}, 'note {0}');\nUPDATE counters SET value = value + 1 WHERE id = 1;\n"
     setup = """
         CREATE TABLE notes (id bigint PRIMARY KEY, body text NOT NULL);
@@ -49,7 +49,7 @@ def light(count: int) -> MigrationSet:
 
 
 def big_file(size: int) -> MigrationSet:
-    """Return one migration of at least `size` bytes of INSERTs, one row each."""
+    """Return one migration with at least `size` bytes of single-row INSERTs."""
     create = "CREATE TABLE measurements (id bigint, taken_at timestamptz, sensor text, value float8);\n"
     insert = "INSERT INTO measurements VALUES ({:09d}, '2026-01-01 00:00:00+00', 'sensor-{:05d}', {:012.3f});\n"
     count = -(-size // len(insert.format(0, 0, 0.0)))

@@ -1,4 +1,4 @@
-"""Results as tables in Markdown, as `docs/performance.md` and as `docs/performance.svg`."""
+"""Formats results as Markdown tables, as `docs/performance.md` and as `docs/performance.svg`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 HEAD = """\
 # Performance
 
-[`scripts/bench`](../scripts/bench) writes this page; nothing in it is edited by hand. It installs the peers, starts a
-Postgres server, runs everything below, and checks after each run that the work was done: exit code, tables or rows,
-migrations recorded.
+[`scripts/bench`](../scripts/bench) generates this page; do not edit it by hand. The script installs the other migration
+runners, starts a Postgres server, runs every workload below, and checks the result of each run: the exit code, the
+tables or rows, and the recorded migrations.
 
 ![wall times](performance.svg)
 """
@@ -32,20 +32,22 @@ migrations recorded.
 METHOD = """\
 ## How it is measured
 
-- The runners take turns in rounds (A B C A B C): {} rounds for starts with nothing to do, {} for everything else.
-  Figures are medians. A ratio is the median of the per-round ratios, shown with its quartiles.
-- Wall time, CPU time and peak memory are those of the process and its children, measured by a C program of 1 MiB that
-  starts it and waits for it (`wait4`). Python programs are compiled to byte code beforehand.
-- The server runs on the same machine, with the settings that initdb chooses and `fsync` on. Each run that applies
-  something starts with a new database, which is on disk before the clock starts.
-- All runners connect by TCP with a password (SCRAM) and without TLS, which this server does not have.
-- pg-predeploy runs as `python entrypoint.py` with `MIGRATE_LOG_FORMAT=json`, its output going to a file.
-- dbmate is npm's binary itself, called as `dbmate --no-dump-schema migrate`. alembic and node-pg-migrate apply all
-  files in one transaction, as they do by default; the others use one for each file. "node-pg-migrate, waiting" is
-  called with `--advisory-lock-mode wait`: it waits for another instance, where by default it fails.
-- The 10 ms latency comes from a TCP proxy on loopback that delivers everything 5 ms later, in either direction.
-- The C floor ([`floor.c`](../benchmarks/native/floor.c)) sends many files in one message with libpq and records their
-  names: no lock, no hashes, no log.
+- The runners take turns in rounds (A B C A B C): {} rounds for no-op starts, {} for everything else.
+  Figures are medians. "vs dbmate" is the wall time divided by dbmate's in the same round: the median of these ratios,
+  with the quartiles in parentheses.
+- Wall time, CPU time and peak memory include the process and its children. A C program of 1 MiB starts the process and
+  measures it with `wait4`. Python programs are compiled to byte code beforehand.
+- The server runs on the same machine, with initdb's default settings and `fsync` on. Each run that applies migrations
+  starts with a new database that has been flushed to disk.
+- All runners connect over TCP with a password (SCRAM) and without TLS, because this server does not support TLS.
+- pg-predeploy runs as `python entrypoint.py` with `MIGRATE_LOG_FORMAT=json`, and its output goes to a file.
+- dbmate runs as `dbmate --no-dump-schema migrate`, using the binary from the npm package without npm's wrapper script.
+- alembic and node-pg-migrate apply all files in one transaction, which is their default; the other runners use one
+  transaction per file. "node-pg-migrate, waiting" runs with `--advisory-lock-mode wait`: it waits for another instance
+  instead of failing.
+- The 10 ms latency comes from a TCP proxy on loopback that delays all data by 5 ms in each direction.
+- The minimal C runner ([`floor.c`](../benchmarks/native/floor.c)) uses libpq to send many files in one message and
+  records their names. It takes no lock, computes no hashes and writes no log.
 """
 
 STYLE = """
@@ -70,8 +72,8 @@ def page(results: dict[str, Result], targets: list[Target], machine: dict[str, s
 
 
 def targets_table(results: dict[str, Result], targets: list[Target]) -> str:
-    """Return what was found for each target, and whether it is met."""
-    lines: list[Sequence[str]] = [["workload", "figure", "target: at most", "found", ""]]
+    """Return a table of the targets, with the measured value and whether the target is met."""
+    lines: list[Sequence[str]] = [["workload", "figure", "target (at most)", "measured", ""]]
     for target in targets:
         found = target.found(results[target.workload])
         number = "not measured" if found is None else _number(found, target.unit)
@@ -82,9 +84,9 @@ def targets_table(results: dict[str, Result], targets: list[Target]) -> str:
 
 
 def section(result: Result) -> str:
-    """Return a workload's table and notes, the fastest first."""
+    """Return a workload's table, sorted from the fastest runner to the slowest, and its notes."""
     baseline = result.baseline if result.baseline in result.costs else None
-    heading = ["", "wall", "CPU", "memory", *([f"to {baseline}"] if baseline else []), *result.columns, "runs"]
+    heading = ["", "wall", "CPU", "memory", *([f"vs {baseline}"] if baseline else []), *result.columns, "runs"]
     lines = [heading]
     for name in _fastest_first(result):
         cost = result.median(name)
@@ -102,14 +104,14 @@ def section(result: Result) -> str:
 
 
 def duration(milliseconds: float) -> str:
-    """Return a duration with about three digits."""
+    """Format a duration with about three significant digits."""
     if milliseconds >= 1000:
         return f"{milliseconds / 1000:.{1 if milliseconds >= 10_000 else 2}f} s"
     return f"{milliseconds:.{0 if milliseconds >= 100 else 1}f} ms"
 
 
 def plot(results: Iterable[Result]) -> str:
-    """Return the wall times as an SVG: two columns of panels, each with its own scale, which begins at zero."""
+    """Return a plot of the wall times as SVG: two columns of panels, each with its own scale starting at zero."""
     tops = [46, 46]
     panels = []
     for result in results:
@@ -117,10 +119,10 @@ def plot(results: Iterable[Result]) -> str:
             side = tops.index(min(tops))
             panels.append(_panel(result, 20 + side * 445, tops[side]))
             tops[side] += 48 + 19 * len(result.costs)
-    legend = "Wall time, median; shorter is better. Each panel has its own scale, which begins at zero."
+    legend = "Wall time, median; shorter is better. Each panel has its own scale, starting at zero."
     return f"""\
 <svg xmlns="http://www.w3.org/2000/svg" width="900" height="{max(tops)}" viewBox="0 0 900 {max(tops)}" role="img">
-<title>Wall time of pg-predeploy and its peers</title>
+<title>Wall time of pg-predeploy and other migration runners</title>
 <style>{STYLE}</style>
 <rect class="paper" width="100%" height="100%"/>
 <text class="soft" x="20" y="28">{legend}</text>
@@ -147,8 +149,8 @@ def _panel(result: Result, left: int, top: int) -> str:
 
 
 def machine() -> dict[str, str]:
-    """Return what the figures depend on."""
-    peers = {**NPM, **PYPI, "sql-migrate": f"of Debian {SUITE}"}
+    """Return the hardware and software versions that the figures depend on."""
+    peers = {**NPM, **PYPI, "sql-migrate": f"from Debian {SUITE}"}
     return {
         "processor": shell("echo $(nproc) x $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)"),
         "memory": shell("awk '/^MemTotal/ {printf \"%.1f GiB\", $2 / 1048576}' /proc/meminfo"),
@@ -160,7 +162,7 @@ def machine() -> dict[str, str]:
         "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__}, libpq {psycopg.pq.version()})",
         "node": shell("node --version || echo none"),
         "docker": shell("docker --version || echo none"),
-        "peers": ", ".join(f"{name} {version}" for name, version in sorted(peers.items()) if name != "pg"),
+        "other runners": ", ".join(f"{name} {version}" for name, version in sorted(peers.items()) if name != "pg"),
     }
 
 
@@ -173,6 +175,6 @@ def _number(value: float, unit: str) -> str:
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
-    """Return a table whose first line is the heading."""
+    """Return a Markdown table; the first line is the heading."""
     rows = [f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines]
     return "\n".join([rows[0], "|" + " --- |" * len(lines[0]), *rows[1:]])

@@ -1,4 +1,4 @@
-"""The programs that apply migrations here: their files, their command line, and where they record what they applied."""
+"""The migration runners: the format of their files, their command lines, and the tables where they record progress."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-PG_PREDEPLOY, FLOOR, DBMATE, ALEMBIC = "pg-predeploy", "C floor", "dbmate", "alembic"
-WAITING = "node-pg-migrate, waiting"  # by default it fails when another instance holds its lock
+PG_PREDEPLOY, FLOOR, DBMATE, ALEMBIC = "pg-predeploy", "minimal C runner", "dbmate", "alembic"
+WAITING = "node-pg-migrate, waiting"  # by default, it fails if another instance holds its lock
 
 
 @dataclass(frozen=True, slots=True)
 class Runner:
     """A program that applies the migrations in a directory to a database.
 
-    `command` is for a directory and a DSN, and raises `Failed` if the program cannot be installed. `count` is the query
-    for the number of applied migrations. In a file, `head` stands before the SQL and `tail` after it; {0} is the number
-    of the file and {1} the previous one.
+    `command` returns the command for a directory and a DSN, or raises `Failed` if the program cannot be installed.
+    `count` is the query for the number of applied migrations. `head` and `tail` surround the SQL in each file; in
+    `head`, {0} is the file's number and {1} the previous file's number.
     """
 
     command: Callable[[Path, str], Command]
@@ -36,7 +36,7 @@ class Runner:
     extension: str = ".sql"
 
     def write_files(self, directory: Path, migrations: Iterable[str]) -> None:
-        """Write migrations as this program expects them."""
+        """Write the migrations as files in this program's format."""
         for number, sql in enumerate(migrations, 1):
             path = directory / f"{number:05d}_migration{self.extension}"
             path.write_text(self.head.format(number, number - 1) + sql + self.tail)
@@ -56,7 +56,7 @@ def _dbmate(directory: Path, dsn: str) -> Command:
 
 
 def _sql_migrate(directory: Path, dsn: str) -> Command:
-    # Debian's version reads its connection from a file only. JSON is YAML too.
+    # Debian's version reads the connection string only from a YAML file. JSON is valid YAML.
     config = directory.with_name(f"{directory.name}.yml")
     config.write_text(json.dumps({"bench": {"dialect": "postgres", "datasource": dsn, "dir": str(directory)}}))
     return Command([sql_migrate(), "up", f"-config={config}", "-env=bench"])
@@ -98,7 +98,7 @@ def _alembic(directory: Path, dsn: str) -> Command:
 
 
 def in_container(image: str, arguments: Iterable[str | Path], variables: Mapping[str, str], files: Path) -> Command:
-    """Return `docker run` on the host's network, with a directory of the host's at the same path."""
+    """Return a `docker run` command with the host's network, and with a host directory mounted at the same path."""
     options = [f"--volume={files}:{files}:ro", *(f"--env={name}={text}" for name, text in variables.items())]
     of_docker = {name: text for name, text in os.environ.items() if name.startswith("DOCKER_")}
     return Command(["docker", "run", "--rm", "--network=host", *options, image, *arguments], of_docker)

@@ -1,4 +1,4 @@
-"""A Postgres server with the settings of initdb, its databases, a slow connection to it, and its memory."""
+"""A Postgres server with initdb's settings; creates databases, adds latency and measures memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Server:
-    """A Postgres server, and a directory for the files of migrations."""
+    """A Postgres server, and a directory for migration files."""
 
     def __init__(self, postgres: PostgresServer, directory: Path) -> None:
         self.postgres = postgres
@@ -34,19 +34,19 @@ class Server:
         self._numbers = itertools.count(1)
 
     def dsn(self, database: str, port: int | None = None) -> str:
-        """Name a database. The server has no TLS, and no runner shall spend a round trip on asking for it."""
+        """Return a database's DSN, with TLS disabled: the server has no TLS, and asking for it costs a round trip."""
         own = self.postgres.port
         return self.postgres.dsn(database).replace(f":{own}/", f":{port or own}/") + "?sslmode=disable"
 
     def query(self, database: str, statements: str) -> tuple[Any, ...]:
-        """Run statements in a database; return the first row, if there is one."""
+        """Run statements in a database and return the first row, or an empty tuple if there is none."""
         with psycopg.connect(self.dsn(database), autocommit=True) as conn:
             cursor = conn.execute(statements.encode())
             return (cursor.fetchone() if cursor.description else None) or ()
 
     @contextmanager
     def database(self, setup: str = "") -> Iterator[str]:
-        """Create a database in which `setup` has run, all of it on disk; drop it at the end."""
+        """Create a database, run `setup` in it and write everything to disk; drop the database at the end."""
         name = f"bench_{next(self._numbers)}"
         self.query("postgres", f"CREATE DATABASE {name}")
         try:
@@ -58,7 +58,7 @@ class Server:
             self.query("postgres", f"DROP DATABASE {name} WITH (FORCE)")
 
     def write_files(self, runner: Runner, files: MigrationSet) -> Path:
-        """Write migrations as a runner expects them, into a new directory."""
+        """Write migrations into a new directory in a runner's format, and return the directory."""
         directory = self.directory / str(next(self._numbers))
         directory.mkdir()
         runner.write_files(directory, files.migrations)
@@ -72,23 +72,23 @@ class Server:
         except psycopg.Error as error:
             raise Failed(f"the database cannot be checked: {error}") from error
         if found != expected:
-            raise Failed(f"migrations recorded and objects found are {found} instead of {expected}")
+            raise Failed(f"the counts of recorded migrations and created objects are {found} instead of {expected}")
 
 
 @contextmanager
 def running_server() -> Iterator[Server]:
-    """Start a server that waits for the disk, as in production."""
+    """Start a server with `fsync` on, as in production."""
     with tempfile.TemporaryDirectory(prefix="bench-") as place:
-        Path(place).chmod(0o755)  # containers run as another user
+        Path(place).chmod(0o755)  # containers run as a different user
         with PostgresServer(settings={"shared_buffers": "128MB"}, durable=True) as postgres:
             yield Server(postgres, Path(place))
 
 
 @contextmanager
 def backend_memory(server: Server, database: str) -> Iterator[list[float]]:
-    """Add to a list, every 10 ms, how many MiB each backend of a database has for itself.
+    """Yield a list, and every 10 ms append the private memory of each of the database's backends to it, in MiB.
 
-    That is RssAnon; VmHWM, the kernel's own peak, counts the server's shared buffers too.
+    The private memory is RssAnon. VmHWM, the kernel's own peak value, would include the server's shared buffers.
     """
     samples: list[float] = []
     ended = threading.Event()
@@ -97,7 +97,7 @@ def backend_memory(server: Server, database: str) -> Iterator[list[float]]:
     def sample() -> None:
         while not ended.wait(0.01):
             for process in (Path("/proc", pid) for pid in children.read_text().split()):
-                with suppress(OSError):  # it has ended in the meantime
+                with suppress(OSError):  # the process has ended in the meantime
                     if f" {database} " in (process / "cmdline").read_text():
                         found = re.search(r"RssAnon:\s+(\d+) kB", (process / "status").read_text())
                         samples.append(int(found[1]) / 1024 if found else 0.0)
@@ -112,9 +112,9 @@ def backend_memory(server: Server, database: str) -> Iterator[list[float]]:
 
 
 class LatencyProxy:
-    """A TCP proxy on loopback that delivers everything half a round trip later, in order, in both directions.
+    """A TCP proxy on loopback that delays all data by half a round trip in each direction and keeps it in order.
 
-    What is sent at once is delivered at once, however much it is. Connecting is not delayed.
+    The delay does not depend on the amount of data: there is no bandwidth limit. Connecting is not delayed.
     """
 
     def __init__(self, target: int, round_trip_s: float = 0.010) -> None:
@@ -123,7 +123,7 @@ class LatencyProxy:
         self._delay_s = round_trip_s / 2
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._socket.getsockname()[1]
-        # select() waits for microseconds, where epoll rounds up to milliseconds.
+        # select() has a resolution of microseconds; epoll rounds timeouts up to milliseconds.
         self._loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
         self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run)
@@ -146,7 +146,7 @@ class LatencyProxy:
 
     async def _connect(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
-        asked = False  # whether the client was the last to send
+        asked = False  # whether the latest data came from the client
 
         async def forward(source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, is_client: bool) -> None:
             nonlocal asked
@@ -155,7 +155,7 @@ class LatencyProxy:
                     self.round_trips += asked and not is_client
                     asked = is_client
                     self._loop.call_later(self._delay_s, sink.write, data)
-            await asyncio.sleep(self._delay_s + 0.001)  # after all that was sent before
+            await asyncio.sleep(self._delay_s + 0.001)  # until all earlier data has been delivered
             with suppress(OSError):
                 sink.write_eof()
 

@@ -1,4 +1,4 @@
-"""What is measured, and the targets: the table is at the end."""
+"""The workloads to measure and their targets; see the tables at the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOTHING, SINGLE_STARTS = "a binary that does nothing", "single starts"
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A server, the result to fill, which runners take part (all, if none is named), and the number of rounds."""
+    """A server, the result to fill in, the runners to measure (all if `only` is empty), and the numbers of rounds."""
 
     server: Server
     result: Result
@@ -41,7 +41,7 @@ class Bench:
 
     @contextmanager
     def migrated(self, names: Iterable[str], files: MigrationSet, port: int | None = None) -> Iterator[Commands]:
-        """Yield, for each runner, its command for a database to which it has applied everything."""
+        """Yield each runner's command for a database to which the runner has already applied all migrations."""
         commands, databases = {}, {}
         with ExitStack() as stack:
             for name in self._taking_part(names):
@@ -59,7 +59,7 @@ class Bench:
                 self.server.check(database, RUNNERS[name], files)
 
     def measure_starts(self, commands: Commands) -> None:
-        """Measure commands that can be repeated."""
+        """Measure commands that can be repeated because they change nothing."""
         self.result.measure({name: partial(run, command) for name, command in commands.items()}, self.rounds_of_starts)
 
     def measure_applying(
@@ -69,7 +69,7 @@ class Bench:
         start: Callable[[str, str, Command], Cost] = lambda _name, _database, command: run(command),
         port: int | None = None,
     ) -> None:
-        """Measure how runners apply everything to a new database; `start` gets runner, database and command."""
+        """Measure each runner applying all migrations to a new database; `start(runner, database, command)` runs it."""
 
         def apply(name: str, directory: Path) -> Cost:
             runner = RUNNERS[name]
@@ -91,7 +91,8 @@ def _no_op(bench: Bench, _: int) -> None:
         "python -c pass": Command([sys.executable, "-c", "pass"]),
         "python -c 'import psycopg'": Command([sys.executable, "-c", "import psycopg"]),
     }
-    psql = (bench.server.postgres.binaries / "postgres").resolve().with_name("psql")  # Debian's other psql is a script
+    # The psql in Debian's PATH is a wrapper script.
+    psql = (bench.server.postgres.binaries / "postgres").resolve().with_name("psql")
     if psql.exists():
         references["psql"] = Command([psql, "-qAtXc", "SELECT 1", bench.server.dsn("postgres")])
     with bench.migrated(ALL, heavy(1)) as commands:
@@ -107,21 +108,21 @@ def _docker(bench: Bench, _: int) -> None:
             arguments = ["/dbmate", *command.arguments[1:]] if name == DBMATE else []
             containers[name] = in_container(image, arguments, command.variables, files)
         bench.measure_starts(containers)
-    result.notes.append("CPU and memory are those of Docker's client")
+    result.notes.append("CPU and memory are those of the `docker` command-line client")
     if result.costs.keys() == {NOTHING, DBMATE, PG_PREDEPLOY}:
         product, peer = (
             median(cost.wall_ms - nothing.wall_ms for cost, nothing in zip(costs, result.costs[NOTHING], strict=True))
             for costs in (result.costs[PG_PREDEPLOY], result.costs[DBMATE])
         )
-        result.notes.append(f"above nothing: pg-predeploy {product:.0f} ms, dbmate {peer:.0f} ms")
-        result.figures["wall time above nothing, to dbmate"] = product / max(peer, 1e-3)
+        result.notes.append(f"additional wall time: pg-predeploy {product:.0f} ms, dbmate {peer:.0f} ms")
+        result.figures["additional wall time vs dbmate"] = product / max(peer, 1e-3)
 
 
 def _no_op_many(bench: Bench, count: int) -> None:
-    names = [name for name in ALL if name != ALEMBIC]  # which would import 10,000 modules
+    names = [name for name in ALL if name != ALEMBIC]  # alembic would import 10,000 modules
     with bench.migrated(names, light(count)) as commands:
         bench.measure_starts(commands)
-    bench.result.notes.append("pg-predeploy verifies the hash of every file, the floor only compares names")
+    bench.result.notes.append("pg-predeploy verifies the hash of every file; the minimal C runner only compares names")
 
 
 def _no_op_latency(bench: Bench, _: int) -> None:
@@ -131,7 +132,7 @@ def _no_op_latency(bench: Bench, _: int) -> None:
             run(command)
             bench.result.keep_largest("round trips", name, proxy.round_trips - before)
         bench.measure_starts(commands)
-    bench.result.notes.append("a login takes three round trips (start, two of SCRAM); connecting is not delayed")
+    bench.result.notes.append("a login takes three round trips (startup, two for SCRAM); connecting is not delayed")
 
 
 def _pending_latency(bench: Bench, count: int) -> None:
@@ -147,11 +148,11 @@ def _big_file(bench: Bench, megabytes: int) -> None:
     def start(name: str, database: str, command: Command) -> Cost:
         with backend_memory(bench.server, database) as samples:
             cost = run(command)
-        bench.result.keep_largest("backend MiB", name, max(samples))
+        bench.result.keep_largest("backend memory (MiB)", name, max(samples))
         return cost
 
     bench.measure_applying((PG_PREDEPLOY, FLOOR, DBMATE), big_file(megabytes * 1_000_000), start)
-    bench.result.notes.append("backend: the most memory that the server's process has for itself, read every 10 ms")
+    bench.result.notes.append("backend: the peak private memory of the server's process, sampled every 10 ms")
 
 
 def _concurrent(bench: Bench, count: int) -> None:
@@ -161,10 +162,10 @@ def _concurrent(bench: Bench, count: int) -> None:
         return cost
 
     bench.measure_applying([name for name in RUNNERS if name != FLOOR], heavy(count), start)
-    bench.result.notes.append("wall: from the first start to the last end; CPU: of all runners; memory: of the largest")
-    bench.result.notes.append(f"failed: the most of {count} that failed in any round")
+    bench.result.notes.append("wall: first start to last exit; CPU: sum of all runners; memory: the largest")
+    bench.result.notes.append(f"failed: the highest number of failed runners, out of {count}, in any round")
     if PG_PREDEPLOY in bench.result.columns.get("failed", {}):
-        bench.result.figures["databases not as they should be"] = PG_PREDEPLOY in bench.result.not_measured
+        bench.result.figures["databases with wrong contents"] = PG_PREDEPLOY in bench.result.not_measured
 
 
 def _replicas(bench: Bench, count: int) -> None:
@@ -182,14 +183,14 @@ def _replicas(bench: Bench, count: int) -> None:
             run(Command(command.arguments, {**command.variables, "DATABASE_URL": dsn}), count)
             logged = log.read_bytes()[before:].decode(errors="replace")
             if "_migrations" not in logged:
-                raise Failed("the server's log does not have the statements of pg-predeploy")
+                raise Failed("the server's log does not contain pg-predeploy's statements")
             lock_calls = len(re.findall(r"pg_\w*advisory\w*lock\w*\s*\(", logged))
             bench.result.keep_largest("advisory lock calls", name, lock_calls)
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Something to measure and its size, which the title names as {}."""
+    """A function that measures, and the size to pass to it; {} in the title stands for the size."""
 
     measure: Callable[[Bench, int], None]
     size: int
@@ -199,7 +200,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The most that a figure of a workload may be. A count has no unit: it does not depend on the machine."""
+    """The upper limit for a figure of a workload. A figure without a unit is a count; it is the same on any machine."""
 
     workload: str
     figure: str
@@ -207,10 +208,10 @@ class Target:
     unit: str = "x"
 
     def found(self, result: Result) -> float | None:
-        """Return the figure, if it was measured: one of the workload's own, or one that follows from the costs."""
+        """Return the measured figure, either computed from the costs or stored by the workload, or None."""
         if self.figure == "memory" and PG_PREDEPLOY in result.costs:
             return result.median(PG_PREDEPLOY).memory_mib
-        baseline = self.figure.removeprefix("wall time to ")
+        baseline = self.figure.removeprefix("wall time vs ")
         if {PG_PREDEPLOY, baseline} <= result.costs.keys():
             return result.ratio(PG_PREDEPLOY, baseline)[1]
         return result.columns.get(self.figure, {}).get(PG_PREDEPLOY, result.figures.get(self.figure))
@@ -231,22 +232,22 @@ WORKLOADS = {
 }
 
 TARGETS = (
-    Target("no-op", "wall time to dbmate", 1.8),
+    Target("no-op", "wall time vs dbmate", 1.8),
     Target("no-op", "memory", 20, "MiB"),
-    Target("docker", "wall time above nothing, to dbmate", 1.7),
-    Target("no-op-many", "wall time to dbmate", 2.2),
-    Target("no-op-latency", "wall time to dbmate", 0.40),
+    Target("docker", "additional wall time vs dbmate", 1.7),
+    Target("no-op-many", "wall time vs dbmate", 2.2),
+    Target("no-op-latency", "wall time vs dbmate", 0.40),
     Target("no-op-latency", "round trips", 4, ""),
-    Target("pending-latency", f"wall time to {FLOOR}", 1.30),
-    Target("light", "wall time to dbmate", 0.42),
-    Target("heavy", "wall time to dbmate", 0.85),
-    Target("few-files", "wall time to dbmate", 2.2),
-    Target("big-file", "wall time to dbmate", 0.72),
+    Target("pending-latency", f"wall time vs {FLOOR}", 1.30),
+    Target("light", "wall time vs dbmate", 0.42),
+    Target("heavy", "wall time vs dbmate", 0.85),
+    Target("few-files", "wall time vs dbmate", 2.2),
+    Target("big-file", "wall time vs dbmate", 0.72),
     Target("big-file", "memory", 45, "MiB"),
-    Target("big-file", "backend MiB", 32, "MiB"),
+    Target("big-file", "backend memory (MiB)", 32, "MiB"),
     Target("concurrent", "failed", 0, ""),
-    Target("concurrent", "databases not as they should be", 0, ""),
-    Target("concurrent", f"wall time to {WAITING}", 1.0),
+    Target("concurrent", "databases with wrong contents", 0, ""),
+    Target("concurrent", f"wall time vs {WAITING}", 1.0),
     Target("replicas", "advisory lock calls", 0, ""),
-    Target("replicas", f"wall time to {SINGLE_STARTS}", 1.1),
+    Target("replicas", f"wall time vs {SINGLE_STARTS}", 1.1),
 )

@@ -1,13 +1,14 @@
-/* The floor: the least that applies files and records them, in C with libpq, many files in one message.
+/* The floor: a minimal migration runner in C with libpq, which sends many files in one message. No runner that records
+   what it applies can do much less work.
 
-   floor DIRECTORY applies what _floor does not name to DATABASE_URL, each file and its row in one transaction. It takes
-   no lock, verifies no hash, logs nothing and stops at the first error. */
+   `floor DIRECTORY` applies the files that are not yet in the table _floor to the database in DATABASE_URL, each file in
+   one transaction with its row. It takes no lock, verifies no hash, logs nothing and stops at the first error. */
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* What libpq-fe.h declares of these. */
+/* Copied from libpq-fe.h, so that the header is not needed. */
 typedef void PGconn, PGresult;
 PGconn *PQconnectdb(const char *);
 int PQstatus(const PGconn *);
@@ -63,7 +64,7 @@ int main(int argc, char **argv) {
     message = open_memstream(&text, &length);
     for (int i = 0, applied = 0; i < count; i++) {
         char path[4096], *name = files[i]->d_name;
-        int order = -1; /* of the applied name to this one: both lists are sorted by bytes */
+        int order = -1; /* compares the applied name to this one: both lists are sorted by bytes */
         while (applied < PQntuples(names) && (order = strcmp(PQgetvalue(names, applied, 0), name)) < 0) applied++;
         if (order == 0 || name[0] == '.') continue;
         snprintf(path, sizeof path, "%s/%s", argv[1], name);

@@ -1,8 +1,9 @@
-/* Run a command and write what it cost to a file: measure FILE COMMAND [ARG...].
+/* Run a command and write its cost to a file: measure FILE COMMAND [ARG...].
 
-   Written are start and end (CLOCK_MONOTONIC, ns), CPU time (us), peak resident memory (KiB) and the wait status. The
-   kernel counts the memory that a process had before exec as its own, so what starts it has to be as small as this.
-   A command that takes more than five minutes is killed, and nothing is written. */
+   The file contains the start and end time (CLOCK_MONOTONIC, ns), the CPU time (us), the peak resident memory (KiB) and
+   the wait status. The kernel includes a process's memory before exec in its peak, so the process that starts the
+   command must be as small as this one. A command that takes more than five minutes is killed; the file is then not
+   written. */
 #include <signal.h>
 #include <stdio.h>
 #include <sys/prctl.h>

@@ -14,8 +14,8 @@ T = TypeVar("T")
 class BackgroundCall(Generic[T]):
     """A call that starts immediately, in its own thread.
 
-    If a DNS server hangs, the call blocks in C code, which no timeout or signal can interrupt, so the thread can only
-    be abandoned. A result that arrives after that, such as a connection, is closed.
+    If a DNS server hangs, the call blocks in C code that no timeout or signal can interrupt, so the thread can only be
+    abandoned. If an abandoned call returns a result that can be closed, such as a connection, the thread closes it.
     """
 
     def __init__(self, call: Callable[[], T]) -> None:

@@ -34,8 +34,8 @@ INITIAL_DELAY_S = 0.1
 MAX_DELAY_S = 2.0
 LOG_EVERY_S = 10.0
 _WAITS = {pq.PollingStatus.READING: Wait.R, pq.PollingStatus.WRITING: Wait.W}
-MIN_LOGIN_S = 0.75  # also for the last attempt, which may exceed the timeout by this much
-CONCLUSIVE_LOGIN_S = 2.0  # if an attempt with a shorter timeout times out, report the previous error instead
+MIN_LOGIN_S = 0.75  # applies to every attempt, so the last one may exceed the timeout by this much
+CONCLUSIVE_LOGIN_S = 2.0  # below this timeout, a timed-out attempt reports the previous error instead
 
 
 class ConnectionSource(Protocol):
@@ -49,7 +49,7 @@ class ConnectionSource(Protocol):
 class Server:
     """Connects to a database without a pool, for a process that needs one connection at a time.
 
-    `wait_started` is a time on the monotonic clock; if given, the first wait's timeout is measured from then.
+    If `wait_started`, a time on the monotonic clock, is given, the first wait's timeout starts at that time.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ def _require_writable(conn: Connection) -> None:
 
 
 def _is_read_only(conn: Connection) -> bool:
-    """Return whether the server is read-only, from its login parameters or (before 14, most poolers) from a query."""
+    """Return whether the server is read-only; query it if it does not report this at login (Postgres 13, poolers)."""
     reported = [conn.info.parameter_status(name) for name in ("in_hot_standby", "default_transaction_read_only")]
     if None not in reported:
         return "on" in reported
@@ -191,11 +191,11 @@ def connect(dsn: Dsn, *, timeout: float, writable: bool = False) -> Connection:
 
 
 class VerboseConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection whose login errors include the SQLSTATE in libpq's message, for `classify_login_error` to parse."""
+    """A connection whose login error messages include the SQLSTATE, which `classify_login_error` parses."""
 
     @classmethod
     def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
-        """Log in as psycopg does, but with verbose errors, for which psycopg has no option."""
+        """Log in like psycopg, but with verbose error messages, for which psycopg has no option."""
         library = libpq.load()
         pgconn: Any = pq.PGconn.connect_start(conninfo.encode())
         try:

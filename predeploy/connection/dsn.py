@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SCHEMES = ("postgresql://", "postgres://")
 _ENCODE = "percent-encode @ : / ? # and % in the user name and the password (@ is %40, / is %2F)"
-# An sslmode that libpq rejects, but only after adding the values from services, passfiles and the environment.
+# An invalid sslmode: libpq rejects it, but only after it has added values from services, passfiles and the environment.
 _NEVER_CONNECT = "never-connect"
 _UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")  # characters that are never percent-encoded
 _HOST_NAME = re.compile(r"[\w.-]*")
@@ -33,7 +33,7 @@ class Dsn:
 
     `named` holds the parameters in the string itself; `used` holds all parameters that libpq would use, including those
     from PG* variables and service files. `host` and `port` are safe to log; multiple values are separated by commas.
-    `secrets` contains every form in which the string and its passwords could appear in a text.
+    `secrets` contains the string and its passwords in every form in which they could appear in a text.
     """
 
     text: str
@@ -51,8 +51,8 @@ def parse_dsn(text: str | None) -> Dsn:
     """Parse a URI or a key=value string, and add the values from PG* variables, a service file and a passfile.
 
     Raise `DatabaseUrlMissing` if the string is empty. Raise `DatabaseUrlInvalid` if libpq cannot parse the string, or
-    would mistake part of an unencoded password for the host, the port or the database. libpq's own error messages quote
-    the password in that case, so the messages here are fixed and no exception is chained to them.
+    if libpq would take part of an unencoded password for the host, the port or the database. libpq's own error messages
+    may then quote the password, so this module's messages are fixed and chain no exception.
     """
     if not text or not text.strip():
         raise DatabaseUrlMissing("DATABASE_URL environment variable is required.")
@@ -62,7 +62,7 @@ def parse_dsn(text: str | None) -> Dsn:
     if resolved is None:
         raise DatabaseUrlInvalid(
             "Cannot read the service that DATABASE_URL or PGSERVICE names. Check that the service file (PGSERVICEFILE "
-            "or ~/.pg_service.conf) has its section, and no unknown keywords in it."
+            "or ~/.pg_service.conf) has a section for the service, without unknown keywords."
         )
     used, password = resolved
     host = used.get("host") or used.get("hostaddr") or "local socket"
@@ -99,7 +99,7 @@ def _named_in(text: str, reader: ConninfoReader) -> dict[str, str]:
         raise DatabaseUrlInvalid("DATABASE_URL is not UTF-8.")
     options = reader.parse(text.encode())
     if options is None:
-        remedy = _ENCODE if uri else "put values with spaces in single quotes, and \\ before each ' and \\ in them"
+        remedy = _ENCODE if uri else "put values with spaces in single quotes, and escape ' and \\ in values with \\"
         raise DatabaseUrlInvalid(f"DATABASE_URL is malformed: {remedy}.")
     named = _values(options)
     if not _are_ports(named.get("port", "")):
@@ -108,7 +108,8 @@ def _named_in(text: str, reader: ConninfoReader) -> dict[str, str]:
         raise DatabaseUrlInvalid(f"DATABASE_URL has an @ in the host or the database name: {_ENCODE}.")
     if not all(_are_hosts(named.get(key, "")) for key in ("host", "hostaddr")):
         raise DatabaseUrlInvalid(
-            f"DATABASE_URL has a host that is not a name, address or directory: give the port apart, and {_ENCODE}."
+            "DATABASE_URL has a host that is not a name, address or directory: "
+            f"specify the port separately, and {_ENCODE}."
         )
     return named
 
@@ -152,7 +153,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _resolve(named: Mapping[str, str], reader: ConninfoReader) -> tuple[dict[str, str], str] | None:
-    """Return the parameters that libpq would use, and the password; return None if a service cannot be read."""
+    """Return the parameters that libpq would use, and the password, or None if a service cannot be read."""
     if resolved := reader.resolve(write_conninfo({**named, "sslmode": _NEVER_CONNECT})):
         used = _values(resolved[0])
         if used.get("sslmode") == _NEVER_CONNECT:

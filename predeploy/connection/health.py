@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from predeploy.connection.connect import Connection, ConnectionSource
 
 HEALTH_TIMEOUT_S = 4.5  # leaves half a second of the 5 s for the rest of the check
-_MAX_DEAD = 20  # how many of a pool's dead connections to skip
+_MAX_DEAD = 20  # the number of dead connections from a pool to skip
 
 
 @dataclass(frozen=True, slots=True)
 class DbHealth:
-    """Whether the server responded to `SELECT 1`, the latency in milliseconds, and the error if it did not respond."""
+    """Whether the server responded to `SELECT 1`, the latency in milliseconds, and the error, if any."""
 
     ok: bool
     latency_ms: float
@@ -54,7 +54,7 @@ def check_db_health(db: ConnectionSource) -> DbHealth:
         call_with_timeout(HEALTH_TIMEOUT_S, select_one)
     except TimeoutError:
         for conn in borrowed:
-            shut_down(conn)  # a pool then drops the connection
+            shut_down(conn)  # a pool drops the connection when it is returned
         error: str | None = f"no response within {HEALTH_TIMEOUT_S:g} s"
     except Exception as failure:
         error = _why(failure)

@@ -1,7 +1,7 @@
 """Call libpq through ctypes to parse connection strings, and to log in for the fast path.
 
-Importing psycopg would take longer than the rest of a fast-path run. The library is the libpq bundled in psycopg's
-wheel, which psycopg itself loads, so TLS, Kerberos, services and passfiles behave the same.
+Importing psycopg would take longer than the rest of a fast-path run. This module loads the libpq in psycopg's wheel,
+which psycopg itself uses, so TLS, Kerberos, services and passfiles behave the same.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ class ConninfoReader(Protocol):
         ...
 
     def defaults(self) -> list[Option]:
-        """Return every option with its default from the environment, from the service set there, or from libpq."""
+        """Return every option with its default from the environment, from the service in PGSERVICE, or from libpq."""
         ...
 
     def resolve(self, conninfo: bytes) -> tuple[list[Option], bytes] | None:
-        """Return all options that a login would use, and the password, or None; start a login, which must then fail."""
+        """Return all options that a login would use, and the password, or None; `conninfo` must make the login fail."""
         ...
 
 
@@ -104,7 +104,7 @@ def conninfo() -> ConninfoReader:
 
 
 def _bundled() -> str:
-    """Return the path of the library in psycopg's wheel, without importing psycopg; raise ValueError if not found."""
+    """Return the path of the libpq in psycopg's wheel without importing psycopg; raise ValueError if not found."""
     if PathFinder.find_spec("psycopg_c"):
         raise ValueError("psycopg_c uses the libpq that it was built with")
     spec = PathFinder.find_spec("psycopg_binary")
@@ -115,7 +115,7 @@ def _bundled() -> str:
 
 
 class Libpq:
-    """Loads the library and calls its functions."""
+    """Calls the functions of a libpq library."""
 
     def __init__(self, path: str) -> None:
         """Load the library; raise OSError if it cannot be loaded, or AttributeError if it lacks a function."""
@@ -148,7 +148,7 @@ class Libpq:
             call["PQfinish"](conn)
 
     def set_verbosity(self, conn: int | None, verbosity: str) -> None:
-        """Set the error verbosity of a `PGconn *`: `verbose`, which includes the SQLSTATE, or `default`."""
+        """Set the error verbosity of a `PGconn *` to `default`, or to `verbose`, which includes the SQLSTATE."""
         self.functions["PQsetErrorVerbosity"](conn, _VERBOSITIES[verbosity])
 
 
@@ -240,15 +240,15 @@ class Session:
             raise NoAnswer
 
     def parameter(self, name: bytes) -> str | None:
-        """Return the value of a setting that the server reported at login, or None if it did not report the setting."""
+        """Return the value of a setting, or None if the server did not report the setting at login."""
         value: bytes | None = self._call["PQparameterStatus"](self._conn, name)
         return None if value is None else value.decode(errors="replace")
 
     def ask(self, message: bytes) -> list[bytes]:
         """Send statements in one message and return the row of the last single-row result, with NULL as empty bytes.
 
-        Raise `NoAnswer` on an error, on a notice, or if there is no such row. Results are read to the end, because the
-        server logs a line if a client disconnects in the middle.
+        Raise `NoAnswer` on an error, on a notice, or if there is no such row. Read all results, because the server logs
+        a line if a client disconnects before it has read them.
         """
         call, row, failed = self._call, None, False
         if not call["PQsendQuery"](self._conn, message):

@@ -1,6 +1,6 @@
 """The reasons why logins fail, and the SQLSTATEs and error texts that identify each reason.
 
-A permanent failure comes with a remedy. The error texts are the English messages of libpq, PgBouncer and Postgres.
+Each permanent failure has a remedy. The error texts are the English messages of libpq, PgBouncer and Postgres.
 """
 
 from __future__ import annotations
@@ -39,12 +39,11 @@ NO_PASSWORD = LoginFailure(
 )
 AUTHENTICATION = LoginFailure(
     "authentication",
-    "The server rejected the authentication: fix the user in the connection string, "
-    "or the method for that user in pg_hba.conf",
+    "Authentication failed: fix the user in the connection string, or the method for that user in pg_hba.conf",
 )
 METHOD = LoginFailure(
     "authentication",
-    "The authentication method of the server is not one that require_auth allows: change one of them",
+    "The server's authentication method is not in require_auth: change the method or require_auth",
 )
 BINDING = LoginFailure(
     "authentication",
@@ -52,8 +51,8 @@ BINDING = LoginFailure(
 )
 NOT_ADMITTED = LoginFailure(
     "not_admitted",
-    "The server does not allow this user, database, address or encryption: add an entry to its pg_hba.conf, "
-    "or set sslmode=require if it allows only TLS",
+    "The server does not allow this combination of user, database, address and encryption: "
+    "add an entry to its pg_hba.conf, or set sslmode=require if the server allows only TLS",
 )
 NO_LOGIN = LoginFailure(
     "role", "The role cannot log in: run ALTER ROLE ... LOGIN, or use another role in the connection string"
@@ -73,13 +72,13 @@ NO_CONNECT = LoginFailure(
 )
 UNTRUSTED = LoginFailure(
     "tls",
-    "The certificate of the server is expired or not signed by a trusted authority: "
-    "name its authority in sslrootcert, or renew the certificate",
+    "The server's certificate has expired or is not signed by a trusted authority: "
+    "put the authority's certificate in sslrootcert, or renew the server's certificate",
 )
 OTHER_HOST = LoginFailure(
     "tls",
-    "The certificate of the server is for another host name: connect to the name in the certificate, "
-    "or issue one for this name",
+    "The server's certificate is for another host name: connect to the name in the certificate, "
+    "or issue a certificate for this name",
 )
 NO_ROOT = LoginFailure(
     "tls", "The root certificate file is missing or unreadable: put it at the path in sslrootcert, or fix that path"
@@ -91,11 +90,11 @@ CERTIFICATE_REQUIRED = LoginFailure("tls", "The server requires a valid client c
 PROTOCOL = LoginFailure(
     "tls", "Client and server have no TLS version in common: fix ssl_min_protocol_version and ssl_max_protocol_version"
 )
-NO_TLS = LoginFailure("tls", "The server does not support TLS: turn it on there, or set a weaker sslmode")
+NO_TLS = LoginFailure("tls", "The server does not support TLS: enable it on the server, or set a weaker sslmode")
 TLS_REQUIRED = LoginFailure("tls", "The server requires TLS: set sslmode=require or stricter")
 PARAMETER = LoginFailure(
     "startup_parameter",
-    "The server or pooler rejected a parameter of the connection string: fix it, or remove it from options",
+    "The server or pooler rejected a parameter in the connection string: fix or remove the parameter",
 )
 
 NOT_READY = _retryable("not_accepting", "the server is starting up, shutting down or recovering")
@@ -108,11 +107,11 @@ RESOURCES = _retryable("resources", "the server is out of memory, disk space or 
 READ_ONLY = _retryable("read_only", "the server is read-only")
 ATTRIBUTES = _retryable("session_attrs", "no server matches target_session_attrs yet")
 POOLER = _retryable("pooler", "the pooler has no connection to its server yet")
-REFUSED = _retryable("refused", "connection refused: nothing listens there yet")
+REFUSED = _retryable("refused", "connection refused: nothing is listening on that port yet")
 NO_SOCKET = _retryable("refused", "the socket does not exist yet")
 DNS = _retryable("dns", "the host name cannot be resolved")
 NO_ROUTE = _retryable("unreachable", "no route to the host")
-TIMEOUT = _retryable("timeout", "no response from the host in time")
+TIMEOUT = _retryable("timeout", "the host did not respond in time")
 HUNG_UP = _retryable("closed", "the server closed the connection during login")
 UNKNOWN = _retryable("unknown", "the login failed for an unknown reason")
 
@@ -210,7 +209,7 @@ _CODES = (
     ("58", "", RESOURCES),
     ("25006", "", READ_ONLY),
 )
-# Quoted names, which could contain any of these texts. Matches each language's quotation marks, and Python's.
+# Matches quoted names, which could contain any of these texts, in the quotation marks of any language and of Python.
 _NAME = re.compile(r'"[^"\n]*"|»[^«\n]*«|«[^»\n]*»|>>.*?<<|<<.*?>>|(?<=host )\'[^\'\n]*\'')
 
 

@@ -1,11 +1,10 @@
 """Classify login errors: why a login failed, and whether retrying can help.
 
-libpq reports a failed login only as text. The text may quote the connection string, so it is never shown. Connections
-opened by this program use verbose errors, so the text includes the SQLSTATE (`FATAL:  28P01: ...`) and the function in
-the server's source (`LOCATION:  auth_failed, ...`). The SQLSTATE works for messages in any language, so it determines
-whether a failure is permanent. An English message can be more specific. It is also the only source if the text has no
-SQLSTATE, as in errors from libpq itself, from poolers, or from a libpq without verbose errors. A failure that is not
-known to be permanent is retried until the timeout.
+libpq reports a failed login only as text. The text may quote the connection string, so it is never shown. This program
+enables verbose errors, so the text includes the SQLSTATE (`FATAL:  28P01: ...`) and the function in the server's source
+(`LOCATION:  auth_failed, ...`). The SQLSTATE does not depend on the language, so it decides whether a failure is
+permanent. English text can be more specific, and is the only source for errors from libpq itself, from poolers, or from
+a libpq without verbose errors. A failure that is not known to be permanent is retried until the timeout.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ if TYPE_CHECKING:
 
     from predeploy.connection.login_error_table import LoginFailure
 
-# SQLSTATEs of temporary problems: lack of resources, operator intervention, another session's lock.
+# SQLSTATEs of temporary problems, such as lack of resources, operator intervention or another session's lock.
 _RETRYABLE = ("08", "25006", "40", "53", "55P03", "57", "58")
 _OF_ONE_HOST = {"tls", "not_admitted", "startup_parameter"}  # another host may accept the login
-_ATTEMPT = r"^- host: (?P<host>.+?), port: (?P<port>.+?), hostaddr: .+?: "  # in psycopg's list of several attempts
+_ATTEMPT = r"^- host: (?P<host>.+?), port: (?P<port>.+?), hostaddr: .+?: "  # in psycopg's list of attempts
 _BAD_OPTION = (
     "(?:connection is bad: )?(?:invalid |weak |could not match |definition of service|service file|bad value for )"
 )
@@ -35,11 +34,11 @@ _VERBOSE = r"failed: [^:\n]{1,40}:  ([0-9A-Z]{5}): (?:(?!^connection to server).
 def classify_login_error(error: Exception) -> PostgresUnavailable | PostgresRefused | DatabaseUrlInvalid:
     """Convert the error of a failed login, or of a failed first statement, into a permanent or retryable error.
 
-    If there are several hosts and one rejects the credentials or the database, the failure is permanent. Any other
-    failure is permanent only if every host has a permanent failure.
+    With several hosts, the failure is permanent if any host rejects the credentials or the database, or if all hosts
+    fail permanently.
     """
     if isinstance(error, UnicodeError):  # psycopg resolves host names in Python, which encodes them first
-        return DatabaseUrlInvalid("The host name has an empty label, or one with more than 63 characters.")
+        return DatabaseUrlInvalid("The host name has an empty label or a label with more than 63 characters.")
     text = str(error)
     if re.match(_BAD_OPTION, text):
         return DatabaseUrlInvalid("The connection string, a PG* variable or a service has an invalid option.")
@@ -57,7 +56,7 @@ def classify_login_error(error: Exception) -> PostgresUnavailable | PostgresRefu
 
 
 def _sqlstates_in(text: str) -> list[tuple[str, str | None]]:
-    """Return each attempt's SQLSTATE and server function (or None); libpq makes two attempts if TLS is optional."""
+    """Return each attempt's SQLSTATE and server function, if any; libpq makes two attempts if TLS is optional."""
     found = re.findall(_VERBOSE, text, re.MULTILINE | re.DOTALL)
     return [(sqlstate, function or None) for sqlstate, function in found]
 
@@ -74,7 +73,7 @@ def _classify(text: str, sqlstates: list[tuple[str, str | None]]) -> LoginFailur
 
 
 def _of_several(hosts: Iterable[list[LoginFailure]]) -> LoginFailure:
-    """Return the decisive failure, chosen first among each host's addresses, then among the hosts."""
+    """Return the failure to report: first choose one per host from its addresses, then one among the hosts."""
     failures = [_permanent_first(addresses) for addresses in hosts]
     retryable = [failure for failure in failures if not failure.permanent]
     shared = [failure for failure in failures if failure.permanent and failure.reason not in _OF_ONE_HOST]

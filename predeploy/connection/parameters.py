@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10
 
-# Detect a dead peer within about 11 s while idle, or 8 s during a query; with the defaults, this takes hours.
+# Detect a dead peer within about 11 s while idle, or 8 s during a query. With the defaults, detection takes hours.
 _KEEPALIVES = {
     "keepalives_idle": "5",
     "keepalives_interval": "2",
@@ -26,19 +26,19 @@ _KEEPALIVES = {
 
 
 def login_parameters(dsn: Dsn) -> dict[str, str]:
-    """Return the parameters to add; except for the encoding, those in the URL and in PG* variables take precedence."""
+    """Return the parameters to add: the encoding, and those that neither the URL nor a PG* variable sets."""
     name = f"pg-predeploy/{__version__} {os.uname().nodename}"[:63]
     defaults = {**_KEEPALIVES, "connect_timeout": str(CONNECT_TIMEOUT_S), "fallback_application_name": name}
     return {key: value for key, value in defaults.items() if key not in dsn.used} | {"client_encoding": "UTF8"}
 
 
 def login_conninfo(dsn: Dsn) -> bytes:
-    """Return the key=value string that the program logs in with; libpq adds the environment and services itself."""
+    """Return the key=value string for a login; libpq itself adds values from the environment and services."""
     return write_conninfo({**dsn.named, **login_parameters(dsn)})
 
 
 def log_connected(dsn: Dsn, *, attempt: int, wait_s: float, server_version: str | None) -> None:
-    """Log a successful login, with the number of the attempt and the wait in seconds."""
+    """Log a successful login, with the number of attempts and the time waited in seconds."""
     fields = {"host": dsn.host, "port": dsn.port, "attempt": attempt, "wait_s": round(wait_s, 3)}
     fields["server_version"] = server_version or "unknown"
     log.info(

@@ -24,8 +24,8 @@ def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
 
     Idle connections are closed after 20 s. A connection attempt times out after 10 s, unless the URL sets
     `connect_timeout`. Raise `StorageError` with code `STORAGE_DB_URL_MISSING` if the connection string is empty, or
-    with code `STORAGE_DB_URL_INVALID` if it is malformed. Requesting a connection raises `PostgresRefused` immediately
-    if waiting cannot help, or `PostgresUnavailable` if logins keep failing until the timeout.
+    with code `STORAGE_DB_URL_INVALID` if it is malformed. A request for a connection raises `PostgresRefused`
+    immediately if waiting cannot help, or `PostgresUnavailable` if logins keep failing until the timeout.
     """
     conninfo = login_conninfo(parse_dsn(dsn)).decode()
     import psycopg_pool
@@ -57,7 +57,7 @@ def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
             PooledConnection.failure = None  # ignore failures before this request
             while True:
                 left = deadline - time.monotonic()
-                # Do not check while all connections are lent out: a repeated request goes to the end of the queue.
+                # While all connections are in use, do not check: a repeated request would go to the end of the queue.
                 looks = not PooledConnection.works or self.get_stats()["pool_size"] < self.max_size
                 try:
                     return super().getconn(min(look_s, left) if looks else left)
@@ -75,6 +75,6 @@ def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
         min_size=0,
         max_size=max_size,
         max_idle=20.0,
-        reconnect_timeout=0.0,  # waiting requests retry instead of the pool, which would back off
+        reconnect_timeout=0.0,  # disables the pool's own retries with backoff; waiting requests retry instead
         open=False,
     )

@@ -44,7 +44,7 @@ def dedicated_backend_pid(conn: Connection, db: ConnectionSource) -> int | None:
         return backend
     if _SETTING.search(conn.info.options):
         raise ConfigurationError(
-            "The connection string or PGOPTIONS sets options (-c name=value), which a pooler does not keep. Use "
+            "The connection string or PGOPTIONS sets options (-c name=value), which a pooler may ignore or lose. Use "
             "ALTER ROLE ... SET name = value, or connect to the server directly."
         )
     shared = _is_shared(conn, db, backend)
@@ -59,7 +59,7 @@ def backend_pid(conn: Connection) -> int:
 
 
 def _is_shared(conn: Connection, db: ConnectionSource, backend: int) -> bool:
-    for _ in range(_ATTEMPTS):  # a disconnect of the second client proves nothing
+    for _ in range(_ATTEMPTS):  # a disconnected second client proves nothing, so try again
         with suppress(StorageError, psycopg.Error), db.connection(timeout=_ANSWER_S) as other:
             return _meets(conn, other, backend)
         if is_lost(conn):
@@ -69,7 +69,7 @@ def _is_shared(conn: Connection, db: ConnectionSource, backend: int) -> bool:
 
 def _meets(conn: Connection, other: Connection, backend: int) -> bool:
     """Return whether the two clients share a backend, or the second client gets none while the first has one."""
-    # Use an odd number of queries per round, because a pooler may alternate between two idle backends.
+    # Query an odd number of times per iteration, because a pooler may alternate between two idle backends.
     for _ in range(_ROUNDS):
         if backend_pid(conn) != backend or backend_pid(conn) != backend:
             return True

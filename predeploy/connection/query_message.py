@@ -1,7 +1,7 @@
 """Send a message made of parts to the server, and match each result to its part.
 
-SQL is sent as one simple-query message with many statements. The server returns one result per statement, in order, and
-skips the rest of the message after the first error. Counting results shows which statement is running.
+All statements are sent in one simple-query message. The server returns one result per statement, in order, and skips
+the rest of the message after the first error. The number of results shows which statement is running.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Message:
         """Send the message and yield each result as it arrives; `meanwhile` is called once, while the server works.
 
         Raise the server's error when a statement fails. If `meanwhile` or the caller's loop raises an exception, cancel
-        the statement on the server before the exception propagates.
+        the running statement before the exception propagates.
         """
         pgconn = conn.pgconn
         places = ((part, number) for part in self.parts for number in range(part.statements))
@@ -95,7 +95,7 @@ class Message:
                 _cancel(conn)
                 raise
             finally:
-                with suppress(psycopg.Error):  # an error would replace a signal's exception; the run would continue
+                with suppress(psycopg.Error):  # an error would replace a signal's exception, and the run would continue
                     _drain(conn)
 
 
@@ -140,12 +140,12 @@ def _call(meanwhile: Callable[[], None], conn: Connection) -> None:
 
 
 def _cancel(conn: Connection) -> None:
-    """Cancel the running statement, and repeat until the server responds: it ignores a cancel that arrives early."""
+    """Cancel the running statement; repeat until the server responds, because it ignores a cancel that is too early."""
     poll = select.poll()
     for _ in range(_MAX_CANCELS):
         if conn.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
             return
-        with suppress(psycopg.Error):  # if the connection is lost, the original exception is raised
+        with suppress(psycopg.Error):  # if the connection is lost, the caller still raises the original exception
             conn.cancel_safe(timeout=_CANCEL_S)
             poll.register(conn.fileno(), select.POLLIN)
             if poll.poll(_CANCEL_AGAIN_S * 1000):

@@ -35,8 +35,8 @@ _CHECK_INTERVAL = (
     "SELECT set_config('client_connection_check_interval','1s',{local})"
     " WHERE current_setting('client_connection_check_interval',true)='0'"
 )
-# With these settings, the server also detects a client that has lost its network. With the defaults, this takes two
-# hours, during which the server keeps the lock. The units are those of Postgres: seconds or milliseconds.
+# With these settings, the server also detects a client that has lost its network. With the defaults, detection takes
+# two hours, during which the server keeps the lock. The timeout is in milliseconds, the keepalive times in seconds.
 _SERVER_KEEPALIVES = {
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
@@ -64,8 +64,8 @@ COMMIT = join("COMMIT")
 class SessionProfile(NamedTuple):
     """The statements around a migration: `begin`, its claim, the migration, `commit`, `reset`.
 
-    `setup` runs once, before the first migration. `pooled` is True with a transaction-mode pooler, which may run each
-    transaction in a different session: settings are then part of `begin`, and `reset` leaves nothing behind for other
+    `setup` runs once, before the first migration. `pooled` is True for a transaction-mode pooler, which may run each
+    transaction in a different session: `begin` then includes the settings, and `reset` leaves nothing behind for other
     clients. A rehearsal uses a different `commit`.
     """
 
@@ -90,8 +90,8 @@ def direct_profile(*, lock_timeout: float, statement_timeout: float, options: st
 def pooled_profile(*, lock_timeout: float, statement_timeout: float) -> SessionProfile:
     """Return the profile of a session that a pooler shares among its clients.
 
-    A pooler only tracks settings that Postgres reports to clients, such as the two in `setup`. Prepared statements are
-    not deallocated, because they may belong to other clients.
+    A pooler only tracks settings that Postgres reports to clients; both settings in `setup` are among them. Prepared
+    statements are not deallocated, because they may belong to other clients.
     """
     local = (f"SET LOCAL {setting}" for setting in _timeouts(lock_timeout, statement_timeout))
     begin = ("BEGIN ISOLATION LEVEL READ COMMITTED", _CHECK_INTERVAL.format(local="true"), *local)
@@ -158,6 +158,6 @@ def autocommit(conn: Connection) -> Iterator[None]:
         yield
     finally:
         if not is_lost(conn) and conn.pgconn.transaction_status != pq.TransactionStatus.IDLE:
-            conn.close()  # a signal between sending and waiting leaves an unread response
+            conn.close()  # a signal that arrives between sending and waiting leaves an unread response
         if not is_lost(conn):
             conn.autocommit, conn.prepare_threshold = before

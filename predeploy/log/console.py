@@ -1,4 +1,4 @@
-"""Plain-text log for people: used for files, and on terminals when rich is not installed."""
+"""Plain-text log for people, used for files, and for terminals if rich is not installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "taskName", "excerpt"}
 _FOR_PROGRAMS = {"event", "code", "reason", "outcome", "severity", "sqlstate"}
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_CHARS_BEFORE, _CHARS = 40, 56  # of the failed line: how many to show before the column, and in total
+_CHARS_BEFORE, _CHARS = 40, 56  # of the failed line: characters shown before the column, and in total
 
 
 class Console(logging.StreamHandler[TextIO]):
@@ -49,7 +49,7 @@ class Console(logging.StreamHandler[TextIO]):
         return fields.get("event") == "run.finished" or (record.levelno >= self._min_level and not is_opening)
 
     def _columns(self, record: logging.LogRecord, fields: dict[str, Any]) -> list[str]:
-        """Return the line's columns: time, level and message, or only the message if the log is brief."""
+        """Return the columns of a line: time, level and message, or only the message in a brief log."""
         message, name = escape(self._scrubber.scrub(record.getMessage())), escape(str(fields.get("migration", "")))
         message = message if name in message else f"{name}: {message}"
         if self._brief:
@@ -61,7 +61,7 @@ class Console(logging.StreamHandler[TextIO]):
         return [f"{time}Z", f"{record.levelname.lower():<7}", message + (f" ({', '.join(notes)})" if notes else "")]
 
     def _details(self, record: logging.LogRecord, fields: dict[str, Any], message: str) -> list[str]:
-        """Return the text fields of a warning or error that the message does not already contain."""
+        """Return a warning's or error's text fields, except those that the message already contains."""
         lines = []
         for key, value in fields.items() if record.levelno >= logging.WARNING else ():
             for item in value if isinstance(value, list) else [value]:
@@ -70,7 +70,7 @@ class Console(logging.StreamHandler[TextIO]):
         return lines
 
     def _source_line(self, record: logging.LogRecord) -> list[str]:
-        """Return the failed line and a caret below its column, or nothing unless the output is a terminal."""
+        """Return the failed line with a caret below the column, or an empty list if the output is not a terminal."""
         if not (excerpt := getattr(record, "excerpt", None)) or not self.stream.isatty():
             return []
         number, text, column = excerpt.read()

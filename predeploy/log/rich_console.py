@@ -1,4 +1,4 @@
-"""Terminal log drawn with rich: coloured rows, a live line for the running migration, and a final table."""
+"""Terminal log drawn with rich: coloured rows, a live status line for the running migration, and a final table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from predeploy.log.console import Console, duration, escape
 
-_MAX_ROWS = 40  # of the outcome table; a longer table omits applied migrations
+_MAX_ROWS = 40  # in the outcome table; a longer table omits applied migrations
 _OUTCOMES = {f"migration.{word.replace(' ', '_')}": word for word in ("applied", "skipped", "failed", "not run")}
 _STYLES = {"warning": "yellow", "error": "bold red", "applied": "green", "failed": "bold red"}
 _STYLES |= {"not run": "yellow", "interrupted": "red", "pending": "yellow", "changed": "yellow", "missing": "red"}
@@ -25,7 +25,7 @@ _PROGRESS |= {"tuples_done": ", {} rows"}
 
 
 class RichConsole(Console):
-    """Shows the lines of `Console` in colour, with a live line that is removed before the last record, and a table."""
+    """Shows the lines of `Console` in colour, plus a live status line and a final table of outcomes."""
 
     def __init__(self, stream: TextIO, *args: Any, **kwargs: Any) -> None:
         super().__init__(stream, *args, **kwargs)

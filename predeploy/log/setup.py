@@ -1,4 +1,4 @@
-"""Log setup: JSON lines on stdout, or readable text; secrets are masked in every record."""
+"""Log setup: JSON lines or plain text on stdout, with secrets masked in every record."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def open_log(
     other libraries and Python warnings are dropped, because they may contain SQL or connection strings. Return the
     scrubber, so that secrets found later can be added.
     """
-    stream = stream or sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  stdout was already closed
+    stream = stream or sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  stdout is None if it was closed at startup
     as_text = style == "text" or (style == "auto" and stream.isatty())
-    if isinstance(stream, io.TextIOWrapper):  # a line that cannot be encoded would be lost
+    if isinstance(stream, io.TextIOWrapper):  # escape what cannot be encoded; otherwise the line would be lost
         own = as_text and stream.isatty()  # keep the terminal's encoding
         stream.reconfigure(encoding=stream.encoding if own else "utf-8", errors="backslashreplace")
     scrubber = Scrubber()
@@ -59,7 +59,7 @@ def open_log(
 
     log = logging.getLogger(LOGGER_NAME)
     log.handlers[:] = [_LazyHandler(text_handler if as_text else json_handler)]
-    log.setLevel(logging.DEBUG if as_text else LEVELS[level])  # the live line needs the running migration
+    log.setLevel(logging.DEBUG if as_text else LEVELS[level])  # the live status line needs `migration.started`
     log.propagate = False
     logging.lastResort = None
     logging.raiseExceptions = False
@@ -68,7 +68,7 @@ def open_log(
 
 
 class _LazyHandler(logging.Handler):
-    """Replaces itself with the real handler on the first record, to defer the handler's imports."""
+    """Replaces itself with the real handler on the first record, so that the imports happen only then."""
 
     def __init__(self, make: Callable[[], logging.Handler]) -> None:
         super().__init__()

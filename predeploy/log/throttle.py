@@ -1,4 +1,4 @@
-"""Decide when to log the next line about an ongoing wait."""
+"""Limit how often an ongoing wait is logged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class LogThrottle:
-    """Allows a line immediately, whenever the subject changes, and otherwise every `every` seconds.
+    """Allows the first line, a line whenever the subject changes, and otherwise one line every `every` seconds.
 
     If `longest` is set, the interval doubles with each line about the same subject, up to `longest` seconds.
     """

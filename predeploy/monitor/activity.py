@@ -11,9 +11,9 @@ from predeploy.lock.advisory_lock import HOLDER_PID
 if TYPE_CHECKING:
     from predeploy.connection.connect import Connection
 
-# Returns one row, even if the session does not exist. If a pooler hides the session's backend, use the backend that
-# holds the migration lock. A session blocked on a row is waiting for a transaction, and holds a tuple lock on the row.
-# A blocking prepared transaction has pid 0.
+# Returns one row, even if the session does not exist. If a pooler hides the session's backend, the query reports on the
+# backend that holds the migration lock. A session that is blocked on a row waits for the transaction that locked it,
+# and holds a tuple lock on the row, which identifies the table. A blocking prepared transaction has pid 0.
 _ACTIVITY = """
     SELECT json_build_object(
         'is_ours', our.pid IS NOT NULL,
@@ -49,9 +49,9 @@ _LOGGED = ("wait_event_type", "wait_event", "waiting_for", "blocked_by")
 
 @dataclass(frozen=True, slots=True)
 class BackendActivity:
-    """The session's `state` and the time `since` it changed, or None if unknown, and the `fields` to log.
+    """The session's `state`, the time of its last change (`since`), and the `fields` to log; None means unknown.
 
-    Unless `is_ours` is set, the activity is that of the session that holds the migration lock.
+    `is_ours` is False if the activity is that of the session that holds the migration lock.
     """
 
     is_ours: bool
@@ -86,8 +86,8 @@ class BackendActivity:
 def activity_query(conn: Connection, backend: int | None, reported: int) -> str:
     """Return the query to run on `conn` about the session with pid `backend`, or pid `reported` if `backend` is None.
 
-    A pooler may have made up the pid reported at login. `conn` reveals this, because it connects through the same
-    pooler; the query is then about the holder of the migration lock.
+    A pooler may report a made-up pid at login. If so, the pid reported to `conn`, which uses the same pooler, is also
+    wrong, and the query is about the holder of the migration lock instead.
     """
     known = f"CASE WHEN pg_catalog.pg_backend_pid() = {conn.info.backend_pid} THEN {reported} END"
     columns = progress_columns(conn.info.server_version)
@@ -127,7 +127,7 @@ def progress_columns(server_version: int) -> str:
 
 
 def progress_fields(activity: dict[str, Any]) -> dict[str, Any]:
-    """Return `operation`, `phase`, `percent` and the `..._done` and `..._total` counts, omitting unknown values."""
+    """Return `operation`, `phase`, `percent`, and counts named `*_done` and `*_total`; omit unknown values."""
     for name, read in _READERS.items():
         if row := activity.get(name):
             return {key: value for key, value in read(row).items() if value is not None}

@@ -1,4 +1,4 @@
-"""A second connection for queries about the first one: opened on demand, kept open, and with short timeouts."""
+"""A second connection that queries the state of the first; opened on demand, kept open, with short timeouts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 _LOGIN_S = 3.0
 _ANSWER_S = 2.5
 _NO_ANSWER = {"timeout", "unreachable"}  # every other reason means that the server or its host responded
-# Local to the message's transaction: the next client of a pooler or user of a pool must not inherit the timeouts.
+# SET LOCAL, because the next client of a pooler or the next user of a pool must not inherit the timeouts.
 _TIMEOUTS = "SET LOCAL statement_timeout='2s';SET LOCAL lock_timeout='1s';"
 
 
 class SecondConnection:
-    """Runs one query at a time, taking at most 8 s including a login."""
+    """Runs one query at a time; a query takes at most 8 s, including the login."""
 
     def __init__(self, db: ConnectionSource) -> None:
         self._db = db
@@ -40,7 +40,7 @@ class SecondConnection:
         if self._conn is not None:
             with suppress(psycopg.Error, TimeoutError):
                 return ask(self._conn, _TIMEOUTS + make_sql(self._conn), _ANSWER_S)
-            self.close()  # terminated or dead: a new login shows which
+            self.close()  # terminated or dead; a new login shows which one
         try:
             self._conn = self._lent.enter_context(self._db.connection(timeout=_LOGIN_S))
         except PostgresUnavailable as error:

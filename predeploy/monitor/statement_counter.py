@@ -1,4 +1,4 @@
-"""Track a migration's running statement: counted as results arrive, and read by the watcher's thread."""
+"""Track which statement of a migration is running, by counting results; the watcher's thread reads the counter."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class StatementCounter:
     """Counts the results of one migration, including the result of its COMMIT.
 
-    The server buffers up to 8 kB of a message's results, so the number of the running statement is exact only for the
-    message's last statement; otherwise it is a lower bound.
+    The server buffers up to 8 kB of a message's results, so the count gives only a lower bound for the number of the
+    running statement, unless the message's last statement is running.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class StatementCounter:
         self._end = 0
 
     def start_message(self, chunk: Chunk, first: int = 0, end: int | None = None) -> None:
-        """Record that a message was sent with the chunk's statements from `first` up to `end` (exclusive)."""
+        """Record that a message was sent with the chunk's statements from `first` to `end` (exclusive)."""
         self._next = chunk.first + first
         self._end = chunk.first + (len(chunk.scan.statements) if end is None else end)
         self.chunk = chunk
@@ -33,7 +33,7 @@ class StatementCounter:
         self._next += 1
 
     def fields(self) -> dict[str, Any]:
-        """Return `statement` (from 1), `line` and `command`, or `statement_at_least`, plus the total `statements`."""
+        """Return `statement` (1-based), `line` and `command`, or `statement_at_least`; and the total, `statements`."""
         chunk = self.chunk  # another thread may replace it
         if not chunk or not chunk.scan.statements:
             return {}

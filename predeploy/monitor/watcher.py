@@ -1,7 +1,7 @@
 """Watch unanswered messages in a background thread: log progress, and close a dead connection.
 
-Neither keepalives nor timeouts end a wait for a peer that acknowledges packets but never responds, such as a stopped
-server or a stuck proxy. Only a second connection can distinguish such a peer from a slow statement.
+A stopped server or a stuck proxy still acknowledges packets but never responds, so neither keepalives nor timeouts end
+the wait. Only a second connection can distinguish such a peer from a slow statement.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _JOIN_S = 0.2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Watched:
-    """A migration, its start time (monotonic) and its counter; `migration` is None while nothing is running."""
+    """A migration, its start time (monotonic) and its counter; `migration` is None if no migration is running."""
 
     migration: str | None = None
     started: float = field(default_factory=time.monotonic)
@@ -43,7 +43,7 @@ class _Watched:
 
 
 class _Intervals:
-    """Due after `first` seconds, then at doubling intervals of at most 60 s."""
+    """Due after `first` seconds, then at intervals that double up to 60 s."""
 
     def __init__(self, first: float) -> None:
         self._due = first
@@ -56,11 +56,11 @@ class _Intervals:
 
 
 class Watcher:
-    """Watches over its own connection, which is opened for the first check and kept while a migration runs.
+    """Watches `conn` over a second connection, which it opens for the first check and closes after each migration.
 
-    Logs `migration.progress` at growing intervals once a migration has run for `log_after` seconds (0 = never). A
-    message without a response for 5 s is always checked. The connection is closed, and then treated as lost, if the
-    server does not respond at all for 15 s, or if the server is idle while the program waits for a response.
+    Logs `migration.progress` at growing intervals once a migration has run for `log_after` seconds (0 = never). Checks
+    every message that has had no response for 5 s. Closes `conn`, which is then treated as lost, if the server does not
+    respond at all for 15 s, or if the server is idle while the program waits for a response.
     """
 
     def __init__(self, db: ConnectionSource, conn: Connection, *, log_after: float = 5.0) -> None:
@@ -82,11 +82,11 @@ class Watcher:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        if self._is_open:  # do not wait longer: it may be logging in
+        if self._is_open:  # do not wait longer: the thread may be logging in
             self._thread.join(_JOIN_S)
 
     def watch(self, migration: str | None, counter: StatementCounter) -> None:
-        """Start watching this migration instead of the previous one."""
+        """Watch this migration instead of the previous one."""
         self._watched = _Watched(migration, time.monotonic(), counter)
 
     def _run(self) -> None:
@@ -126,7 +126,7 @@ class Watcher:
             activity, answered = self._read_activity(), True
         except TimeoutError:
             activity, answered = None, False
-        except (StorageError, psycopg.Error, OSError, ValueError, LookupError):  # must not affect the run
+        except (StorageError, psycopg.Error, OSError, ValueError, LookupError):  # must not end the run
             activity, answered = None, True
         if self._ended.is_set() or self._watched is not watched or not self._is_waiting():
             return
@@ -136,7 +136,7 @@ class Watcher:
             _log_progress(watched, activity)
 
     def _check_liveness(self, activity: BackendActivity | None, started: float, *, answered: bool) -> None:
-        """Close a dead connection, but only after at least two checks, the first of them after 5 s."""
+        """Close a dead connection, but only after at least two checks, the first after 5 s."""
         now = time.monotonic()
         if now - self._asked < CHECK_AFTER_S:
             return
@@ -149,7 +149,7 @@ class Watcher:
         idle = activity if activity and activity.is_idle else None
         if idle and idle == self._idle:
             self._shut_down(
-                "The connection is dead: the server session is idle and its reply never arrived; closing it"
+                "The connection is dead: the server session is idle, but its response never arrived; closing it"
             )
         self._idle = idle
 

@@ -33,7 +33,7 @@ class Scrubber:
         return {key: value if key in _CONSTANTS else self.scrub(value) for key, value in fields.items()}
 
     def scrub_line(self, line: str) -> str:
-        """Return a line of text with secrets masked, including individual lines of multi-line secrets."""
+        """Return a line with secrets masked, including each line of a multi-line secret."""
         scrubbed: str = self.scrub(line)
         for secret in self._secrets:
             for part in secret.splitlines():
@@ -41,7 +41,7 @@ class Scrubber:
         return scrubbed
 
     def scrub(self, value: Any) -> Any:
-        """Return a copy of the value with secrets masked at every level; non-JSON types are converted to str."""
+        """Return a copy of a nested value with all secrets masked; convert non-JSON types to str."""
         if isinstance(value, str):
             for secret in self._secrets:
                 pattern = self._patterns.get(secret)
@@ -55,7 +55,7 @@ class Scrubber:
 
 
 def _however_quoted(secret: str) -> re.Pattern[str]:
-    """Match a secret at any quoting depth: for example, repr() of a JSON string doubles its backslashes."""
+    """Return a pattern for a secret that was quoted any number of times; each time multiplies the backslashes."""
     pattern = ""
     for piece in _QUOTING.split(secret):
         if piece.startswith("\\"):

@@ -1,21 +1,21 @@
-"""Redact server messages: log the server's own wording and object names, but nothing else from a migration.
+"""Redact server messages: keep the server's own wording and object names, but nothing else from a migration.
 
-A message quotes the text that it rejects, which may be a password, a row value or the rest of the file: `syntax error
-at or near "hunter2"`. Quoted text is shown only if the SQLSTATE implies that it names an object. DETAIL, CONTEXT and
-the query are never logged.
+A message may quote the rejected text, such as a password, a row value or the rest of the file: `syntax error at or near
+"hunter2"`. Quoted text is shown only if the SQLSTATE implies that it is the name of an object. DETAIL, CONTEXT and the
+query are never logged.
 
 A syntax error quotes a token. The token is shown if it is one or two symbols, or if it meets all of these conditions:
 - It is an SQL keyword, a typo of a keyword (FORM, SELEC, TABEL), or a column declared by a CREATE TABLE or ALTER TABLE
   in the migration. Any other word may be an unquoted secret.
-- It has at most 30 characters, all letters or underscores, in lower case, upper case or capitalized.
-- It occurs in the migration outside strings, comments and double quotes, and it never occurs in double quotes, after a
-  word like PASSWORD or SECRET in the same statement, or in a statement where a quote seems to be missing (a quote
-  touches a word or is never closed).
-- It does not occur as a word in any string of the migration, except that a keyword may occur within a longer string.
+- It has at most 30 characters, all letters or underscores, and is in lower case, in upper case or capitalized.
+- It occurs in the migration outside strings, comments and double quotes.
+- It never occurs in double quotes, after a word like PASSWORD or SECRET in the same statement, or in a statement where
+  a quote seems to be missing (a quote touches a word or is never closed).
+- It does not occur as a word in any string of the migration. A keyword may occur within a longer string.
 
-The server's own wording around the quotes is shown unchanged, in any language, up to the first colon: the string
-'error' in a migration does not mask `syntax error`. Strings that are more than plain words are masked there too. All
-strings are masked after the colon, and in messages from libraries and other languages, which are free text.
+The server's own wording outside the quotes may contain the same words as strings in the migration: the string 'error'
+must not mask `syntax error`. So before the first colon, a string is masked only if it is more than plain words. After
+the colon, and in free text (messages from libraries and other languages), all strings are masked.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
     from predeploy.sql.literals import SqlLiterals
 
 MAX_CHARS = 2000
-_MAX_READ_CHARS = 1 << 16  # of a message; a quote cut off by this limit is treated as unclosed
+_MAX_READ_CHARS = 1 << 16  # of a message; a quote that this limit cuts off counts as unclosed
 _MAX_NAME_CHARS = 200  # schema and table names of 63 bytes each, plus quotes
 
-# Classes and codes whose messages quote names: of objects that are missing, duplicate, in use or of the wrong kind,
-# and of violated constraints. Class 42 excludes syntax errors, invalid names and missing columns, because
-# PASSWORD = "hunter2" names a column.
+# SQLSTATEs and prefixes whose messages quote names: of violated constraints, and of objects that are missing,
+# duplicate, in use or of the wrong kind. Exceptions in class 42 are syntax errors, invalid names and missing columns,
+# because "hunter2" in PASSWORD = "hunter2" is a missing column.
 _NAMING = ("00", "01", "0A", "23", "25", "26", "2B", "34", "3B", "3D", "3F", "42", "44", "55", "58P01")
 _NEVER = ("42601", "42602", "42622", "42703")
 _OBJECTS = ("schema_name", "table_name", "column_name", "datatype_name", "constraint_name")
 _RAISED = ("exec_stmt_raise", "exec_stmt_assert")  # written by the author of the migration
 _RAISE = re.compile(r"\b(?:raise|assert)\b(?:[^;']|'[^']*')*", re.IGNORECASE)
 
-# Includes the quotation marks of localised servers.
+# Matches text in the quotation marks of any server language.
 _QUOTED = re.compile(
     r'"([^"]*)"|»([^«»]*)«|«([^«»]*)»|„([^„“”]*)[“”]|“([^“”]*)”|「([^「」]*)」|\u2018([^\u2018\u2019]*)\u2019'
 )
@@ -62,31 +62,31 @@ _PARAMETER = re.compile(r'[^"»«]*(?:param[^"»« ]*|encoding) ["»«]\s?([\w.]
 _COLUMN = re.compile(r"(?<=^column ).*(?= does not exist$)|\S+\.\S.*", re.DOTALL)
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
-# Classes whose messages are free text, from libpq, functions in other languages, foreign data wrappers or internal
-# errors.
+# SQLSTATE classes whose messages are free text: from libpq, functions in other languages, foreign data wrappers and
+# internal errors.
 _FREE_TEXT = ("08", "38", "39", "HV", "XX")
 
 
 def redact_message(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
-    """Return the loggable part of a message caused by the statement in `sql` that begins at offset `at`, or None.
+    """Return what may be logged of a message, or None; the statement at offset `at` of `sql` caused the message.
 
-    The result is a single line, or the lines of a RAISE message, and has at most about 2,000 characters.
+    The result has at most about 2,000 characters, in a single line unless it is a RAISE message.
     """
     return _redact(diag.message_primary, diag, read_literals(sql, at), sql, naming=_is_naming(diag.sqlstate or ""))
 
 
 def redact_hint(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
-    """Return the loggable part of a message's hint, where the server quotes names of existing objects, or None."""
+    """Return what may be logged of a message's hint, or None; a hint quotes only names of existing objects."""
     return _redact(diag.message_hint, diag, read_literals(sql, at), sql, naming=True)
 
 
 def redact_name(name: str | None, diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
-    """Return the loggable part of an object name from a message, or None."""
+    """Return what may be logged of an object name in a message, or None."""
     return _redact(name, diag, read_literals(sql, at), sql, naming=True, sentence=False)
 
 
 def redact_text(text: str) -> str:
-    """Return a message from pg-predeploy or a library, truncated, with any passwords in it masked."""
+    """Return a message from pg-predeploy or a library, with passwords masked, and truncated if it is long."""
     return _cut(_CONTROLS.sub(" ", _mask(text[:_MAX_READ_CHARS], passwords_in(text[:_MAX_READ_CHARS]))), len(text))
 
 
@@ -118,13 +118,13 @@ def _redact(
 
 
 def _may_be_the_servers(secret: str, words: SqlLiterals) -> bool:
-    """Return whether `secret` may be the server's own wording: plain words, except names used in the migration."""
+    """Return whether `secret` may be the server's own wording: plain words, but no name from the migration."""
     small = secret.lower()
     return _PROSE.fullmatch(secret) is not None and (small in KEYWORDS or small not in words.names)
 
 
 def _names_only(text: str, objects: set[str], words: SqlLiterals) -> str:
-    """Keep quoted names; mask everything from the first quoted text that is not a name to the last quote."""
+    """Keep quoted names up to the first quoted text that is not a name; mask from there to the last quote."""
     pos = 0
     while match := _QUOTED.search(text, pos):
         name = (match[match.lastindex or 0]).strip()
@@ -146,7 +146,7 @@ def _without_quoted(text: str, sqlstate: str | None, words: SqlLiterals) -> str:
 
 
 def _only_quoted(text: str) -> str:
-    """Return the only quoted text in a message, or "" if there is none or more than one."""
+    """Return the quoted text in a message if there is exactly one, or else ""."""
     quoted = _QUOTED.search(text)
     if not quoted or _OPENING.search(text, 0, quoted.start()) or _OPENING.search(text, quoted.end()):
         return ""
@@ -154,7 +154,7 @@ def _only_quoted(text: str) -> str:
 
 
 def _is_sql(token: str, words: SqlLiterals) -> bool:
-    """Return whether a syntax error's token may be shown under the rules in the module docstring."""
+    """Return whether the rules in the module docstring allow a syntax error's token to be shown."""
     small = token.lower()
     strings = words.literals | words.code | {password.lower() for password in words.passwords}
     if not _PLAIN_WORD.fullmatch(token) or small not in words.names or small in words.doubtful | strings:
@@ -188,7 +188,7 @@ def _with_mask(text: str, pos: int) -> str:
 
 
 def _is_name(name: str, words: SqlLiterals) -> bool:
-    """Return whether `name` is a name in the migration, or is in none of its strings and so comes from the catalog."""
+    """Return whether `name` is a name in the migration, or occurs in none of its strings (a name from the catalog)."""
     small = name.lower()
     if not small or len(small) > _MAX_NAME_CHARS or "\n" in small or small in words.code:
         return False
@@ -204,7 +204,7 @@ def _is_no_literal(small: str, words: SqlLiterals) -> bool:
 
 
 def _without_literals_of_others(text: str, sql: str) -> str:
-    """Keep the text of a RAISE, but mask strings quoted by an embedded server message (SQLERRM)."""
+    """Keep the text of a RAISE message, but mask strings that an embedded server message (SQLERRM) quotes."""
     words = _outside_raise(sql)
 
     def keep(match: re.Match[str]) -> str:
@@ -220,7 +220,7 @@ def _outside_raise(sql: str) -> SqlLiterals:
 
 
 def _mask(text: str, secrets: Iterable[str]) -> str:
-    """Mask secrets case-insensitively, longest first; short or purely alphabetic secrets only as whole words."""
+    """Mask secrets, longest first, in any case; mask short or purely alphabetic secrets only as whole words."""
     small = text.lower()
     found = sorted((secret for secret in secrets if secret.lower() in small), key=len, reverse=True)
     for secret in found:

@@ -101,17 +101,17 @@ def test_a_certificate_that_the_server_wants(valid: Encrypted) -> None:
 def test_an_authority_that_is_not_trusted(valid: Encrypted, tmp_path: Path) -> None:
     stranger = Authority(tmp_path / "stranger")
     refused = refusal(valid.dsn(f"sslmode=verify-ca&sslrootcert={stranger.root}"))
-    assert (refused.reason, "name its authority in sslrootcert" in str(refused)) == ("tls", True)
+    assert (refused.reason, "put the authority's certificate in sslrootcert" in str(refused)) == ("tls", True)
 
 
 def test_a_certificate_that_has_expired(expired: Encrypted) -> None:
     refused = refusal(expired.dsn("sslmode=verify-ca&sslrootcert=ROOT"))
-    assert (refused.reason, "renew the certificate" in str(refused)) == ("tls", True)
+    assert (refused.reason, "renew the server's certificate" in str(refused)) == ("tls", True)
 
 
 def test_no_tls_where_it_is_asked_for(server: PostgresServer) -> None:
     refused = refusal(f"{server.dsn()}?sslmode=require")
-    assert (refused.reason, "turn it on" in str(refused)) == ("tls", True)
+    assert (refused.reason, "enable it on the server" in str(refused)) == ("tls", True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "db.internal"])

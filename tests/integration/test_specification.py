@@ -54,7 +54,7 @@ def test_04_health_is_not_ok_within_five_seconds_when_the_server_is_down(private
     with create_db(private_server.dsn()) as db:
         health = check_db_health(db)
     assert not health.ok
-    assert health.error == "connection refused: nothing listens there yet"
+    assert health.error == "connection refused: nothing is listening on that port yet"
     assert health.latency_ms < 5000
 
 

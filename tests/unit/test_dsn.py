@@ -31,7 +31,7 @@ LOCAL = ("local socket", 5432)
 Outcome = tuple[str, int | str] | type[Exception]
 
 ENCODE = "percent-encode @ : / ? # and % in the user name and the password (@ is %40, / is %2F)"
-QUOTE = "put values with spaces in single quotes, and \\ before each ' and \\ in them"
+QUOTE = "put values with spaces in single quotes, and escape ' and \\ in values with \\"
 TEXTS = {
     "DATABASE_URL environment variable is required.",
     "DATABASE_URL must start with postgresql:// or postgres://, without a driver name.",
@@ -42,10 +42,10 @@ TEXTS = {
     "DATABASE_URL is not UTF-8.",
     f"DATABASE_URL has a port that is not a number from 1 to 65535: {ENCODE}.",
     f"DATABASE_URL has an @ in the host or the database name: {ENCODE}.",
-    f"DATABASE_URL has a host that is not a name, address or directory: give the port apart, and {ENCODE}.",
+    f"DATABASE_URL has a host that is not a name, address or directory: specify the port separately, and {ENCODE}.",
     (
         "Cannot read the service that DATABASE_URL or PGSERVICE names. Check that the service file (PGSERVICEFILE "
-        "or ~/.pg_service.conf) has its section, and no unknown keywords in it."
+        "or ~/.pg_service.conf) has a section for the service, without unknown keywords."
     ),
     "PGHOST, PGHOSTADDR, PGPORT or a service file has an invalid host or port.",
 }
