@@ -20,9 +20,9 @@ _DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ADVICE_HEAD = """\
 # Advice on errors
 
-What a failed migration needs, by the SQLSTATE of its error: the field `advice` of
-[`migration.failed`](logging.md#failures). For any other code, see appendix A of the Postgres manual and read the
-statement. `scripts/docs` writes this page from `predeploy/apply/advice.py`.
+For each SQLSTATE, this table shows the text of the `advice` field in [`migration.failed`](logging.md#failures). For any
+other code, see appendix A of the Postgres manual and read the statement. `scripts/docs` writes this page from
+`predeploy/apply/advice.py`.
 
 | code | condition | advice |
 | --- | --- | --- |
@@ -30,7 +30,7 @@ statement. `scripts/docs` writes this page from `predeploy/apply/advice.py`.
 
 
 def error_advice() -> str:
-    """Return the page; a code with several meanings has an advice for each."""
+    """Return the page; a code with several meanings has one piece of advice for each."""
     advices: dict[str, list[str]] = {}
     for code, advice in [*ADVICE.items(), *((str(key[0]), advice) for key, advice in SPECIAL.items())]:
         if advice not in advices.setdefault(code, []):
