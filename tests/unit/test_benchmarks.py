@@ -1,4 +1,4 @@
-"""What the benchmark makes of its numbers."""
+"""How the benchmark turns its measurements into figures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def a_result() -> Result:
     )
 
 
-def test_a_ratio_is_taken_within_each_round() -> None:
+def test_ratios_are_computed_within_each_round() -> None:
     assert a_result().ratio("pg-predeploy", "dbmate") == pytest.approx((0.25, 0.25, 0.375))
 
 
@@ -61,11 +61,11 @@ def test_runners_are_measured_in_turn_and_one_that_fails_has_no_figures() -> Non
         (Target("light", "failed", 0, ""), 0),
     ],
 )
-def test_a_target_finds_its_figure(target: Target, found: float | None) -> None:
+def test_each_target_is_compared_with_its_figure(target: Target, found: float | None) -> None:
     assert target.found(a_result()) == found
 
 
-def test_each_target_is_about_a_workload() -> None:
+def test_each_target_belongs_to_a_workload() -> None:
     assert {target.workload for target in TARGETS} == WORKLOADS.keys()
 
 
@@ -77,7 +77,7 @@ def test_durations_have_three_digits(milliseconds: float, text: str) -> None:
     assert report.duration(milliseconds) == text
 
 
-def test_the_page_has_the_targets_and_the_fastest_runner_first() -> None:
+def test_the_page_lists_the_targets_and_the_fastest_runner_first() -> None:
     targets = [
         Target("light", "wall time to dbmate", 0.25),
         Target("light", "memory", 31.85, "MiB"),
@@ -107,14 +107,14 @@ def test_in_the_plot_the_slowest_bar_is_the_longest() -> None:
     assert "2.00 s, 19 failed" in {text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")}
 
 
-def test_a_big_file_has_its_size_and_knows_its_rows() -> None:
+def test_a_big_file_has_the_requested_size_and_row_count() -> None:
     files = big_file(100_000)
     (sql,) = files.migrations
     assert 100_000 <= len(sql) < 100_300
     assert files.expected == (sql.count("INSERT"),)
 
 
-def test_the_latency_proxy_delays_everything_keeps_the_order_and_counts_round_trips() -> None:
+def test_the_latency_proxy_delays_all_data_in_order_and_counts_round_trips() -> None:
     everything = bytes(range(256)) * 40_000
     with socket.create_server(("127.0.0.1", 0)) as listener, LatencyProxy(listener.getsockname()[1], 0.1) as proxy:
         thread = threading.Thread(target=_answer, args=[listener])
@@ -133,7 +133,7 @@ def test_the_latency_proxy_delays_everything_keeps_the_order_and_counts_round_tr
 
 
 def _answer(listener: socket.socket) -> None:
-    """Answer two pings, and then everything with itself, once it is complete."""
+    """Answer two pings, then echo all further data once it is complete."""
     server, _ = listener.accept()
     with server:
         for _ in range(2):
