@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Database:
     """A database that belongs to one test, and the role that owns it.
 
-    `dsn` is the program's connection string, with `port`: the server's unless the program uses a pooler. Tests themselves
-    always connect directly: `query`, `execute` and `connect` act as the owner, like the program under test; methods
+    `dsn` is the program's connection string, with `port`: the server's unless the program uses a pooler. Tests always
+    connect directly: `query`, `execute` and `connect` act as the owner, like the program under test; methods
     named `admin_...` act in the same database as the superuser. Connections use autocommit by default.
     """
 
