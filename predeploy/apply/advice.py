@@ -37,7 +37,7 @@ ADVICE = {
     "with -- migrate:no-transaction.",
     "3F000": "Create the schema in an earlier statement, or fix its name or search_path.",
     "40001": "Run the migration again: another transaction has changed the same rows.",
-    "40P01": "Run the migration again when there is less traffic, or lock the tables in the order that the application uses.",
+    "40P01": "Run the migration again during less traffic, or lock the tables in the same order as the application.",
     "42501": "GRANT the role the missing privilege, or connect as the owner of the object.",
     "42601": "Fix the statement at the given line and column, or just before.",
     "42701": "Check the existing column: if it is the same, add IF NOT EXISTS or remove the statement; "
@@ -60,7 +60,7 @@ ADVICE = {
     "53100": "Free disk space on the database server.",
     "53200": "Split the file, or give the server more memory or a higher max_locks_per_transaction.",
     "55006": "End the sessions that use the object, then run the migration again.",
-    "55P03": "Run the migration again when no other session holds the lock, or raise MIGRATE_LOCK_TIMEOUT to wait longer.",
+    "55P03": "Run the migration again when no session holds the lock, or raise MIGRATE_LOCK_TIMEOUT to wait longer.",
     "55P04": "Use the new enum value in a later file: the ALTER TYPE that adds it must be committed first.",
     "57014": "Run the migration again with a longer MIGRATE_STATEMENT_TIMEOUT, unless a user cancelled the statement.",
     "58P01": "Put the file where the database server can open it: the server cannot see files in this container.",

@@ -100,7 +100,7 @@ def violations(story: Story) -> list[str]:
 
 
 def _once(story: Story) -> Iterator[str]:
-    """Each effect exists once, with its row; each run runs a no-transaction file at most once, and never after its row."""
+    """Each effect exists once, with its row; a run starts a no-transaction file at most once, never after its row."""
     runs = 1 + len(story.rivals) if story.kinds - {"rival", "waiter", "foreign"} else 1
     for file in story.plan.files:
         first = [story.first.effects.get((file.name, number), 0) for number in file.effects]
@@ -132,9 +132,8 @@ def _told(story: Story) -> Iterator[str]:
     logged = Counter([*run.applied, *story.stranger, *(name for rival in story.rivals for name in rival.applied)])
     if wrong := sorted(set(logged) - rows):
         yield f"reported as applied and is not: {wrong}"
-    in_doubt = {
-        name for ended in (run, *story.rivals) for name in ended.in_doubt
-    }  # this runner may have applied them, and its log says so
+    # Each runner may have applied the migrations that its log calls in doubt.
+    in_doubt = {name for ended in (run, *story.rivals) for name in ended.in_doubt}
     if story.kinds & {*SIGNALS}:  # an interrupted runner counts the row of its running migration as its own
         in_doubt |= set(story.stranger)
     if twice := sorted(name for name, count in logged.items() if count > 1 and name not in in_doubt):

@@ -15,9 +15,7 @@ KILLS = ("kill_before", "kill_after")
 OTHERS = ("rival", "waiter", "foreign")  # another session that applies the same files or tries to
 FAULTS = (*CUTS, *SIGNALS, *KILLS, *OTHERS)
 
-EFFECTS = (
-    "CREATE TABLE effects (migration text, statement int)"  # no key, so that an effect that happens twice has two rows
-)
+EFFECTS = "CREATE TABLE effects (migration text, statement int)"  # without a key, so that repeated effects are counted
 _EFFECT = "INSERT INTO effects VALUES ('{name}', {number});\n"
 _FILES = {
     "plain": "{1}",

@@ -28,22 +28,10 @@ if TYPE_CHECKING:
     from tests.support.postgres_server import PostgresServer
     from tests.support.program import Event, Run
 
-UNKNOWN_TO_PLPGSQL = {
-    "02000",
-    "02001",
-    "10608",
-    "2203G",
-    "25P04",
-    "57P05",
-    "58P03",
-    "72000",
-}  # of Postgres 13, 15 or 18
-SHARED = {
-    "38002": "2F002",
-    "38003": "2F003",
-    "38004": "2F004",
-    "39004": "22004",
-}  # PL/pgSQL uses the first code of a shared name
+# of Postgres 13, 15 or 18
+UNKNOWN_TO_PLPGSQL = {"02000", "02001", "10608", "2203G", "25P04", "57P05", "58P03", "72000"}
+# PL/pgSQL uses the first code of a shared name
+SHARED = {"38002": "2F002", "38003": "2F003", "38004": "2F004", "39004": "22004"}
 NO_TRANSACTION = "-- migrate:no-transaction\n"
 SETUP = """
 CREATE TABLE users (id int PRIMARY KEY, name varchar(9) NOT NULL, age int CHECK (age > 0), no int GENERATED ALWAYS AS
@@ -200,7 +188,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
     "in use by the block": (OPEN_CURSOR, "55006", "object_in_use", "DO", "into a later file", "out of the block"),
     "syntax": ("CREATE TABEL x ()", "42601", "syntax_error", "CREATE", "line and column", "line and column"),
     "no such statement": ("CRAETE TABLE x ()", "42601", "syntax_error", None, "line and column", "line and column"),
-    "extension": ("CREATE EXTENSION x9", "(0A000|58P01)", "", "CREATE EXTENSION", "package of the extension", "server"),
+    "extension": ("CREATE EXTENSION x9", "(0A000|58P01)", "", "CREATE EXTENSION", "extension's package", "server"),
     "file": ("COPY users FROM '/nowhere/x'", "58P01", "undefined_file", "COPY", "the database server can open", "this"),
     "library": (
         "CREATE FUNCTION x() RETURNS int LANGUAGE c AS '$libdir/nowhere', 'x'",
@@ -253,7 +241,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "Drop the view and create it again",
     ),
     "division": ("SELECT 1 / 0", "22012", "division_by_zero", "SELECT", "NULLIF", "NULLIF"),
-    "text": ("SELECT 'x'::int", "22P02", "invalid_text_representation", "SELECT", "Fix the value", "that type"),
+    "text": ("SELECT 'x'::int", "22P02", "invalid_text_representation", "SELECT", "Fix the value", "the type"),
     "date": ("SELECT 'morgen'::date", "22007", "invalid_datetime_format", "SELECT", "ISO 8601", "ISO 8601"),
     "date out of range": ("SELECT '31.12.2026'::date", "22008", "datetime_field_overflow", "SELECT", "ISO", "8601"),
     "number": ("SELECT 99999999999::int", "22003", "numeric_value_out_of_range", "SELECT", "wider type", "bigint"),
@@ -465,9 +453,8 @@ def test_a_deadlock(run: Callable[..., Run], database: Database, migrations_dir:
     database.execute("CREATE TABLE a (id int); CREATE TABLE b (id int)")
     migrations_dir.write("001.sql", "LOCK TABLE a; LOCK TABLE b;")
     with database.admin_connect(autocommit=False) as other:
-        other.execute(
-            "SET deadlock_timeout = '1min'; LOCK TABLE b"
-        )  # so that the other session detects the deadlock first
+        # so that the other session detects the deadlock first
+        other.execute("SET deadlock_timeout = '1min'; LOCK TABLE b")
         second = threading.Thread(target=lambda: _close_the_circle(database, other))
         second.start()
         event = explained(run, MIGRATE_RETRIES="1")

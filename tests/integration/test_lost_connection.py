@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 SLEEPERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
 TERMINATE_SLEEPERS = SLEEPERS.replace("pid", "pg_terminate_backend(pid)")
 NAMES = "SELECT name FROM _migrations ORDER BY name"
-CLAIM_COMPLETE = (
-    b"C\x00\x00\x00\x0fINSERT 0 1\x00Z"  # sent alone, which happens only with the claim of a no-transaction file
-)
+CLAIM_COMPLETE = b"C\x00\x00\x00\x0fINSERT 0 1\x00Z"  # alone in its message: only for a no-transaction file
 KILL_OWN_BACKEND = "SELECT pg_terminate_backend(pg_backend_pid());"
 
 

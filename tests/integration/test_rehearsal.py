@@ -158,9 +158,8 @@ def test_a_locked_table_makes_its_migration_fail_after_the_lock_timeout_and_unbl
         process = start("plan", "--rehearse", MIGRATE_LOCK_TIMEOUT="2s")
         eventually(lambda: database.query(WAITING.format("users")) == [(1,)])
         reader.execute("SET statement_timeout = '20s'")
-        reader.execute(
-            "SELECT FROM users"
-        )  # queues behind the rehearsal, and succeeds while the holder still has its lock
+        # queues behind the rehearsal, and succeeds while the holder still has its lock
+        reader.execute("SELECT FROM users")
         finished = process.finish()
     assert (failed(finished), rehearsed(finished)) == (["001.sql"], ["002.sql"])
     failure = finished.named("migration.failed")[0]
