@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tests.support.pgbouncer import PoolMode
     from tests.support.program import Process, Run
 
-PROGRAMS = {"PG_BIN", "PGBOUNCER"}  # where the tests' servers are, as the developer says
-POOLERS = {"session": "session_pgbouncer", "transaction": "pgbouncer"}  # what --through says, and its fixture
+PROGRAMS = {"PG_BIN", "PGBOUNCER"}  # variables that locate the servers for the tests
+POOLERS = {"session": "session_pgbouncer", "transaction": "pgbouncer"}  # each choice of --through, and its fixture
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what the markers say cannot go through the pooler that was asked for."""
+    """Skip tests that are marked as unable to run through the requested pooler."""
     through = item.config.getoption("through")
     barred = {None: [], "session": ["direct"], "transaction": ["direct", "session"]}[through]
     for name in barred:
@@ -42,7 +42,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment_of_its_own() -> Iterator[None]:
-    """Keep the developer's databases out of reach: nothing in the environment names a server."""
+    """Remove variables that name a server, so that no test reaches the developer's databases."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(("DATABASE_URL", "MIGRATE_", "MIGRATIONS_", "PG")) and name not in PROGRAMS:
@@ -52,21 +52,21 @@ def _environment_of_its_own() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[PostgresServer]:
-    """A server that many tests share, one per worker: leave it running and its settings alone."""
+    """A server that many tests share, one per worker: do not stop it or change its settings."""
     with PostgresServer() as running:
         yield running
 
 
 @pytest.fixture
 def private_server() -> Iterator[PostgresServer]:
-    """A server that one test may stop, restart and kill; it takes most of a second."""
+    """A server that one test may stop, restart and kill; starting it takes almost a second."""
     with PostgresServer() as running:
         yield running
 
 
 @pytest.fixture
 def database(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """An empty database and the role that owns it, both gone afterwards; `--through` puts a pooler before it."""
+    """An empty database and its owner, both dropped afterwards; `--through` puts a pooler in front of it."""
     pooler = POOLERS.get(request.config.getoption("through"))
     port = request.getfixturevalue(pooler).port if pooler else None
     with fresh_database(server, port) as fresh:
@@ -75,21 +75,21 @@ def database(server: PostgresServer, request: pytest.FixtureRequest) -> Iterator
 
 @pytest.fixture(scope="session")
 def pgbouncer(server: PostgresServer) -> Iterator[PgBouncer]:
-    """A PgBouncer that many tests share, in front of `server`, in transaction mode: leave it running."""
+    """A PgBouncer that many tests share, in front of `server`, in transaction mode: do not stop it."""
     with _pgbouncer(server, "transaction") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def session_pgbouncer(server: PostgresServer) -> Iterator[PgBouncer]:
-    """The same in session mode."""
+    """Like `pgbouncer`, but in session mode."""
     with _pgbouncer(server, "session") as running:
         yield running
 
 
 @pytest.fixture
 def start_pgbouncer(server: PostgresServer) -> Iterator[Callable[..., PgBouncer]]:
-    """A PgBouncer of one's own, ended with the test: `start_pgbouncer(server, pool_mode="session", setting=value)`.
+    """Start a PgBouncer for one test: `start_pgbouncer(server, pool_mode="session", setting=value)`.
 
     `server` is the shared one unless another is given.
     """
@@ -102,7 +102,7 @@ def start_pgbouncer(server: PostgresServer) -> Iterator[Callable[..., PgBouncer]
 
 
 def _pgbouncer(server: PostgresServer, pool_mode: PoolMode, **settings: Any) -> PgBouncer:
-    """Skip the test where there is no PgBouncer, unless this is CI, which has to have one."""
+    """Skip the test if PgBouncer is missing; in CI, fail instead."""
     try:
         return PgBouncer(server, pool_mode=pool_mode, **settings)
     except PgBouncerMissing as missing:
@@ -113,7 +113,7 @@ def _pgbouncer(server: PostgresServer, pool_mode: PoolMode, **settings: Any) -> 
 
 @pytest.fixture
 def db(database: Database) -> Iterator[ConnectionPool[Any]]:
-    """The library's own pool on `database`."""
+    """The library's pool for `database`."""
     with create_db(database.dsn) as pool:
         yield pool
 
@@ -126,7 +126,7 @@ def migrations_dir(tmp_path: Path) -> MigrationsDir:
 
 @pytest.fixture
 def program(database: Database, migrations_dir: MigrationsDir, tmp_path: Path) -> Iterator[Program]:
-    """The program, ready to migrate `database` from `migrations_dir`; ended with its test."""
+    """The program, configured to migrate `database` from `migrations_dir`; its processes end with the test."""
     defaults = {"DATABASE_URL": database.dsn, "MIGRATIONS_DIR": str(migrations_dir)}
     ready = Program(defaults, tmp_path / "processes", database.secrets)
     try:
@@ -137,19 +137,19 @@ def program(database: Database, migrations_dir: MigrationsDir, tmp_path: Path) -
 
 @pytest.fixture
 def run(program: Program) -> Callable[..., Run]:
-    """Run the program to its end: `run(*args, as_json=True, timeout=60, NAME="value", OTHER=None)`."""
+    """Run the program and wait for it to exit: `run(*args, as_json=True, timeout=60, NAME="value", OTHER=None)`."""
     return program.run
 
 
 @pytest.fixture
 def start(program: Program) -> Callable[..., Process]:
-    """Start the program and go on: `start(*args, NAME="value", OTHER=None)`."""
+    """Start the program without waiting for it: `start(*args, NAME="value", OTHER=None)`."""
     return program.start
 
 
 @pytest.fixture
 def restored_logging() -> Iterator[None]:
-    """Undo what open_log does to the whole process."""
+    """Undo the process-wide changes of open_log."""
     logger = logging.getLogger("predeploy")
     before = (logger.handlers[:], logger.level, logger.propagate, logging.lastResort, logging.raiseExceptions)
     yield
@@ -160,7 +160,7 @@ def restored_logging() -> Iterator[None]:
 
 @pytest.fixture
 def no_psycopg(tmp_path: Path) -> dict[str, str]:
-    """The environment of a program that crashes when it asks for psycopg."""
+    """Environment variables that make the program crash if it imports psycopg."""
     (tmp_path / "shadow").mkdir()
     (tmp_path / "shadow" / "psycopg.py").write_text("raise RuntimeError('psycopg was asked for')")
     return {"PYTHONPATH": str(tmp_path / "shadow")}

@@ -18,9 +18,9 @@ ADVICE = {
     "22003": "Fix the value, or use a wider type such as bigint or numeric.",
     "22007": "Fix the date or time: ISO 8601 (2026-01-31 12:00) works with every DateStyle.",
     "22008": "Fix the date or time: ISO 8601 (2026-01-31 12:00) works with every DateStyle.",
-    "22012": "Protect the division: NULLIF(divisor, 0).",
-    "22021": "Fix the bytes, or name their encoding: convert_from(), COPY ... (ENCODING ...).",
-    "22P02": "Fix the value, in the file or in the rows: it is not valid for that type.",
+    "22012": "Guard the division: NULLIF(divisor, 0).",
+    "22021": "Fix the bytes, or declare their encoding: convert_from(), COPY ... (ENCODING ...).",
+    "22P02": "Fix the value in the file or in the rows: it is not valid for the type.",
     "22P05": "Remove the character, which does not exist in that encoding, or use a UTF8 database.",
     "23502": "Give every row a value first: with UPDATE, with DEFAULT or in the INSERT.",
     "23503": "Add the missing rows to the referenced table first, or delete the rows that refer to them.",
@@ -36,8 +36,8 @@ ADVICE = {
     "2D000": "Remove COMMIT and ROLLBACK from the procedure or block, or put it into a file of its own that begins "
     "with -- migrate:no-transaction.",
     "3F000": "Create the schema in an earlier statement, or fix its name or search_path.",
-    "40001": "Run it again: another transaction has changed the same rows.",
-    "40P01": "Run it again when there is less traffic, or lock the tables in the same order as the application.",
+    "40001": "Run the migration again: another transaction has changed the same rows.",
+    "40P01": "Run the migration again during less traffic, or lock the tables in the same order as the application.",
     "42501": "GRANT the role the missing privilege, or connect as the owner of the object.",
     "42601": "Fix the statement at the given line and column, or just before.",
     "42701": "Check the existing column: if it is the same, add IF NOT EXISTS or remove the statement; "
@@ -59,10 +59,10 @@ ADVICE = {
     "otherwise choose another name.",
     "53100": "Free disk space on the database server.",
     "53200": "Split the file, or give the server more memory or a higher max_locks_per_transaction.",
-    "55006": "End the sessions that use the object, then run it again.",
-    "55P03": "Run it again when no other session holds the lock, or raise MIGRATE_LOCK_TIMEOUT to wait longer.",
+    "55006": "End the sessions that use the object, then run the migration again.",
+    "55P03": "Run the migration again when no session holds the lock, or raise MIGRATE_LOCK_TIMEOUT to wait longer.",
     "55P04": "Use the new enum value in a later file: the ALTER TYPE that adds it must be committed first.",
-    "57014": "Run it again with a longer MIGRATE_STATEMENT_TIMEOUT, unless someone cancelled the statement.",
+    "57014": "Run the migration again with a longer MIGRATE_STATEMENT_TIMEOUT, unless a user cancelled the statement.",
     "58P01": "Put the file where the database server can open it: the server cannot see files in this container.",
 }
 # For ambiguous codes. The keys add the command, the function in the server's source, or _NO_TRANSACTION.
@@ -72,7 +72,7 @@ _OTHER_COLUMNS = "Drop the view and create it again: CREATE OR REPLACE can only 
 _TRANSACTION_HAS_BEGUN = (
     "Remove the statement: a migration runs in READ COMMITTED, and its transaction has already begun."
 )
-_INSTALL_EXTENSION = "Install the package of the extension on the database server, or ask its administrator."
+_INSTALL_EXTENSION = "Install the extension's package on the database server, or ask its administrator."
 SPECIAL: dict[tuple[str | None, ...], str] = {
     ("0A000", "CREATE EXTENSION"): _INSTALL_EXTENSION,
     ("0A000", "ATExecAlterColumnType"): _USED_BY_A_VIEW,

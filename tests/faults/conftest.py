@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def stage() -> Iterator[Stage]:
-    """A stage that many trials share, one per worker."""
+    """A stage that many trials share; each worker has one."""
     if not hasattr(os, "pidfd_open"):
-        pytest.skip("runners are watched by Linux' process descriptors")
+        pytest.skip("the tests watch runners through Linux process descriptors")
     with Stage() as ready:
         yield ready

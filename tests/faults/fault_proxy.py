@@ -1,6 +1,6 @@
-"""A proxy that reads Postgres' messages, numbers them over a whole run, and injects a fault at chosen ones.
+"""A proxy that reads Postgres protocol messages, numbers them over a whole run, and injects faults at chosen ones.
 
-Everything happens in one thread: what a fault does at its message is done before any other byte moves.
+Everything happens in one thread, so a fault is complete before any other byte is forwarded.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CANCEL, _SSL, _GSS = 80877102, 80877103, 80877104
-_UNTYPED = {_CANCEL: "cancel", _SSL: "ssl", _GSS: "gss"}  # anything else that comes without a type is a start-up
+_UNTYPED = {_CANCEL: "cancel", _SSL: "ssl", _GSS: "gss"}  # any other message without a type is a start-up message
 
 
 class Action(enum.Enum):
-    """What becomes of the message at which a fault is due, and of its connection."""
+    """What happens to the message at which a fault is due, and to its connection."""
 
     FORWARD = "forward"
     CUT_BEFORE = "both ends are hung up, the message is lost"
@@ -45,9 +45,9 @@ class Message:
 
 
 def logged_in(messages: Sequence[Message]) -> int:
-    """Return the number of the message at which a run that has something to do is logged in; the last where none is.
+    """Return the number of the message that completes the login of a run with pending migrations, or the last number.
 
-    The fast path comes before it, with a login of its own.
+    The fast path precedes this login and has its own.
     """
     starts = [message.number for message in messages if message.kind == "startup"]
     own = starts[1] if len(starts) > 1 else len(messages)
@@ -56,11 +56,11 @@ def logged_in(messages: Sequence[Message]) -> int:
 
 
 class FaultProxy:
-    """A server's port by another number; with `tls`, encrypted towards the client.
+    """Forwards a port to a server; with `tls`, encrypts the client's side.
 
-    `begin` starts a run: message numbers count from 1 again, and `faults` are asked at theirs. `messages` are those
-    of the run so far, `backends` the process ids that it was given; `problems` what went wrong in the proxy itself,
-    which no run may be blamed for.
+    `begin` starts a run: message numbers start at 1 again, and `faults` are called at theirs. `messages` are those
+    of the run so far, `backends` its process ids on the server; `problems` are errors in the proxy itself, which are
+    not the fault of any run.
     """
 
     def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
@@ -96,7 +96,7 @@ class FaultProxy:
         self.loop.close()
 
     def begin(self, faults: Mapping[int, Callable[[Message], Action]] | None = None) -> None:
-        """Hang up what is left of the run before, and start to count."""
+        """Close the connections of the previous run, and start counting."""
 
         def reset() -> None:
             self.hang_up()
@@ -106,12 +106,12 @@ class FaultProxy:
         self._in_loop(reset)
 
     def end(self) -> list[Message]:
-        """Hang up every connection and return the run's messages."""
+        """Close every connection and return the run's messages."""
         self._in_loop(self.hang_up)
         return self.messages
 
     def pass_on(self, sender: str, kind: str) -> Action:
-        """Count a message and say what becomes of it."""
+        """Count a message and return what to do with it."""
         message = Message(len(self.messages) + 1, sender, kind)
         self.messages.append(message)
         fault = self.faults.get(message.number)
@@ -119,12 +119,12 @@ class FaultProxy:
             return Action.FORWARD
         try:
             return fault(message)
-        except Exception as problem:  # the trial tells: it must not look like the program's doing
+        except Exception as problem:  # the trial reports it, so that it is not blamed on the program
             self.problems.append(problem)
             return Action.FORWARD
 
     def hang_up(self) -> None:
-        """Hang up every connection; to be called in the proxy's own thread."""
+        """Close every connection; call this in the proxy's thread."""
         for link in list(self.links):
             link.cut()
 
@@ -136,19 +136,19 @@ class FaultProxy:
 
 
 class _Link:
-    """A client's connection and the one to the server that belongs to it."""
+    """A client's connection and the corresponding connection to the server."""
 
     def __init__(self, proxy: FaultProxy) -> None:
         self.proxy = proxy
         self.client: asyncio.Transport | None = None
         self.server: asyncio.Transport | None = None
         self.server_protocol: _Server | None = None
-        self.busy = False  # a query is with the server and not yet answered
+        self.busy = False  # the server has a query that it has not answered
         self.orphaned = False
         proxy.links.add(self)
 
     def cut(self) -> None:
-        """Hang up both ends; what was handed on before still goes out."""
+        """Close both ends after sending the data that was already forwarded."""
         self.proxy.links.discard(self)
         for end in (self.client, self.server):
             if end is None:
@@ -159,7 +159,7 @@ class _Link:
                 end.abort()
 
     def orphan(self) -> None:
-        """Hang up the client; the server ends what it is doing first."""
+        """Close the client's end; the server finishes its current work first."""
         self.orphaned = True
         if self.client:
             self.client.abort()
@@ -170,7 +170,7 @@ class _Link:
 
 
 class _End(asyncio.Protocol):
-    """One end of a link: takes bytes apart into messages and hands them on to the other."""
+    """One end of a link: splits bytes into messages and forwards them to the other end."""
 
     sender = ""
 
@@ -178,14 +178,14 @@ class _End(asyncio.Protocol):
         self.link = link
         self.proxy = link.proxy
         self.received = bytearray()
-        self.waiting = False  # for TLS or for the server: nothing is taken apart meanwhile
+        self.waiting = False  # for TLS or for the server; until then, nothing is parsed
 
     def data_received(self, data: bytes) -> None:
         self.received += data
         self.work()
 
     def work(self) -> None:
-        """Take apart what has come and hand on, in as few writes as possible, what no fault keeps back."""
+        """Split the received bytes and forward, in as few writes as possible, the messages that no fault holds back."""
         outgoing = bytearray()
         while not self.waiting and not self.proxy.frozen and (message := self.next_message()) is not None:
             kind = self.kind_of(message)
@@ -275,7 +275,7 @@ class _Client(_End):
             self.link.server.write(bytes(data))
 
     def _answer(self, kind: str) -> None:
-        """Encrypt if we can; the server is not asked."""
+        """Accept encryption if possible, without asking the server."""
         client = self.link.client
         assert client
         if kind == "gss" or self.proxy.tls is None:
@@ -291,7 +291,7 @@ class _Client(_End):
             return
         try:
             encrypted = await self.proxy.loop.start_tls(client, self, tls, server_side=True)
-        except OSError:  # the client went in the middle of it
+        except OSError:  # the client closed the connection during the handshake
             self.link.cut()
             return
         if encrypted is None:
@@ -310,7 +310,7 @@ class _Client(_End):
             return
         self.link.server = transport
         transport.write(first)
-        if self.link not in self.proxy.links:  # cut meanwhile, after its message
+        if self.link not in self.proxy.links:  # cut in the meantime, after its message
             transport.close()
             return
         self.waiting = False
@@ -338,7 +338,7 @@ class _Server(_End):
         self.look_for_the_end()
 
     def look_for_the_end(self) -> None:
-        """Hang up an orphaned server when it has done what it was asked to."""
+        """Close an orphaned server connection when the server has finished its work."""
         while (message := self.next_message()) is not None:
             if self.kind_of(message) == "Z":
                 self.link.cut()

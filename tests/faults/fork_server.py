@@ -1,7 +1,7 @@
-"""Runs of the program that cost a fork instead of a start: a parent that has imported everything forks each of them.
+"""Start runs of the program quickly by forking a parent process that has already imported everything.
 
-The parent is a process of its own, single-threaded and without a connection, so that a child begins as a fresh
-process does: signals by default, no threads, its own environment, streams and arguments, and `os._exit` at the end.
+The parent is a separate process, single-threaded and without a connection, so that a child starts like a fresh
+process: default signal handlers, no threads, its own environment, streams and arguments, and `os._exit` at the end.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 
 
 class Runner:
-    """One process of the program, forked or fresh. `status` is the exit code, negative for a signal; None: running."""
+    """A process of the program, forked or fresh. `status` is its exit code, negative for a signal, None if running."""
 
     def __init__(self, pid: int, directory: Path, reap: Callable[[], int]) -> None:
         self.pid = pid
         self.status: int | None = None
         self._directory = directory
         self._reap = reap
-        self._pidfd = os.pidfd_open(pid)  # nobody reaps it before we say so: the number is still this process's
+        self._pidfd = os.pidfd_open(pid)  # only `reap` reaps the process, so the pid still belongs to it
 
     def signal(self, signum: signal.Signals) -> None:
-        """Send a signal; a process that has ended gets none, nor does another that has its number by now."""
+        """Send a signal unless the process has ended; never signal another process that reuses its pid."""
         if not self.ended(0):
             signal.pidfd_send_signal(self._pidfd, signum)
 
     def ended(self, timeout: float) -> bool:
-        """Wait for the end for so many seconds at most."""
+        """Wait for the process to end, at most `timeout` seconds; return whether it has ended."""
         return bool(self.status is not None or select.select([self._pidfd], [], [], timeout)[0])
 
     def finish(self, timeout: float) -> bool:
-        """Wait for the end and return whether it came of itself; after `timeout` seconds the process is killed."""
+        """Wait for the process to end, or kill it after `timeout` seconds; return whether it ended by itself."""
         of_itself = self.ended(timeout)
         self.signal(signal.SIGKILL)
         if self.status is None:
@@ -50,7 +50,7 @@ class Runner:
         return of_itself
 
     def close(self) -> None:
-        """Let go of the process; no thread may ask for it any more."""
+        """Release the process descriptor; no thread may use the runner afterwards."""
         os.close(self._pidfd)
 
     @property
@@ -67,7 +67,7 @@ class Runner:
 
 
 class ForkServer:
-    """The process that forks; `planted` is a bug that it builds into the program for all its children."""
+    """The process that forks; `planted` is a bug that it plants in the program for all its children."""
 
     def __init__(self, planted: str = "") -> None:
         self._turn = threading.Lock()
@@ -84,10 +84,10 @@ class ForkServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._popen.communicate()  # the end of its input is the end of the parent
+        self._popen.communicate()  # closing its input ends the parent
 
     def start(self, environment: Mapping[str, str], directory: Path, *, fresh: bool = False) -> Runner:
-        """Start a run whose streams go to files in `directory`; `fresh`: as a process of its own, for comparison."""
+        """Start a run with its streams in files in `directory`; with `fresh`, as a new process, for comparison."""
         directory.mkdir(exist_ok=True)
         for stream in ("stdout", "stderr"):
             (directory / stream).unlink(missing_ok=True)
@@ -127,7 +127,7 @@ def _serve(planted: str) -> None:
     import entrypoint
 
     _import_everything()
-    gc.freeze()  # what is shared stays shared
+    gc.freeze()  # keeps shared memory pages shared
     default = signal.getsignal(signal.SIGINT)
     for line in sys.stdin.buffer:
         request = json.loads(line)
@@ -167,7 +167,7 @@ def _be_the_program(entrypoint: Any, request: dict[str, Any], sigint: Any) -> No
 
 
 def _import_everything() -> None:
-    """What a run imports as it goes, so that no child has to."""
+    """Import the modules that a run imports lazily, so that no child has to."""
     import importlib
     import pkgutil
 

@@ -1,6 +1,6 @@
-"""Many trials, by several workers, for as long as they may take: what scripts/fuzz runs.
+"""Run many trials in several workers within a time limit, for scripts/fuzz.
 
-Every violation is printed with the words that run its trial again.
+Every violation is printed with the command that repeats its trial.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.faults.trial import Outcome
 
-FRESH_EVERY = 25  # so many forks to one process of its own
+FRESH_EVERY = 25  # one fresh process per this many forks
 ENOUGH_VIOLATIONS = 20
 PLANTED_TRIALS = 60
 MID_RUN = 0.4
@@ -34,7 +34,7 @@ MID_RUN = 0.4
 
 @dataclass(slots=True)
 class Tally:
-    """What came of trials: how many, how many of their faults came to pass, and landed between login and goodbye."""
+    """The results of trials: their number, how many faults occurred, and how many of those between login and logout."""
 
     trials: int = 0
     fired: int = 0
@@ -65,16 +65,16 @@ class Tally:
 
 
 def random_plans(stage: Stage, seed: str, numbers: Iterable[int], focus: Focus | None = None) -> Iterator[Plan]:
-    """Draw the trials of those numbers; each depends on the seed and its number alone."""
+    """Draw the trials with these numbers; each depends only on the seed and its number."""
     lengths = measure(stage)
     for number in numbers:
         fresh = number % FRESH_EVERY == FRESH_EVERY - 1
-        chance = random.Random(f"{seed}:{number}")  # noqa: S311  to be drawn again, not to be kept secret
+        chance = random.Random(f"{seed}:{number}")  # noqa: S311  must be reproducible, not secret
         yield draw(chance, lengths, focus or Focus(), fresh=fresh)
 
 
 def attempt(stage: Stage, plans: Iterable[Plan]) -> Tally:
-    """Run the trials one after the other, until too many of them show something."""
+    """Run the trials one after the other, until too many of them show a violation."""
     tally = Tally()
     for plan in plans:
         tally.add(Trial(stage, plan).run())
@@ -84,7 +84,7 @@ def attempt(stage: Stage, plans: Iterable[Plan]) -> Tally:
 
 
 def caught(stage: Stage, bug: str, seed: str, trials: int = PLANTED_TRIALS) -> tuple[int, str]:
-    """Return in which of so many trials the stage's planted bug showed first, and how; 0 if it did not."""
+    """Return the number of the first trial that catches the stage's planted bug, and how; 0 if none does."""
     for number, plan in enumerate(random_plans(stage, seed, range(trials), BUGS[bug].focus), 1):
         outcome = Trial(stage, plan).run()
         if outcome.violations:
@@ -93,7 +93,7 @@ def caught(stage: Stage, bug: str, seed: str, trials: int = PLANTED_TRIALS) -> t
 
 
 def _work(share: int, options: argparse.Namespace, queue: SimpleQueue[Outcome | None]) -> None:
-    """Do every n-th trial of all, tell each outcome, and at last None."""
+    """Run every n-th trial; send each outcome, and None at the end."""
     deadline = time.monotonic() + options.minutes * 60
     per_seed = options.trials // len(options.seeds)
     try:
@@ -111,7 +111,7 @@ def _work(share: int, options: argparse.Namespace, queue: SimpleQueue[Outcome | 
 
 
 def fuzz(options: argparse.Namespace) -> int:
-    """Spread the trials over workers, print what they find and return the exit code."""
+    """Distribute the trials among workers, print their findings and return the exit code."""
     context = multiprocessing.get_context("spawn")
     queue: SimpleQueue[Outcome | None] = context.SimpleQueue()
     workers = [context.Process(target=_work, args=(n, options, queue)) for n in range(options.workers)]
@@ -143,7 +143,7 @@ def fuzz(options: argparse.Namespace) -> int:
 
 
 def planted(options: argparse.Namespace) -> int:
-    """Build each bug in and count in how many runs of 60 trials it is caught."""
+    """Plant each bug and count in how many runs of 60 trials it is caught."""
     missed = 0
     for bug in BUGS if options.planted == "all" else [options.planted]:
         firsts = []
@@ -160,7 +160,7 @@ def planted(options: argparse.Namespace) -> int:
 
 
 def again(options: argparse.Namespace) -> int:
-    """Run one trial until it shows something, or often enough."""
+    """Repeat one trial until it shows a violation, or for the given number of times."""
     with Stage(options.planted or "") as stage:
         for number in range(1, options.times + 1):
             trial = Trial(stage, Plan.parse(options.again))

@@ -1,4 +1,4 @@
-"""What has to hold whatever was done to a run: each effect once, the table true, the log and the exit code true."""
+"""Invariants of a run under any fault: each effect happens once, and the table, log and exit code are accurate."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from tests.faults.fault_proxy import Message
     from tests.faults.plan import File, Plan
 
-# A signal that comes when so little was left to do may be answered by the ending that was being reported.
+# A signal that arrives when this little is left to do may be too late to change the reported outcome.
 _LAST_QUERIES = 4
-UNCONFIRMED = "did not confirm"  # what is said when the time to answer a signal was over first
+UNCONFIRMED = "did not confirm"  # in the message if the time limit after a signal expired first
 _SIGNAL_CODES = {"sigterm": 143, "sigint": 130, "freeze_sigterm": 143}
 
 
 class Ended:
-    """A run that has ended, as far as it can be told from outside; `status` is negative for a signal."""
+    """A run that has ended, as seen from outside; `status` is negative for a signal."""
 
     def __init__(self, who: str, status: int, stdout: str, stderr: str) -> None:
         self.who = who
@@ -64,7 +64,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The database once all is quiet: how often each effect is there, and what `_migrations` says is applied."""
+    """The database when nothing runs any more: the count of each effect, and the names in `_migrations`."""
 
     effects: dict[tuple[str, int], int]
     rows: set[str]
@@ -72,7 +72,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Everything that is known of a trial when it is over; `stranger` is what somebody else applied."""
+    """Everything known about a finished trial; `stranger` lists the migrations that a foreign session applied."""
 
     plan: Plan
     fired: list[tuple[str, Message]]
@@ -100,7 +100,7 @@ def violations(story: Story) -> list[str]:
 
 
 def _once(story: Story) -> Iterator[str]:
-    """Each effect once, with its row; a no-transaction file once a run at most, and not again once its row is there."""
+    """Each effect exists once, with its row; a run starts a no-transaction file at most once, never after its row."""
     runs = 1 + len(story.rivals) if story.kinds - {"rival", "waiter", "foreign"} else 1
     for file in story.plan.files:
         first = [story.first.effects.get((file.name, number), 0) for number in file.effects]
@@ -127,13 +127,14 @@ def _once(story: Story) -> Iterator[str]:
 
 
 def _told(story: Story) -> Iterator[str]:
-    """What is logged as applied is; what is there was logged by whoever applied it, if he could; failures are real."""
+    """Logged migrations are applied, applied ones are logged by the runner that could do so, and failures are real."""
     run, rows = story.run, story.first.rows
     logged = Counter([*run.applied, *story.stranger, *(name for rival in story.rivals for name in rival.applied)])
     if wrong := sorted(set(logged) - rows):
         yield f"reported as applied and is not: {wrong}"
-    in_doubt = {name for ended in (run, *story.rivals) for name in ended.in_doubt}  # perhaps it was he, and he says so
-    if story.kinds & {*SIGNALS}:  # who is interrupted takes the row of what he was running for his own
+    # Each runner may have applied the migrations that its log calls in doubt.
+    in_doubt = {name for ended in (run, *story.rivals) for name in ended.in_doubt}
+    if story.kinds & {*SIGNALS}:  # an interrupted runner counts the row of its running migration as its own
         in_doubt |= set(story.stranger)
     if twice := sorted(name for name, count in logged.items() if count > 1 and name not in in_doubt):
         yield f"reported as applied by more than one, or twice: {twice}"
@@ -141,7 +142,7 @@ def _told(story: Story) -> Iterator[str]:
     left_early = UNCONFIRMED in run.report.get("message", "")
     confirmed = not run.killed and not left_early and not lost_and_signalled
     if confirmed and (untold := sorted(rows - set(logged))):
-        yield f"applied and nobody said so: {untold}: {run.report.get('message')}"
+        yield f"applied but not reported: {untold}: {run.report.get('message')}"
     shaken = bool(story.kinds & {*CUTS, *KILLS, *SIGNALS})
     for ended in (run, *story.rivals):
         for file in story.plan.files:
@@ -154,7 +155,7 @@ def _told(story: Story) -> Iterator[str]:
 
 
 def _report(ended: Ended) -> Iterator[str]:
-    """The last line, the lines before it and the exit code say the same."""
+    """The last line, the earlier lines and the exit code agree."""
     if ended.killed:
         return
     report = ended.report
@@ -177,7 +178,7 @@ def _report(ended: Ended) -> Iterator[str]:
 
 
 def _ended_well(story: Story) -> Iterator[str]:
-    """The exit code is one that what was done explains, and 0 only if all is applied."""
+    """The faults explain the exit code, and it is 0 only if every migration is applied."""
     run, files = story.run, story.plan.files
     signals = [(kind, message) for kind, message in story.fired if kind in SIGNALS]
     if run.killed and story.kinds & set(KILLS):

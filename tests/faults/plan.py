@@ -1,4 +1,4 @@
-"""What a trial is made of: files whose effects can be counted, a way to the server, and faults at numbered messages."""
+"""The parts of a trial: files with countable effects, a path to the server, and faults at numbered messages."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Mapping
 
-CUTS = ("cut_before", "cut_after", "cut_client", "cut_line", "terminate", "restart")  # the run is to survive these
+CUTS = ("cut_before", "cut_after", "cut_client", "cut_line", "terminate", "restart")  # the run must survive these
 SIGNALS = ("sigterm", "sigint", "freeze_sigterm")
 KILLS = ("kill_before", "kill_after")
-OTHERS = ("rival", "waiter", "foreign")  # somebody else who wants to apply the same files, or does
+OTHERS = ("rival", "waiter", "foreign")  # another session that applies the same files or tries to
 FAULTS = (*CUTS, *SIGNALS, *KILLS, *OTHERS)
 
-EFFECTS = "CREATE TABLE effects (migration text, statement int)"  # no key: whatever happens twice is there twice
+EFFECTS = "CREATE TABLE effects (migration text, statement int)"  # without a key, so that repeated effects are counted
 _EFFECT = "INSERT INTO effects VALUES ('{name}', {number});\n"
 _FILES = {
     "plain": "{1}",
@@ -27,7 +27,7 @@ _FILES = {
     "{1}SET statement_timeout = 0;\n",
     "big": "{1}SELECT length('" + "x" * 1_100_000 + "');\n{2}SELECT length('" + "y" * 1_100_000 + "');\n{3}",
     "failing": "{1}SELECT 1 / 0;\n{2}",
-    # Whoever writes such a file makes it fit to be run again; the effects show how often it was.
+    # Such a file must be safe to run twice; the effects show how often it was run.
     "no-transaction": "-- migrate:no-transaction\n{1}DROP INDEX CONCURRENTLY IF EXISTS i_{stem};\n"
     "CREATE INDEX CONCURRENTLY i_{stem} ON effects (statement);\n{2}",
     "outside": "-- migrate:no-transaction\n{1}VACUUM effects;\n{2}{3}",
@@ -36,7 +36,7 @@ _FILES = {
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A migration of that kind, and the effects that are to be found once it is applied."""
+    """A migration of the given kind, and the effects that exist once it is applied."""
 
     name: str
     kind: str
@@ -63,12 +63,12 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One trial. Its text, `path/kinds/fault@message,...`, is all that is needed to run it again."""
+    """One trial. Its text, `path/kinds/fault@message,...`, is enough to repeat it."""
 
     path: str
     kinds: tuple[str, ...]
     faults: tuple[tuple[str, int], ...] = ()
-    fresh: bool = False  # as a process of its own and not a fork, to see that both behave alike
+    fresh: bool = False  # a new process instead of a fork, to check that both behave alike
 
     def __str__(self) -> str:
         faults = ",".join(f"{kind}@{number}" for kind, number in self.faults)
@@ -87,7 +87,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How many messages a run has on one path: until it is logged in, and then with so many files."""
+    """The number of messages of a run on one path: until it is logged in, without files, and per file."""
 
     login: int
     base: int
@@ -99,7 +99,7 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class Focus:
-    """What is drawn from; what is empty is drawn from everything, `special` is a kind of file that is always there."""
+    """The choices for drawing trials; an empty choice means all. Every trial contains a file of the kind `special`."""
 
     paths: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
@@ -118,12 +118,12 @@ _FAULTS = {
     "rival": 8,
     "waiter": 6,
     "foreign": 8,
-}  # of the others, 12
+}  # all other faults have the weight 12
 
 
 def draw(rng: random.Random, lengths: Mapping[str, Length], focus: Focus = _WIDE, *, fresh: bool = False) -> Plan:
     """Draw a trial: mostly one fault after the login, now and then one before it, or a second one after it."""
-    paths = [path for path in focus.paths or _PATHS if path in lengths] or ["direct"]  # there may be no pooler
+    paths = [path for path in focus.paths or _PATHS if path in lengths] or ["direct"]  # PgBouncer may be missing
     path = rng.choices(paths, [_PATHS[path] for path in paths])[0]
     kinds = _draw_kinds(rng, path, focus)
     length = lengths[path]
@@ -139,7 +139,7 @@ def _draw_kinds(rng: random.Random, path: str, focus: Focus) -> tuple[str, ...]:
     (count,) = rng.choices((1, 3, 10), (4, 4, 2))
     kinds = rng.choices(list(_COMMON), list(_COMMON.values()), k=count)
     for kind, share in _SPECIAL.items():
-        if path == "transaction" and not File("", kind).transactional:  # where such a file is refused
+        if path == "transaction" and not File("", kind).transactional:  # transaction mode rejects such a file
             continue
         if kind == focus.special or rng.random() < share:
             kinds[rng.randrange(count)] = kind

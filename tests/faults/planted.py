@@ -1,7 +1,7 @@
-"""Bugs that a migration runner may have, built into this one: the fault injection must find them.
+"""Typical bugs of migration runners, planted in this one: the fault injection must find them.
 
-Each replaces text of the program's source while it is imported, in a process that does nothing else. Text that is no
-longer there is an error, so that no bug is silently left out. The lines that are replaced say so in the source.
+Each bug replaces text in the program's source during import, in a separate process. Text that is missing from the
+source is an error, so that no bug is silently omitted. Comments in the source mark the lines that are replaced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CUTS = ("cut_before", "cut_after", "cut_client", "terminate", "kill_before", "k
 
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """The replacements, as (module, text, other text), and the trials that look at this spot."""
+    """The replacements, as (module, text, new text), and the trials that exercise this code."""
 
     replacements: Sequence[tuple[str, str, str]]
     focus: Focus
@@ -87,11 +87,11 @@ BUGS: Mapping[str, Bug] = {
 
 
 def plant(name: str) -> None:
-    """Build the bug into every module that is imported from now on."""
+    """Plant the bug in every module that is imported from now on."""
     modules: dict[str, list[tuple[str, str]]] = {}
     for module, text, others in BUGS[name].replacements:
         modules.setdefault(f"predeploy.{module}", []).append((text, others))
-    assert not modules.keys() & sys.modules.keys(), "imported before the bug could be built in"
+    assert not modules.keys() & sys.modules.keys(), "imported before the bug could be planted"
     sys.meta_path.insert(0, _Finder(modules))
 
 
@@ -117,15 +117,17 @@ class _Loader(importlib.machinery.SourceFileLoader):
         self._replacements = replacements
 
     def get_code(self, fullname: str) -> object:  # type: ignore[override]
-        """Compile anew: byte code on disk has no bug."""
+        """Compile the source again, because byte code on disk does not have the bug."""
         path = self.get_filename(fullname)
         source = replace_text(self.get_data(path).decode(), self._replacements)
         return compile(source, path, "exec", dont_inherit=True)
 
 
 def replace_text(source: str, replacements: Sequence[tuple[str, str]]) -> str:
-    """Return the source with a bug in it; text that is not there exactly once is an error."""
+    """Return the source with the bug; raise an error unless the text occurs exactly once."""
     for text, others in replacements:
-        assert source.count(text) == 1, f"{text!r} is there {source.count(text)} times: plant this bug again"
+        assert source.count(text) == 1, (
+            f"{text!r} is there {source.count(text)} times in the source: plant this bug again"
+        )
         source = source.replace(text, others)
     return source

@@ -1,4 +1,4 @@
-"""Every message of a few runs, with every fault that can come to pass there."""
+"""Every message of a few runs, with every fault that can occur there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RUNS = (
 
 
 def points(stage: Stage, wanted: int | None = None) -> list[Plan]:
-    """Return every point, or so many of them, spread by chance but always the same."""
+    """Return every point, or a random sample of the given size that is always the same."""
     found = [
         replace(run, faults=((fault, message.number),))
         for run in RUNS

@@ -1,4 +1,4 @@
-"""Where trials take place: a server of their own, a way to it by each path, and the fork server of the runners."""
+"""The environment of trials: a separate server, a proxy or pooler for each path, and the runners' fork server."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _BACKENDS = """
 
 
 class Stage:
-    """All that trials need and may break. `planted` is a bug built into the program."""
+    """Everything that trials need and may break. `planted` is a bug planted in the program."""
 
     def __init__(self, planted: str = "") -> None:
         self._planted = planted
@@ -57,7 +57,7 @@ class Stage:
             self.directory = Path(tempfile.mkdtemp(prefix="faults-"))
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self.fork_server = stack.enter_context(ForkServer(self._planted))
-            # A deadlock that a blocking waiter brings about is to show before anything else runs out.
+            # A deadlock with a blocking waiter must be detected before any other timeout.
             self.server = stack.enter_context(PostgresServer(settings={"deadlock_timeout": "200ms"}))
             stack.callback(self._close_database)
             self.ports = {"direct": self.server.port, "tls": self.server.port}
@@ -78,7 +78,7 @@ class Stage:
         self._stack.close()
 
     def renew(self) -> None:
-        """Take a new database: nothing that a trial has left behind is to be met by the next."""
+        """Create a new database, so that nothing from one trial affects the next."""
         self._close_database()
         self.database: Database = self._database_stack.enter_context(fresh_database(self.server))
 
@@ -89,7 +89,7 @@ class Stage:
         self._database_stack.close()
 
     def reset(self, files: list[File]) -> Path:
-        """Empty the database and lay the files out; return their directory."""
+        """Empty the database and write the files; return their directory."""
         self.admin(_RESET.format(owner=self.database.owner, effects=EFFECTS))
         directory = self.directory / "migrations"
         shutil.rmtree(directory, ignore_errors=True)
@@ -99,12 +99,12 @@ class Stage:
         return directory
 
     def environment(self, path: str, directory: Path, **variables: str) -> dict[str, str]:
-        """What a run is given that connects through the path's proxy."""
+        """Return the environment of a run that connects through the path's proxy."""
         dsn = self.database.dsn_at(self.proxies[path].port) + ("?sslmode=require" if path == "tls" else "")
         return {"DATABASE_URL": dsn, **self._limits(directory), **variables}
 
     def rivals_environment(self, path: str, directory: Path, **variables: str) -> dict[str, str]:
-        """The same for another instance, which connects without a proxy."""
+        """Return the environment of another instance, which connects without a proxy."""
         return {"DATABASE_URL": self.database.dsn_at(self.ports[path]), **self._limits(directory), **variables}
 
     def _limits(self, directory: Path) -> dict[str, str]:
@@ -112,7 +112,7 @@ class Stage:
         return {"MIGRATIONS_DIR": str(directory), "MIGRATE_LOG_FORMAT": "json", **waits}
 
     def admin(self, statements: str, *params: object) -> list[tuple[Any, ...]]:
-        """Ask as the superuser in the trials' database, again if the server has been restarted."""
+        """Run a query as the superuser in the trials' database; repeat it if the server was restarted."""
         for attempt in (1, 2):
             if self._admin is None or self._admin.closed:
                 self._admin = self.database.admin_connect(prepare_threshold=None)
@@ -125,17 +125,17 @@ class Stage:
         raise AssertionError("unreachable")
 
     def terminate_backends(self) -> None:
-        """End every session of the program, a pooler's for it too, and wait until they have gone."""
+        """Terminate every session of the program, including a pooler's for it, and wait until they have ended."""
         self.admin(f"SELECT pg_terminate_backend(pid) FROM ({_BACKENDS}) AS b", self.database.owner)
 
     def leftovers(self, path: str, backends: set[int]) -> list[str]:
-        """What a run that has ended is still up to, or has left: empty when all is quiet."""
+        """Return what a finished run still does or has left on the server; empty if nothing."""
         locks = [f"advisory lock held by backend {pid}, {state}" for pid, state, _ in self.locks()]
         alive = dict(self.admin(_BACKENDS, self.database.owner))
         pooled = self._pooled() if path in self.poolers else {}
         left = []
         for pid, state in alive.items():
-            # "used" is what PgBouncer calls an idle one that it will look at before it lends it out again.
+            # "used" is PgBouncer's name for an idle session that it checks before it is used again.
             is_quiet = state == "idle" and pooled.get(pid) in {"idle", "used"}
             if not is_quiet if path in self.poolers else pid in backends:
                 left.append(f"backend {pid} is {state}, pooled: {pooled.get(pid)}")
@@ -145,25 +145,25 @@ class Stage:
     def _pooled(self) -> dict[int, str]:
         """Return the states of the poolers' sessions by the backend's process id."""
         servers = []
-        for pooler in self.poolers.values():  # a console of its own each time: PgBouncer has once ended a kept one
+        for pooler in self.poolers.values():  # a new console each time, because PgBouncer may close an old one
             with psycopg.connect(pooler.dsn(CONSOLE), autocommit=True, row_factory=dict_row) as console:
                 console.prepare_threshold = None
                 servers += console.execute(b"SHOW SERVERS").fetchall()
         return {server["remote_pid"]: server["state"] for server in servers}
 
     def observe(self) -> tuple[dict[tuple[str, int], int], set[str]]:
-        """Count the effects, and read which files `_migrations` says are applied."""
+        """Count the effects, and read the applied files from `_migrations`."""
         counted = self.admin("SELECT migration, statement, count(*) FROM public.effects GROUP BY 1, 2")
         there = self.admin("SELECT to_regclass('public._migrations')")[0][0]
         rows = self.admin("SELECT name FROM public._migrations") if there else []
         return {(name, number): count for name, number, count in counted}, {name for (name,) in rows}
 
     def locks(self) -> list[tuple[int, str, bool]]:
-        """Who holds the advisory lock or waits for it: pid, state, and whether he has it."""
+        """Return the sessions that hold or wait for the advisory lock: pid, state, and whether it is granted."""
         return [(pid, state, granted) for pid, state, granted in self.admin(_LOCKS)]
 
     def apply_as_a_stranger(self, file: File) -> list[str]:
-        """Apply a file as somebody would who minds no lock; return its name unless the table's key was in the way."""
+        """Apply a file as a session that ignores the lock; return its name unless the primary key rejects the row."""
         effects = "".join(f"INSERT INTO effects VALUES ('{file.name}', {number});" for number in file.effects)
         claim = f"INSERT INTO _migrations (name) VALUES ('{file.name}');"
         try:
@@ -174,7 +174,7 @@ class Stage:
 
 
 def has_pgbouncer() -> bool:
-    """Tell whether the pooled paths can be gone; in CI they must be."""
+    """Return whether the paths through a pooler are available; in CI they must be."""
     try:
         find_pgbouncer()
     except PgBouncerMissing:
@@ -185,7 +185,7 @@ def has_pgbouncer() -> bool:
 
 
 def server_tls(directory: Path) -> ssl.SSLContext:
-    """Make a key and a certificate, and return the context of a server that shows it."""
+    """Create a key and a certificate, and return the TLS context of a server that uses them."""
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     files = ["-keyout", str(directory / "key"), "-out", str(directory / "certificate")]
     subprocess.run([*command.split(), *files], check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""What a run that finds nothing to do says to the server: a login, one message, goodbye."""
+"""A run with nothing to do sends a login, one message and a terminate message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("files", [1, 30])
-def test_a_run_that_finds_nothing_to_do_takes_a_login_and_one_message(
+def test_a_run_with_nothing_to_do_needs_a_login_and_one_message(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, files: int
 ) -> None:
     for number in range(files):

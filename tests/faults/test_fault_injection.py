@@ -1,6 +1,6 @@
-"""Runs are broken at their protocol messages, then run again undisturbed; no invariant may be hurt.
+"""Runs are disturbed at their protocol messages and then repeated without faults; no invariant may be violated.
 
-`scripts/fuzz` does the same thousands of times, and says how to run one trial again.
+`scripts/fuzz` does the same thousands of times, and prints how to repeat a trial.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def assert_unhurt(tally: Tally, trials: int) -> None:
 
 
 @pytest.mark.parametrize("batch", range(RANDOM_TRIALS // BATCH))
-def test_whatever_is_done_to_a_run_each_effect_happens_once(stage: Stage, batch: int) -> None:
+def test_each_effect_happens_once_under_any_fault(stage: Stage, batch: int) -> None:
     print(f"seed {SEED}, trials {batch * BATCH} to {(batch + 1) * BATCH - 1}")
     plans = random_plans(stage, SEED, range(batch * BATCH, (batch + 1) * BATCH))
     assert_unhurt(attempt(stage, plans), BATCH)
 
 
 @pytest.mark.parametrize("batch", range(POINTS // BATCH))
-def test_a_run_may_be_broken_at_any_message(stage: Stage, some_points: list[Plan], batch: int) -> None:
+def test_a_run_survives_a_fault_at_any_message(stage: Stage, some_points: list[Plan], batch: int) -> None:
     assert len(some_points) == POINTS
     assert_unhurt(attempt(stage, some_points[batch :: POINTS // BATCH]), BATCH)

@@ -1,4 +1,4 @@
-"""The proxy that injects faults is itself no source of faults, and injects them where they are asked for."""
+"""The fault proxy causes no faults of its own, and injects faults at the requested messages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def connect(database: Database, proxy: FaultProxy) -> psycopg.Connection:
 
 
 def run_until(proxy: FaultProxy, database: Database, statement: str, kind: str, action: Action) -> list[str]:
-    """Run a statement with a proxy that takes `action` at its message of that kind; return the kinds it saw."""
+    """Run a statement through a proxy that takes `action` at its message of the given kind; return the kinds it saw."""
     with connect(database, proxy) as conn:
         seen = len(proxy.messages)
         proxy.faults = {seen + SELECTED.index(kind) + 1: lambda _message: action}
@@ -57,7 +57,7 @@ def test_messages_are_numbered_in_both_directions_and_over_all_connections(
     assert proxy.problems == []
 
 
-def test_a_run_begins_at_one_again(proxy: FaultProxy, database: Database) -> None:
+def test_message_numbers_restart_at_one_for_each_run(proxy: FaultProxy, database: Database) -> None:
     for _ in range(2):
         proxy.begin()
         with connect(database, proxy):
@@ -77,7 +77,7 @@ def test_a_run_begins_at_one_again(proxy: FaultProxy, database: Database) -> Non
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
-def test_the_server_hears_what_it_is_to_hear(
+def test_the_server_receives_exactly_the_messages_that_the_action_allows(
     proxy: FaultProxy, database: Database, kind: str, action: Action, heard: bool
 ) -> None:
     database.execute("CREATE TABLE t (n int)")
@@ -88,7 +88,9 @@ def test_the_server_hears_what_it_is_to_hear(
     assert proxy.problems == []
 
 
-def test_the_client_hears_a_message_after_which_the_connection_is_cut(proxy: FaultProxy, database: Database) -> None:
+def test_the_client_receives_the_message_after_which_the_connection_is_cut(
+    proxy: FaultProxy, database: Database
+) -> None:
     with connect(database, proxy) as conn:
         proxy.faults = {len(proxy.messages) + 5: lambda _message: Action.CUT_AFTER}
         assert conn.execute(b"SELECT 1").fetchall() == [(1,)]
@@ -96,7 +98,7 @@ def test_the_client_hears_a_message_after_which_the_connection_is_cut(proxy: Fau
             conn.execute(b"SELECT 1")
 
 
-def test_a_frozen_proxy_carries_nothing_and_hangs_nothing_up(proxy: FaultProxy, database: Database) -> None:
+def test_a_frozen_proxy_forwards_nothing_and_closes_nothing(proxy: FaultProxy, database: Database) -> None:
     with connect(database, proxy) as conn:
         proxy.faults = {len(proxy.messages) + 1: lambda _message: Action.FREEZE}
         broken: list[psycopg.Error] = []
@@ -111,7 +113,7 @@ def test_a_frozen_proxy_carries_nothing_and_hangs_nothing_up(proxy: FaultProxy, 
         asking.start()
         eventually(lambda: proxy.frozen)
         seen = len(proxy.messages)
-        with pytest.raises(psycopg.OperationalError):  # connect_timeout expires: no answer
+        with pytest.raises(psycopg.OperationalError):  # connect_timeout expires without an answer
             psycopg.connect(database.dsn_at(proxy.port), connect_timeout=2)
         assert (asking.is_alive(), broken, len(proxy.messages)) == (True, [], seen)
         proxy.begin()
@@ -119,7 +121,7 @@ def test_a_frozen_proxy_carries_nothing_and_hangs_nothing_up(proxy: FaultProxy, 
         assert broken
 
 
-def test_what_a_fault_does_is_done_before_anything_moves(proxy: FaultProxy, database: Database) -> None:
+def test_a_fault_is_complete_before_anything_is_forwarded(proxy: FaultProxy, database: Database) -> None:
     order: list[str] = []
 
     def note(of: str) -> Callable[[Message], Action]:
@@ -137,7 +139,7 @@ def test_what_a_fault_does_is_done_before_anything_moves(proxy: FaultProxy, data
     assert order == [*(f"at {kind}" for kind in SELECTED), "answered"]
 
 
-def test_a_fault_that_goes_wrong_is_the_proxys_problem(proxy: FaultProxy, database: Database) -> None:
+def test_an_exception_in_a_fault_is_reported_as_a_problem_of_the_proxy(proxy: FaultProxy, database: Database) -> None:
     def broken(_message: Message) -> Action:
         raise ZeroDivisionError
 
@@ -147,7 +149,7 @@ def test_a_fault_that_goes_wrong_is_the_proxys_problem(proxy: FaultProxy, databa
     assert [type(problem) for problem in proxy.problems] == [ZeroDivisionError]
 
 
-def test_an_encrypted_line_is_encrypted_and_counts_the_same(stage: Stage) -> None:
+def test_an_encrypted_connection_has_the_same_message_numbers(stage: Stage) -> None:
     kinds = {}
     for path, mode in (("direct", "prefer"), ("tls", "require")):
         proxy = stage.proxies[path]

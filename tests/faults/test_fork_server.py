@@ -1,4 +1,4 @@
-"""A forked runner is the program as its users start it, only sooner."""
+"""A forked runner behaves like the program that users start, but starts faster."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def start(stage: Stage, statement: str, *, fresh: bool, **variables: str) -> Run
     return stage.fork_server.start(environment, stage.directory / "forked", fresh=fresh)
 
 
-def test_a_forked_run_says_and_sends_what_a_fresh_one_does(stage: Stage) -> None:
+def test_a_forked_run_logs_and_sends_the_same_as_a_fresh_one(stage: Stage) -> None:
     plan = Plan("direct", ("plain", "failing", "no-transaction", "notice"))
     said, sent = [], []
     for fresh in (False, True):
@@ -47,7 +47,7 @@ def test_a_forked_run_says_and_sends_what_a_fresh_one_does(stage: Stage) -> None
 
 @BOTH
 @pytest.mark.parametrize(("signum", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGKILL", -9)])
-def test_it_answers_signals_as_a_process_of_its_own(stage: Stage, signum: str, status: int, fresh: bool) -> None:
+def test_it_handles_signals_like_a_separate_process(stage: Stage, signum: str, status: int, fresh: bool) -> None:
     runner = start(stage, "SELECT pg_sleep(60)", fresh=fresh)
     try:
         sleeping = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"

@@ -1,4 +1,4 @@
-"""Files that attack the runner's own footing: each has its answer, and the files around it are not harmed."""
+"""Files that attack what the runner relies on: each is handled, and the files around it are not affected."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ SWALLOWING = {
 
 @pytest.fixture
 def stage(database: Database) -> Iterator[Callable[[str], str]]:
-    """Prepare what the files need; the owner may do everything, as many a migration's role may."""
+    """Create the objects that the files need; make the owner a superuser, like many roles that run migrations."""
     member = f"{database.owner}_member"
     database.admin_execute(f"CREATE ROLE {member}; ALTER ROLE {database.owner} SUPERUSER")
     database.execute(
@@ -101,7 +101,7 @@ def stage(database: Database) -> Iterator[Callable[[str], str]]:
 
 
 def check(database: Database, ended: Run, hostile: str) -> None:
-    """The files before and after it are applied, once each, and nothing is left behind."""
+    """Assert that the files before and after it are applied once each and nothing is left behind."""
     applied = sorted({"000.sql", "002.sql", "003.sql", *({"001.sql"} if hostile == "applied" else set())})
     assert [name for (name,) in database.query("SELECT name FROM public._migrations ORDER BY name")] == applied
     assert database.query("SELECT n FROM effects ORDER BY n") == [(0,), (2,), (3,)]
@@ -118,7 +118,7 @@ def write_around(migrations_dir: MigrationsDir, hostile: str) -> None:
 
 
 @pytest.mark.parametrize("act", REFUSED)
-def test_a_file_that_would_undo_the_runners_work_fails_and_the_others_do_not(
+def test_a_file_that_would_undo_the_runners_work_fails_but_the_others_succeed(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, stage: Callable[[str], str], act: str
 ) -> None:
     text, says = REFUSED[act]
@@ -131,7 +131,7 @@ def test_a_file_that_would_undo_the_runners_work_fails_and_the_others_do_not(
 
 
 @pytest.mark.parametrize("act", HARMLESS)
-def test_a_file_that_disturbs_the_session_is_applied_and_the_others_do_not_notice(
+def test_a_file_that_disturbs_the_session_is_applied_without_affecting_the_others(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, stage: Callable[[str], str], act: str
 ) -> None:
     write_around(migrations_dir, stage(HARMLESS[act]))
@@ -142,7 +142,7 @@ def test_a_file_that_disturbs_the_session_is_applied_and_the_others_do_not_notic
 
 
 @pytest.mark.parametrize("act", [act for act, text in HARMLESS.items() if not text.startswith(NO_TRANSACTION)])
-def test_nor_do_they_behind_a_pooler(
+def test_a_file_that_disturbs_the_session_does_not_affect_others_behind_a_pooler(
     run: Callable[..., Run],
     database: Database,
     migrations_dir: MigrationsDir,
@@ -156,10 +156,10 @@ def test_nor_do_they_behind_a_pooler(
 
 @pytest.mark.parametrize("act", SWALLOWING)
 @pytest.mark.parametrize("when", ["before the run", "by a file"])
-def test_a_table_that_swallows_rows_lets_no_file_take_effect(
+def test_no_file_takes_effect_if_the_table_discards_rows(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, act: str, when: str
 ) -> None:
-    """A file without its row would be run again."""
+    """Without its row, a file would be run again."""
     database.execute("CREATE TABLE effects (n int)")
     migrations_dir.write("000.sql", SWALLOWING[act] if when == "by a file" else "INSERT INTO effects VALUES (0)")
     if when == "before the run":
@@ -172,7 +172,7 @@ def test_a_table_that_swallows_rows_lets_no_file_take_effect(
     assert database.query("SELECT count(*) FROM effects WHERE n = 1") == [(0,)]
 
 
-def test_after_a_file_has_unlocked_the_lock_another_runner_still_does_not_come_between(
+def test_another_runner_is_kept_out_after_a_file_has_released_the_lock(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE effects (n int, who int DEFAULT pg_backend_pid()); CREATE TABLE gate (n int)")
@@ -190,7 +190,7 @@ def test_after_a_file_has_unlocked_the_lock_another_runner_still_does_not_come_b
     assert database.query("SELECT n FROM effects ORDER BY n") == [(2,), (3,)]
 
 
-def test_a_no_transaction_file_after_the_lock_was_given_away_waits_for_whoever_has_it(
+def test_a_no_transaction_file_after_a_released_lock_waits_for_its_new_holder(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE effects (n int); CREATE TABLE gate (n int)")
@@ -203,7 +203,7 @@ def test_a_no_transaction_file_after_the_lock_was_given_away_waits_for_whoever_h
             process = start()
             eventually(lambda: database.query(at_gate))
             holds = f"SELECT pg_try_advisory_lock({LOCK_KEY})"
-            assert foreign.execute(holds).fetchone() == (False,), "the transaction has it too"
+            assert foreign.execute(holds).fetchone() == (False,), "the transaction must hold the lock too"
             keeper.rollback()
             eventually(lambda: foreign.execute(holds).fetchone() == (True,))
         if process.running and not database.query("SELECT FROM effects"):

@@ -1,4 +1,4 @@
-"""What a server says in German is understood as in English: a real one says it, in each of its refusals."""
+"""Login errors of a real server with German messages are classified as in English."""
 
 from __future__ import annotations
 
@@ -82,20 +82,20 @@ def unavailability(dsn: str) -> PostgresUnavailable:
         pytest.param("postgres", "identified", "", "authentication", id="another method"),
         pytest.param("postgres", "barred", "", "not_admitted", id="rejected by pg_hba.conf"),
         pytest.param("in_recovery", "someone", "", "unknown_database", id="unknown database"),
-        pytest.param("invalid", "someone", "", "invalid_database", id="half dropped database"),
+        pytest.param("invalid", "someone", "", "invalid_database", id="half-dropped database"),
         pytest.param("private", "someone", "", "privilege", id="no connect privilege"),
         pytest.param("recovery", "someone", "-c starting_up=1", "startup_parameter", id="unknown setting"),
         pytest.param("recovery", "someone", "-c work_mem=much", "startup_parameter", id="wrong setting"),
-        pytest.param("recovery", "someone", "-c log_statement=all", "startup_parameter", id="setting not for us"),
+        pytest.param("recovery", "someone", "-c log_statement=all", "startup_parameter", id="setting not permitted"),
     ],
 )
-def test_what_never_passes_ends_the_wait_at_once_for_the_same_reason(
+def test_permanent_failures_end_the_wait_at_once_for_the_same_reason(
     prepared: PostgresServer, database: str, user: str, options: str, reason: str
 ) -> None:
     password = "not the password" if user == "postgres" else "hunter2"
     dsn = f"{prepared.dsn(database, user, password)}?options={options.replace(' ', '%20').replace('=', '%3D')}"
     if reason == "invalid_database" and not knows_invalid_databases(prepared):
-        pytest.skip("this server lets sessions into a half dropped database")
+        pytest.skip("this server accepts sessions in a half-dropped database")
     assert refusal(dsn).reason == reason
 
 
@@ -133,7 +133,7 @@ def test_too_many_clients(prepared: PostgresServer, superusers_too: bool) -> Non
     wait_for_postgres(parse_dsn(prepared.dsn("recovery", "someone", "hunter2")), timeout=20).close()
 
 
-def test_what_may_pass_is_waited_for_for_the_same_reason(prepared: PostgresServer) -> None:
+def test_temporary_failures_are_waited_for_for_the_same_reason(prepared: PostgresServer) -> None:
     assert unavailability(prepared.dsn("recovery", "limited", "hunter2")).reason == "too_many_clients"
     assert unavailability(prepared.dsn("closed", "someone", "hunter2")).reason == "not_accepting"
     with psycopg.connect(prepared.dsn(), autocommit=True) as admin:
@@ -144,7 +144,7 @@ def test_what_may_pass_is_waited_for_for_the_same_reason(prepared: PostgresServe
             admin.execute("ALTER DATABASE recovery RESET default_transaction_read_only")
 
 
-def test_the_program_ends_at_once_with_5_and_says_what_to_change(
+def test_the_program_exits_at_once_with_5_and_says_what_to_change(
     prepared: PostgresServer, run: Callable[..., Run]
 ) -> None:
     ended = run(DATABASE_URL=prepared.dsn("in_recovery", "someone", "hunter2"), MIGRATE_WAIT_TIMEOUT="60")
@@ -156,7 +156,7 @@ def test_the_program_ends_at_once_with_5_and_says_what_to_change(
 
 @pytest.mark.parametrize("client", ["de_DE.UTF-8", "ja_JP.UTF-8"])
 def test_the_clients_own_language_changes_nothing(run: Callable[..., Run], client: str) -> None:
-    """libpq and libc translate for a program that asks for it; ours does not."""
+    """libpq and libc translate messages only for programs that request it; pg-predeploy does not."""
     ended = run(
         DATABASE_URL="host=127.0.0.1 port=1 password=hunter2",
         MIGRATE_WAIT_TIMEOUT="0",

@@ -1,4 +1,4 @@
-"""What a second connection finds out must not depend on its luck."""
+"""The pool mode that the second connection detects must not depend on lost connections."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from tests.faults.stage import Stage
 
 
-def test_a_pooler_in_session_mode_is_seen_as_such_though_the_look_at_it_is_cut_off(stage: Stage) -> None:
-    """Taken for one in transaction mode it would make a no-transaction file fail, and the exit code say: mend it."""
+def test_session_mode_is_detected_even_if_the_second_connection_is_cut(stage: Stage) -> None:
+    """If it were taken for transaction mode, a no-transaction file would be rejected with exit code 1."""
     if "session" not in stage.proxies:
         pytest.skip("no PgBouncer")
     run = Plan("session", ("no-transaction",))

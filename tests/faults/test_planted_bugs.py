@@ -1,4 +1,4 @@
-"""What looks for faults is itself looked at: bugs of the kind that runners of migrations have are built in and seen."""
+"""Typical bugs of migration runners are planted, and the fault injection must find them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_planted_bug_is_caught_within_sixty_trials(bug: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["go on\n", "wait\nwait\n"])
-def test_a_bug_whose_place_has_moved_is_an_error(source: str) -> None:
+def test_a_bug_whose_source_text_has_changed_is_an_error(source: str) -> None:
     with pytest.raises(AssertionError, match="plant this bug again"):
         replace_text(source, [("wait", "pass")])
 

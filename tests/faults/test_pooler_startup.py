@@ -1,4 +1,4 @@
-"""What PgBouncer says in place of the server: its own refusals end the run, what its server lacks is waited for."""
+"""Errors that PgBouncer itself sends: its refusals end the run, and problems with its server are waited for."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def test_a_wrong_password_and_an_unknown_role(
 
 
 def test_an_unknown_database(start_pgbouncer: Callable[..., PgBouncer]) -> None:
-    """As a role that PgBouncer knows of itself: the secrets of others it looks up in the database that is not there."""
+    """Use a role that PgBouncer itself knows: it would look up other roles' secrets in the missing database."""
     assert refusal(start_pgbouncer().dsn("nowhere")) == "unknown_database"
 
 
-def test_an_option_that_poolers_do_not_take(start_pgbouncer: Callable[..., PgBouncer], database: Database) -> None:
+def test_an_option_that_poolers_do_not_accept(start_pgbouncer: Callable[..., PgBouncer], database: Database) -> None:
     dsn = start_pgbouncer().dsn(database.name, database.owner, database.password)
     assert refusal(f"{dsn}?options=-c%20geqo%3Doff") == "startup_parameter"
 
 
-def test_tls_that_the_pooler_wants_of_nobody(start_pgbouncer: Callable[..., PgBouncer], database: Database) -> None:
+def test_tls_that_the_pooler_does_not_support(start_pgbouncer: Callable[..., PgBouncer], database: Database) -> None:
     dsn = start_pgbouncer().dsn(database.name, database.owner, database.password)
     assert refusal(f"{dsn}?sslmode=require") == "tls"
 
@@ -69,7 +69,7 @@ def test_too_many_clients(start_pgbouncer: Callable[..., PgBouncer], database: D
     wait_for_postgres(parse_dsn(dsn), timeout=20).close()
 
 
-@pytest.mark.parametrize("known", [False, True], ids=["from the start", "after it was there"])
+@pytest.mark.parametrize("known", [False, True], ids=["from the start", "after a connection"])
 def test_a_server_that_is_down_behind_the_pooler_is_waited_for(
     private_server: PostgresServer,
     start_pgbouncer: Callable[..., PgBouncer],

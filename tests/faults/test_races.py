@@ -1,4 +1,4 @@
-"""Many runners at once, by every way in: each migration once, nobody fails, nothing is left behind."""
+"""Many runners at once, on every path: each migration is applied once, no runner fails, nothing is left behind."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 FILES = 10
 ADVISORY_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-# Two runners inside the same migration at once would both see the other's mark.
+# Two runners in the same migration at the same time would see each other's mark.
 MARK = "INSERT INTO effects VALUES ({n}); INSERT INTO inside VALUES ({n}); DELETE FROM inside WHERE n = {n}"
 
 
 @pytest.fixture
 def crowd(private_server: PostgresServer) -> Iterator[Database]:
-    """A database on a server that admits a crowd."""
+    """A database on a server that accepts many connections."""
     with psycopg.connect(private_server.dsn(), autocommit=True) as conn:
         conn.execute("ALTER SYSTEM SET max_connections = 120")
     private_server.restart()
@@ -41,7 +41,7 @@ def crowd(private_server: PostgresServer) -> Iterator[Database]:
 
 @contextmanager
 def held(database: Database) -> Iterator[None]:
-    """Another tool has the key meanwhile."""
+    """Hold the migration lock in another tool's session."""
     with database.connect(application_name="another tool") as foreign:
         foreign.execute(f"SELECT pg_advisory_lock({LOCK_KEY})")
         yield
@@ -66,7 +66,7 @@ def assert_applied_once(database: Database, finished: list[Run], names: list[str
     ("runners", "way"),
     [*((runners, way) for runners in (2, 10) for way in ("direct", "transaction", "session")), (50, "mixed")],
 )
-def test_they_share_the_work_and_nobody_fails(
+def test_runners_share_the_work_and_none_fails(
     start: Callable[..., Process],
     crowd: Database,
     migrations_dir: MigrationsDir,
@@ -81,14 +81,14 @@ def test_they_share_the_work_and_nobody_fails(
             bouncer = start_pgbouncer(crowd.server, mode, default_pool_size=60 if mode == "session" else 5)
             ways.append(crowd.dsn_at(bouncer.port))
     ways = ways[way not in {"direct", "mixed"} :]
-    with held(crowd):  # until all are there
+    with held(crowd):  # until all runners have started
         processes = [start(DATABASE_URL=ways[number % len(ways)]) for number in range(runners)]
         for process in processes:
             process.wait_for("lock.waiting", timeout=60)
     assert_applied_once(crowd, [process.finish(timeout=120) for process in processes], names)
 
 
-def test_they_come_one_by_one_while_the_first_builds_an_index_concurrently(
+def test_runners_start_one_by_one_while_the_first_builds_an_index_concurrently(
     start: Callable[..., Process],
     crowd: Database,
     migrations_dir: MigrationsDir,
@@ -114,14 +114,14 @@ def test_they_come_one_by_one_while_the_first_builds_an_index_concurrently(
 
 
 @pytest.mark.parametrize("way", ["direct", "transaction"])
-def test_where_advisory_locks_do_nothing_the_claim_alone_keeps_each_file_to_one_runner(
+def test_without_working_advisory_locks_the_claim_alone_limits_each_file_to_one_runner(
     start: Callable[..., Process],
     private_server: PostgresServer,
     migrations_dir: MigrationsDir,
     start_pgbouncer: Callable[..., PgBouncer],
     way: str,
 ) -> None:
-    """As on engines that speak Postgres's protocol and have these functions for show."""
+    """As on engines that speak Postgres's protocol and whose advisory lock functions do nothing."""
     names = write_files(migrations_dir)
     with fresh_database(private_server) as database:
         with psycopg.connect(private_server.dsn(database.name), autocommit=True) as conn:
@@ -135,7 +135,7 @@ def test_where_advisory_locks_do_nothing_the_claim_alone_keeps_each_file_to_one_
         database.execute("CREATE TABLE effects (n int); CREATE TABLE inside (n int UNIQUE)")
         dsn = database.dsn if way == "direct" else database.dsn_at(start_pgbouncer(private_server).port)
         with database.connect(autocommit=False) as keeper:
-            # All read `_migrations` before one of them may write.
+            # All runners read `_migrations` before any of them may write.
             processes = [start(DATABASE_URL=dsn)]
             processes[0].wait_for("migration.applied")
             keeper.execute("LOCK TABLE _migrations IN SHARE MODE")
@@ -145,7 +145,7 @@ def test_where_advisory_locks_do_nothing_the_claim_alone_keeps_each_file_to_one_
         assert_applied_once(database, [process.finish(timeout=60) for process in processes], names)
 
 
-def test_an_engine_without_advisory_locks_is_told_so(
+def test_an_engine_without_advisory_locks_is_reported(
     run: Callable[..., Run], private_server: PostgresServer, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE t ()")
@@ -158,13 +158,13 @@ def test_an_engine_without_advisory_locks_is_told_so(
         assert "pg_try_advisory_lock" in ended.report["message"]
 
 
-def test_a_foreign_holder_that_comes_and_goes_is_waited_for(
+def test_runners_wait_for_a_foreign_holder_that_takes_and_releases_the_lock_repeatedly(
     start: Callable[..., Process],
     crowd: Database,
     migrations_dir: MigrationsDir,
     start_pgbouncer: Callable[..., PgBouncer],
 ) -> None:
-    """The key is taken and given back all the time, as by another implementation's runners."""
+    """The lock is taken and released all the time, as by another implementation's runners."""
     names = write_files(migrations_dir)
     pooled = crowd.dsn_at(start_pgbouncer(crowd.server).port)
     over = threading.Event()

@@ -1,4 +1,4 @@
-"""A signal comes where it is easily lost: while a notice is logged, or at the moment in which the connection breaks."""
+"""Signals that are easily lost: while a notice is logged, or at the moment when the connection breaks."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from tests.faults.trial import Trial, record
 if TYPE_CHECKING:
     from tests.faults.stage import Stage
 
-ANSWER_S = 2.0  # what is promised
+ANSWER_S = 2.0  # the documented limit
 AFTER_A_SIGNAL = ("sigterm", "cut_line", "cut_before", "cut_client", "terminate")
 
 
 @pytest.mark.parametrize("then", AFTER_A_SIGNAL)
 @pytest.mark.parametrize("kinds", ["plain", "rows"])
-def test_a_signal_is_not_lost_with_what_happens_next(stage: Stage, kinds: str, then: str) -> None:
-    """On the way out the statement is cancelled; that this fails must not make the run go on."""
+def test_a_signal_is_not_lost_if_the_connection_breaks_next(stage: Stage, kinds: str, then: str) -> None:
+    """The run cancels the statement before it ends; it must end even if the cancellation fails."""
     run = Plan("direct", (kinds, "plain"))
     login, *_, last = [m.number for m in record(stage, run) if m.kind in "ZX"]
     plans = [replace(run, faults=(("sigterm", number), (then, number + 1))) for number in range(login, last, 5)]
     assert attempt(stage, plans).violations == []
 
 
-def test_a_signal_that_comes_while_notices_are_told_is_answered_like_any_other(stage: Stage) -> None:
+def test_a_signal_while_notices_are_logged_is_handled_like_any_other(stage: Stage) -> None:
     run = Plan("direct", ("notices",))
     notices = [message.number for message in record(stage, run) if message.kind == "N"]
     tally = attempt(stage, [replace(run, faults=(("sigterm", number),)) for number in notices[::10]])
     assert tally.violations == []
 
 
-@pytest.mark.parametrize("first", range(1, 65, 4))  # some 30 of them belong to the fast path
-def test_a_signal_ends_a_run_on_a_line_that_has_frozen_at_any_of_its_first_messages(stage: Stage, first: int) -> None:
+@pytest.mark.parametrize("first", range(1, 65, 4))  # about 30 of the messages belong to the fast path
+def test_a_signal_ends_a_run_whose_connection_froze_at_any_of_its_first_messages(stage: Stage, first: int) -> None:
     for number in range(first, first + 4):
         trial = Trial(stage, Plan("direct", ("plain",), (("freeze_sigterm", number),)))
         outcome = trial.run()

@@ -1,4 +1,4 @@
-"""A peer that still acknowledges and says nothing any more: noticed, left, and met again."""
+"""A peer that acknowledges data but no longer answers is detected, and the run reconnects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.support.program import Process
 
 LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-NOTICED_S = 5 + 15 + 3 + 1  # the first look, the silence, the login that ends in it, and a margin
+NOTICED_S = 5 + 15 + 3 + 1  # the first check, the silence, the login that gets no answer, and a margin
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def proxy(server: PostgresServer) -> Iterator[Proxy]:
 
 @contextmanager
 def stopped(server: PostgresServer) -> Iterator[None]:
-    """Stop every process of the server: the kernel goes on acknowledging in its place."""
+    """Stop every process of the server; the kernel still acknowledges data."""
     assert server.pid
     children = [int(stat.parent.name) for stat in Path("/proc").glob("[0-9]*/stat") if _parent(stat) == server.pid]
     for pid in (server.pid, *children):
@@ -55,7 +55,7 @@ def _parent(stat: Path) -> int:
 
 
 @pytest.mark.parametrize("watch_after", ["0", "1s", "1h"])
-def test_a_line_that_swallows_what_we_send_is_hung_up_and_the_file_applied_on_another(
+def test_a_connection_that_drops_all_data_is_closed_and_the_file_applied_on_a_new_one(
     start: Callable[..., Process], proxy: Proxy, database: Database, migrations_dir: MigrationsDir, watch_after: str
 ) -> None:
     database.execute("CREATE TABLE effects (n int)")
@@ -68,7 +68,7 @@ def test_a_line_that_swallows_what_we_send_is_hung_up_and_the_file_applied_on_an
     proxy.silent_after = None
     ended = process.finish()
     assert (ended.exit_code, ended.report["applied"]) == (0, 2)
-    # The server has heard of nothing and would have kept the lock for the old session.
+    # The server does not know of the loss and would have kept the lock for the old session.
     assert [line["migration"] for line in ended.named("connection.lost")] == ["001.sql"]
     assert len(ended.named("lock.freed")) == 1
     assert database.query("SELECT n FROM effects ORDER BY n") == [(1,), (2,)]
@@ -76,7 +76,7 @@ def test_a_line_that_swallows_what_we_send_is_hung_up_and_the_file_applied_on_an
 
 
 @pytest.mark.parametrize("while_it", ["runs a file", "asks for the lock"])
-def test_a_frozen_server_ends_the_run_with_6_and_is_met_again_by_the_next(
+def test_a_frozen_server_ends_the_run_with_6_and_the_next_run_connects_again(
     private_server: PostgresServer, start: Callable[..., Process], migrations_dir: MigrationsDir, while_it: str
 ) -> None:
     sleeping = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
@@ -105,14 +105,14 @@ def test_a_frozen_server_ends_the_run_with_6_and_is_met_again_by_the_next(
 
 
 @pytest.mark.parametrize("mode", ["transaction", "session"])
-def test_a_long_statement_behind_a_pooler_is_told_of_and_left_alone(
+def test_a_long_statement_behind_a_pooler_is_logged_and_not_interrupted(
     start: Callable[..., Process],
     database: Database,
     migrations_dir: MigrationsDir,
     start_pgbouncer: Callable[..., PgBouncer],
     mode: str,
 ) -> None:
-    """The process id that a pooler tells is nobody's, or somebody else's."""
+    """The process id that a pooler reports belongs to no session or to a different one."""
     database.execute("CREATE TABLE busy ()")
     bouncer = start_pgbouncer(pool_mode=mode)
     migrations_dir.write("001.sql", "SELECT * FROM busy")
@@ -126,7 +126,7 @@ def test_a_long_statement_behind_a_pooler_is_told_of_and_left_alone(
     assert (ended.exit_code, ended.named("connection.silent"), ended.named("connection.lost")) == (0, [], [])
 
 
-def test_a_long_statement_and_a_server_without_a_connection_to_spare_are_no_silence(
+def test_a_long_statement_on_a_server_without_a_spare_connection_does_not_count_as_silence(
     private_server: PostgresServer, start: Callable[..., Process], migrations_dir: MigrationsDir
 ) -> None:
     """A refused login is an answer."""

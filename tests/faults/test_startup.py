@@ -1,4 +1,4 @@
-"""Each state in which a server may be found: what passes is waited for until it has, what does not ends the run."""
+"""Each state of a server at startup: temporary states are waited for, and permanent ones end the run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def reasons(run: Run) -> list[str]:
 
 
 def standby_of(primary: PostgresServer, **settings: str) -> PostgresServer:
-    """Return a server on a copy of the primary's data, set to recover and to follow; not started."""
+    """Return a standby server with a copy of the primary's data, configured to follow it but not started."""
     primary.stop()
     copy = type(primary)(settings={})
     shutil.copytree(primary.directory / "data", copy.directory / "data")
@@ -75,7 +75,7 @@ def test_a_standby_is_waited_for_until_it_is_promoted(
         assert (ended.exit_code, ended.report["applied"], reasons(ended)) == (0, 1, ["read_only"])
 
 
-def test_a_server_in_recovery_is_waited_for_until_it_accepts_us(
+def test_a_server_in_recovery_is_waited_for_until_it_accepts_connections(
     own_server: PostgresServer, start: Callable[..., Process], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE t ()")
@@ -85,7 +85,7 @@ def test_a_server_in_recovery_is_waited_for_until_it_accepts_us(
         up.start()
         try:
             process = start(DATABASE_URL=database.dsn_at(recovering.port))
-            # It may first be starting up, or not be listening.
+            # The server may first be starting up, or not listening yet.
             eventually(lambda: "not_accepting" in [e.get("reason") for e in process.events])
             promote(recovering)
             ended = process.finish()
@@ -100,7 +100,7 @@ def test_a_server_that_shuts_down_is_waited_for_until_it_is_back(
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE t ()")
     with fresh_database(own_server) as database:
-        with database.connect():  # a smart shutdown waits for its sessions
+        with database.connect():  # a smart shutdown waits for open sessions
             down = threading.Thread(target=own_server.stop, args=["smart"])
             down.start()
             process = start(DATABASE_URL=database.dsn)
@@ -113,7 +113,7 @@ def test_a_server_that_shuts_down_is_waited_for_until_it_is_back(
     assert (ended.exit_code, ended.report["applied"]) == (0, 1)
 
 
-def test_of_several_hosts_the_one_that_is_asked_for_is_met(
+def test_of_several_hosts_the_requested_one_is_used(
     private_server: PostgresServer, start: Callable[..., Process], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE t ()")
@@ -132,7 +132,7 @@ def test_of_several_hosts_the_one_that_is_asked_for_is_met(
 
 
 @pytest.mark.parametrize("order", ["password first", "password last"])
-def test_of_several_hosts_one_that_rejects_the_password_speaks_for_all(
+def test_one_of_several_hosts_that_rejects_the_password_ends_the_run(
     run: Callable[..., Run], database: Database, order: str
 ) -> None:
     ports = [free_port(), database.server.port]
@@ -160,7 +160,7 @@ def program_with_names(
         program.close()
 
 
-def test_a_name_that_comes_to_exist_is_waited_for(
+def test_a_host_name_that_resolves_later_is_waited_for(
     program_with_names: tuple[Program, Path], migrations_dir: MigrationsDir
 ) -> None:
     program, hosts = program_with_names

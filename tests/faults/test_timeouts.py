@@ -1,4 +1,4 @@
-"""Nothing waits longer than it says: a peer that falls silent or goes at each of a run's first turns, and no DNS."""
+"""No wait exceeds its limit if the peer falls silent or disconnects at any of the first turns, or if DNS is silent."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from tests.support.postgres_server import PostgresServer
     from tests.support.program import Process, Run
 
-LOGIN_TURNS = 8  # what is asked and answered before the first query: TLS, start-up, and twice for SCRAM
+LOGIN_TURNS = 8  # requests and answers before the first query: TLS, start-up, and two for SCRAM
 FAST_PATH_TURNS = LOGIN_TURNS + 3  # one query, its answer, and the end of the session
 TURNS = range(1, FAST_PATH_TURNS + 21)
 WAIT_S = 2.0
 LOGIN_BOUND_S = WAIT_S + MIN_LOGIN_S
-WATCHER_LOGIN_S = 3.0 + 0.5  # the login in which the silence ends, and how often is looked
+WATCHER_LOGIN_S = 3.0 + 0.5  # the login timeout after the silence, and the polling interval
 BOUNDS = {
     "silent": CHECK_AFTER_S + GIVE_UP_AFTER_S + WATCHER_LOGIN_S + LOGIN_BOUND_S,
     "cut": LOGIN_BOUND_S,
@@ -45,9 +45,9 @@ SIGNAL_BOUND_S = 2.0
 def failing(
     database: Database, program: Program, turn: int, failure: Failure, wait_s: float
 ) -> Iterator[tuple[FailingProxy, Process]]:
-    """Start a process with a proxy of its own, and go on when the proxy has failed."""
+    """Start a process with its own proxy, and continue when the proxy has failed."""
     with FailingProxy(database.server.port, turn, failure) as proxy:
-        # As a client without Kerberos: whether it first asks for that is a matter of the machine.
+        # As a client without Kerberos, because only some machines request it first.
         dsn = f"{database.dsn_at(proxy.port)}?gssencmode=disable"
         process = program.start(DATABASE_URL=dsn, MIGRATE_WAIT_TIMEOUT=str(wait_s))
         assert proxy.failed.wait(30), f"turn {turn} never came"
@@ -56,23 +56,23 @@ def failing(
 
 @pytest.fixture
 def many_files(migrations_dir: MigrationsDir) -> None:
-    """More turns than are looked at."""
-    for number in range(12):  # each its own message, as it must: files in one message make no turns
+    """Write files for more turns than the tests check."""
+    for number in range(12):  # one message each, because files that share a message add no turns
         migrations_dir.write(f"{number:03}.sql", f"-- migrate:no-transaction\nCREATE TABLE t{number} ()")
 
 
 @pytest.mark.usefixtures("many_files")
 @pytest.mark.parametrize("failure", ["silent", "cut"])
-def test_a_line_that_fails_for_good_ends_the_run_within_its_bound(
+def test_a_connection_that_fails_permanently_ends_the_run_within_its_limit(
     server: PostgresServer, program: Program, failure: Failure, record_property: Callable[[str, object], None]
 ) -> None:
-    """The processes start one after the other, so that none waits for the processor, and wait side by side."""
+    """The processes start one after the other, so that none waits for a processor, and then wait in parallel."""
 
     def ended(proxy: FailingProxy, process: Process) -> tuple[Run, float]:
         run = process.finish()
         return run, time.monotonic() - proxy.failed_at
 
-    # The proxies end before any database is dropped: that waits for sessions which are still in their login.
+    # The proxies end before any database is dropped, because dropping waits for sessions that are logging in.
     with ExitStack() as databases, ExitStack() as proxies, ThreadPoolExecutor(len(TURNS)) as waiters:
         results = []
         for turn in TURNS:
@@ -90,7 +90,7 @@ def test_a_line_that_fails_for_good_ends_the_run_within_its_bound(
 
 @pytest.mark.usefixtures("many_files")
 @pytest.mark.parametrize("turn", TURNS)
-def test_sigterm_ends_a_run_whose_line_is_silent(
+def test_sigterm_ends_a_run_whose_connection_is_silent(
     database: Database, program: Program, turn: int, record_property: Callable[[str, object], None]
 ) -> None:
     with failing(database, program, turn, "silent", 60) as (_, process):
@@ -105,7 +105,7 @@ def test_sigterm_ends_a_run_whose_line_is_silent(
 
 @pytest.fixture
 def without_dns(migrations_dir: MigrationsDir, tmp_path: Path) -> Iterator[Program]:
-    """The program where every question for a name is taken and none is answered."""
+    """The program with a name server that accepts every query and answers none."""
     defaults = {
         "DATABASE_URL": "postgresql://someone:hunter2@db.internal/app",
         "MIGRATIONS_DIR": str(migrations_dir),
@@ -126,7 +126,7 @@ def test_dns_that_never_answers_ends_the_run_within_the_wait(without_dns: Progra
 def test_sigterm_ends_a_run_that_waits_for_dns(without_dns: Program) -> None:
     process = without_dns.start()
     process.wait_for("run.started")
-    time.sleep(0.5)  # into the question
+    time.sleep(0.5)  # until the DNS query is sent
     sent = time.monotonic()
     process.terminate()
     run = process.finish()
@@ -146,7 +146,7 @@ def test_a_stopped_server_ends_the_wait_in_time_and_a_signal_sooner(
             assert WAIT_S <= run.report["duration_ms"] / 1000 < LOGIN_BOUND_S + MARGIN_S
             process = program.start(DATABASE_URL=database.dsn)
             process.wait_for("run.started")
-            time.sleep(0.5)  # into the login
+            time.sleep(0.5)  # until the login has started
             sent = time.monotonic()
             process.terminate()
             assert process.finish().exit_code == 143

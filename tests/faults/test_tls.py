@@ -1,4 +1,4 @@
-"""TLS that the server lacks, or we do, or that cannot be trusted: no waiting helps, and each says what would."""
+"""TLS that is missing on one side or not trusted: the run ends at once, and the error says what to change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ hostssl all all 127.0.0.1/32 scram-sha-256
 
 @dataclass(frozen=True)
 class Encrypted:
-    """A server that asks for TLS, and the authority that it names."""
+    """A server that requires TLS, and its certificate authority."""
 
     server: PostgresServer
     authority: Authority
@@ -85,15 +85,13 @@ def refusal(dsn: str) -> PostgresRefused:
         pytest.param("sslmode=require&ssl_min_protocol_version=TLSv1.3", "tls", "no TLS version", id="too old"),
     ],
 )
-def test_what_is_wrong_with_tls_is_told_with_what_to_change(
-    valid: Encrypted, options: str, reason: str, remedy: str
-) -> None:
+def test_tls_problems_are_reported_with_a_remedy(valid: Encrypted, options: str, reason: str, remedy: str) -> None:
     refused = refusal(valid.dsn(options))
     assert refused.reason == reason
     assert remedy in str(refused)
 
 
-def test_a_certificate_that_the_server_wants(valid: Encrypted) -> None:
+def test_a_client_certificate_that_the_server_requires(valid: Encrypted) -> None:
     refused = refusal(valid.dsn("sslmode=require", user="certified"))
     assert (refused.reason, "sslcert and sslkey" in str(refused)) == ("tls", True)
 
@@ -109,16 +107,16 @@ def test_a_certificate_that_has_expired(expired: Encrypted) -> None:
     assert (refused.reason, "renew the server's certificate" in str(refused)) == ("tls", True)
 
 
-def test_no_tls_where_it_is_asked_for(server: PostgresServer) -> None:
+def test_a_server_without_tls_if_tls_is_required(server: PostgresServer) -> None:
     refused = refusal(f"{server.dsn()}?sslmode=require")
     assert (refused.reason, "enable it on the server" in str(refused)) == ("tls", True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "db.internal"])
-def test_the_program_runs_by_trusted_tls_and_ends_at_once_by_another(
+def test_the_program_runs_with_a_trusted_certificate_and_exits_at_once_with_another(
     valid: Encrypted, run: Callable[..., Run], host: str
 ) -> None:
-    """The address is given beside the name, so that nobody is asked for it."""
+    """The connection string contains the address too, so that the name is not looked up."""
     dsn = valid.dsn("sslmode=verify-full&sslrootcert=ROOT&hostaddr=127.0.0.1").replace("@127.0.0.1", f"@{host}")
     ended = run(DATABASE_URL=dsn)
     assert ended.exit_code == (0 if host == "db.internal" else 5)

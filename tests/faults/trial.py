@@ -1,4 +1,4 @@
-"""One trial: a run to which something is done at a message, then an undisturbed one, then the invariants."""
+"""One trial: a run with faults at chosen messages, then a run without faults, then the check of the invariants."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from tests.faults.fork_server import Runner
     from tests.faults.stage import Stage
 
-RUN_S = 40.0  # more than any run may take whose waits end after 20 s
+RUN_S = 40.0  # longer than any run with waits of at most 20 s
 CLEAN_RUN_S = 20.0
-RIVAL_S = 6.0  # one that does not wait for the lock
+RIVAL_S = 6.0  # for a rival that does not wait for the lock
 SETTLE_S = 15.0
 _PAUSE_S = 0.005
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a trial. `fired` are the faults that came to pass, with the message at which they did."""
+    """The result of a trial. `fired` lists the faults that occurred, each with its message."""
 
     plan: Plan
     fired: list[tuple[str, Message]]
@@ -42,7 +42,7 @@ class Outcome:
 
 
 class Trial:
-    """A plan on its way: does what the faults say when the proxy asks."""
+    """A running plan: carries out the faults when the proxy calls them."""
 
     def __init__(self, stage: Stage, plan: Plan) -> None:
         self.stage = stage
@@ -66,7 +66,7 @@ class Trial:
         self._runner.set_result(stage.fork_server.start(environment, stage.directory / "run", fresh=plan.fresh))
         run = self._finish("the run", self._the_runner(), RUN_S)
         self.answer_s = time.monotonic() - self._signalled if self._signalled else 0.0
-        self.messages = proxy.end()  # a frozen proxy must not keep for the server what has gone
+        self.messages = proxy.end()  # a frozen proxy must not keep the server's connections open
         rivals = [self._finish("another runner", rival, RUN_S) for rival in self.rivals]
         first = self._observe("the faults")
         proxy.begin()
@@ -97,7 +97,7 @@ class Trial:
         return Ended(who, runner.status, runner.stdout, runner.stderr)
 
     def _observe(self, after: str) -> Observation:
-        """Wait until nothing moves any more, then look."""
+        """Wait until nothing runs any more, then observe the database."""
         if self._proxy.problems:
             raise self._proxy.problems[0]
         deadline = time.monotonic() + (0 if self.troubles else SETTLE_S)
@@ -158,14 +158,14 @@ class Trial:
         assert runner.ended(10)
 
     def _rival(self) -> None:
-        """Another runner comes and goes while ours stands still; it does not wait for the lock."""
+        """Another runner starts and ends while the run is paused; it does not wait for the lock."""
         rival = self._start_rival(MIGRATE_LOCK_WAIT_TIMEOUT="0")
         if not rival.ended(RIVAL_S):
             self.troubles.append(f"another runner, that was not to wait for the lock, still ran after {RIVAL_S:g} s")
             rival.signal(signal.SIGKILL)
 
     def _waiter(self) -> None:
-        """Another runner comes; ours goes on when that one waits for the lock, or has ended."""
+        """Another runner starts; the run continues when that runner waits for the lock or has ended."""
         rival = self._start_rival()
         deadline = time.monotonic() + RIVAL_S
         while not rival.ended(_PAUSE_S) and '"lock.waiting"' not in rival.stdout and time.monotonic() < deadline:
@@ -173,7 +173,7 @@ class Trial:
                 break
 
     def _foreign(self) -> None:
-        """Somebody who minds no lock applies a file and says so, as far as the table's key lets him."""
+        """A session that ignores the lock applies a file and records it, unless the primary key rejects the row."""
         files = [file for file in self.plan.files if file.transactional and not file.fails]
         if files:
             file = files[self.fired[-1][1].number % len(files)]
@@ -194,12 +194,12 @@ def record(stage: Stage, plan: Plan) -> list[Message]:
     """Run the plan, which has no faults, and return the messages of its run."""
     trial = Trial(stage, plan)
     outcome = trial.run()
-    assert not outcome.violations, f"without any fault: {outcome}"
+    assert not outcome.violations, f"violation without a fault: {outcome}"
     return trial.messages
 
 
 def measure(stage: Stage) -> dict[str, Length]:
-    """Measure how many messages undisturbed runs have."""
+    """Measure the number of messages of runs without faults."""
     lengths = {}
     for path in stage.proxies:
         one, three = record(stage, Plan(path, ("plain",))), record(stage, Plan(path, ("plain",) * 3))

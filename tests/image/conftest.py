@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without the images one test of this directory is left, skipped, to say so."""
+    """If the images are missing, keep one test of this directory and skip it with the reason."""
     ours = [item for item in items if item.path.is_relative_to(HERE)]
     if ours and "IMAGE" not in os.environ:
         reason = "no test of the image was run: they need a Docker engine and ci/test-image"
@@ -35,13 +35,13 @@ def image() -> str:
 
 @pytest.fixture(scope="session")
 def slim_image() -> str:
-    """The debuggable image."""
+    """The slim image, for debugging."""
     return os.environ["IMAGE"] + ":slim"
 
 
 @pytest.fixture(scope="session")
 def network() -> Iterator[str]:
-    """A network of our own."""
+    """A separate Docker network."""
     name = f"pg-predeploy-{secrets.token_hex(4)}"
     docker("network", "create", name)
     yield name
@@ -50,7 +50,7 @@ def network() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CA nobody knows (ca.crt) and a certificate for the host name `db` (server.crt, server.key)."""
+    """A private CA (ca.crt) and a certificate for the host name `db` (server.crt, server.key)."""
     place = tmp_path_factory.mktemp("certificates")
     (place / "san").write_text("subjectAltName=DNS:db\n")
     make_ca = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ours -keyout ca.key -out ca.crt"
@@ -64,7 +64,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start_server(network: str, certificates: Path, alias: str) -> Container:
-    """Start a Postgres with TLS on `network`; Postgres wants the key to be its own and private."""
+    """Start a Postgres with TLS on `network`; Postgres must own its key, and no one else may read it."""
     tls = "install -o postgres -g postgres -m 600 /certificates/server.key /server.key && exec docker-entrypoint.sh"
     settings = "-c ssl=on -c ssl_cert_file=/certificates/server.crt -c ssl_key_file=/server.key -c fsync=off"
     return start(
@@ -87,7 +87,7 @@ def accepts(server: Container) -> bool:
 
 @pytest.fixture(scope="session")
 def server(network: str, certificates: Path) -> Iterator[Container]:
-    """A server that all tests share, `db` on the network: leave it running."""
+    """A server that all tests share, `db` on the network: do not stop it."""
     with start_server(network, certificates, "db") as running:
         eventually(lambda: accepts(running))
         yield running
@@ -117,7 +117,7 @@ def dsn(database: str) -> str:
 
 @pytest.fixture
 def migrations(tmp_path: Path) -> MigrationsDir:
-    """The directory that is mounted at /migrations, holding one file that works."""
+    """The directory that is mounted at /migrations, with one valid file."""
     directory = MigrationsDir(tmp_path / "migrations")
     directory.path.chmod(0o755)
     directory.write("001_notes.sql", "CREATE TABLE notes (id bigint PRIMARY KEY);")

@@ -1,4 +1,4 @@
-"""The Docker engine as the tests use it: its own command line, and containers that are gone after the test."""
+"""The Docker engine, used through its command line, and containers that are removed after the test."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-# What the README tells everyone to run it with.
+# The options that the README recommends.
 HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--memory=32m")
 
 
 def docker(*arguments: str, check: bool = True, timeout: float = 100) -> subprocess.CompletedProcess[str]:
-    """Run a docker command; a failed one is raised with what it said."""
+    """Run a docker command; if it fails, raise an error with its output."""
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=timeout)
     if check and done.returncode:
         raise AssertionError(f"docker {' '.join(arguments)}\n{done.stdout}{done.stderr}")
@@ -25,7 +25,7 @@ def docker(*arguments: str, check: bool = True, timeout: float = 100) -> subproc
 
 
 def eventually(holds: Callable[[], object], within: float = 20) -> None:
-    """Wait until `holds` returns something true."""
+    """Wait until `holds` returns a truthy value."""
     deadline = time.monotonic() + within
     while not holds():
         assert time.monotonic() < deadline, f"not within {within} s"
@@ -34,7 +34,7 @@ def eventually(holds: Callable[[], object], within: float = 20) -> None:
 
 @dataclass(frozen=True)
 class Ended:
-    """A container's end: its exit code and, line by line, what it logged."""
+    """A container that has ended: its exit code and its log lines."""
 
     code: int
     events: list[dict[str, Any]]
@@ -49,7 +49,7 @@ class Ended:
 
 @dataclass
 class Container:
-    """A container that was started; `wait` for its end."""
+    """A running container; `wait` waits for it to end."""
 
     name: str
     started: float = field(default_factory=time.monotonic)
@@ -62,7 +62,7 @@ class Container:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """Its log so far: JSON objects on stdout and nothing on stderr, or this raises."""
+        """Return its log so far; raise unless stdout consists of JSON objects and stderr is empty."""
         logged = docker("logs", self.name)
         assert logged.stderr == "", logged.stderr
         events = [json.loads(line) for line in logged.stdout.splitlines()]
@@ -71,7 +71,7 @@ class Container:
 
     @property
     def pid(self) -> str:
-        """Its first process's id outside, the way into its network."""
+        """The process id of its first process on the host, through which its network can be entered."""
         return self.inspect("{{.State.Pid}}")
 
     def inspect(self, template: str) -> str:
@@ -86,7 +86,7 @@ class Container:
         return Ended(code, self.events)
 
     def psql(self, statement: str, database: str = "postgres", *, check: bool = True) -> str:
-        """Ask the Postgres server in this container, as its superuser."""
+        """Run a query on the Postgres server in this container, as its superuser."""
         command = ("psql", "-qAtX", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", statement)
         return docker("exec", self.name, *command, check=check).stdout.strip()
 

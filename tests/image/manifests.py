@@ -1,4 +1,4 @@
-"""Kubernetes manifests: read, judged by the restricted pod security standard, and run as Pods by podman."""
+"""Kubernetes manifests: parsed, checked against the restricted pod security standard, and run as Pods by podman."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 TOOLS = ROOT / ".venv-deploy/bin"
 TO_JSON = "import json, sys, yaml; json.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)"
-# What a container engine inside a container or a small virtual machine can do without.
+# Settings that a container engine inside a container or a small virtual machine can omit.
 CONFIGURATION = """
 [containers]
 default_ulimits = []
@@ -30,7 +30,7 @@ Document = dict[str, Any]
 
 
 def tool(name: str) -> str:
-    """Find a program that a developer may lack, and CI may not."""
+    """Find a program; if it is missing, skip the test, but fail in CI."""
     path = shutil.which(name)
     if path is None:
         if os.environ.get("CI") == "true":
@@ -40,7 +40,7 @@ def tool(name: str) -> str:
 
 
 def read(text: str) -> list[Document]:
-    """Read YAML documents; the library that can is among the tools of deployment, not of development."""
+    """Read YAML documents with a library that is among the deployment tools, not the development tools."""
     done = subprocess.run([TOOLS / "python", "-c", TO_JSON], input=text, capture_output=True, text=True, check=True)
     documents: list[Document] = json.loads(done.stdout)
     return documents
@@ -56,7 +56,7 @@ def all_containers(spec: Document) -> list[Document]:
 
 
 def breaches(spec: Document) -> list[str]:
-    """Say what the restricted pod security standard would not admit, and what it leaves open that we do not."""
+    """Return violations of the restricted pod security standard, and of further rules of this project."""
     pod = spec.get("securityContext", {})
     found = []
     if pod.get("runAsNonRoot") is not True or pod.get("seccompProfile") != {"type": "RuntimeDefault"}:
@@ -71,7 +71,7 @@ def breaches(spec: Document) -> list[str]:
 
 @dataclass(frozen=True)
 class Podman:
-    """Runs Pods, with storage of its own."""
+    """Runs Pods, with separate storage."""
 
     place: Path
 
@@ -94,14 +94,14 @@ class Podman:
 
     def play(self, name: str, spec: Document) -> None:
         """Run a Pod until its containers have ended or cannot start."""
-        # Otherwise podman removes an init container, log and all, when it has succeeded.
+        # Otherwise podman removes an init container and its log when it has succeeded.
         metadata = {"name": name, "annotations": {"io.podman.annotations.init.container.type": "always"}}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
         path = self.place / f"{name}.json"
         path.write_text(json.dumps(pod))
-        self("play", "kube", str(path), check=False)  # it fails where an init container does
+        self("play", "kube", str(path), check=False)  # it fails if an init container fails
 
     def ended(self, container: str) -> tuple[int, list[Document]]:
-        """Wait for a container's end and return its exit code and its log."""
+        """Wait for a container to end and return its exit code and its log."""
         code = int(self("wait", container))
         return code, [json.loads(line) for line in self("logs", container).splitlines()]

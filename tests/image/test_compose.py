@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parents[2]
 
 @pytest.fixture
 def compose(image: str, tmp_path: Path, migrations: MigrationsDir) -> Iterator[Compose]:
-    """Run `docker compose` on the project's own file, with secrets made as the README says."""
+    """Run `docker compose` with the project's file, with secrets created as in the README."""
     (tmp_path / "db_password").write_text("s3cret\n")
     (tmp_path / "database_url").write_text("postgres://postgres:s3cret@db/app\n")
     environment = {

@@ -1,4 +1,4 @@
-"""What is in the image, what it may do, and how large it is."""
+"""The image's contents, privileges and size."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOOLS = Path(__file__).parents[2] / ".venv-deploy/bin"
 
 @pytest.fixture(scope="session")
 def saved(image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The image as `docker save` writes it."""
+    """The image, saved by `docker save`."""
     path = tmp_path_factory.mktemp("saved") / "image.tar"
     docker("save", "--output", str(path), image)
     return path
@@ -57,14 +57,14 @@ def test_the_image_stays_small(layers: list[bytes]) -> None:
     unpacked = sum(len(layer) for layer in layers)
     compressed = 0
     for layer in layers:
-        deflate = zlib.compressobj(6, wbits=31)  # what a push sends
+        deflate = zlib.compressobj(6, wbits=31)  # the compression that a push uses
         compressed += len(deflate.compress(layer)) + len(deflate.flush())
     print(f"unpacked {unpacked / 1e6:.1f} MB, compressed {compressed / 1e6:.1f} MB")
     assert unpacked <= 36_000_000
     assert compressed <= 13_000_000
 
 
-def test_nothing_can_be_changed_and_everything_is_roots(contents: list[tarfile.TarInfo]) -> None:
+def test_all_files_are_read_only_and_belong_to_root(contents: list[tarfile.TarInfo]) -> None:
     assert [member.name for member in contents if member.uid or member.gid] == []
     assert [member.name for member in contents if not member.issym() and member.mode & 0o7022] == []
 
@@ -76,7 +76,7 @@ def test_there_is_no_shell_and_no_package_manager(contents: list[tarfile.TarInfo
     assert not [member.name for member in contents if "/pip" in member.name or "ensurepip" in member.name]
 
 
-def test_the_configuration_is_what_platforms_ask_for(image: str) -> None:
+def test_the_configuration_meets_the_requirements_of_platforms(image: str) -> None:
     config = json.loads(docker("inspect", "--format", "{{json .Config}}", image).stdout)
     assert config["User"] == "65532:65532"
     assert config["Entrypoint"] == ["pg-predeploy"]
@@ -111,7 +111,7 @@ def test_the_termination_message_says_why(
 ) -> None:
     message = tmp_path / "termination-log"
     message.touch()
-    message.chmod(0o666)  # as a kubelet makes it
+    message.chmod(0o666)  # as a kubelet creates it
     migrations.write("002_broken.sql", "SELECT nothing FROM nowhere;")
     ended = migrate(options=(f"--volume={message}:/dev/termination-log",), DATABASE_URL=dsn).wait()
     assert ended.code == 1
@@ -119,14 +119,14 @@ def test_the_termination_message_says_why(
     assert message.stat().st_size <= 4096
 
 
-def test_version_and_help_need_nothing(image: str) -> None:
+def test_version_and_help_need_no_settings(image: str) -> None:
     for argument in ("--version", "--help"):
         shown = docker("run", "--rm", *HARDENED, "--network=none", image, argument)
         assert "pg-predeploy" in shown.stdout
         assert shown.stderr == ""
 
 
-def test_scanners_see_what_is_inside(saved: Path) -> None:
+def test_scanners_find_the_contents(saved: Path) -> None:
     environment = {**os.environ, "SYFT_CHECK_FOR_APP_UPDATE": "false"}
     listed = subprocess.run(
         [TOOLS / "syft", f"docker-archive:{saved}", "--output=json", "--quiet", *SBOM_TOO],

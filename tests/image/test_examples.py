@@ -1,4 +1,4 @@
-"""The files people copy, and the files that release us, judged by those who read such files for a living."""
+"""Example files and release workflows, checked by the linters for each format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def passes(tool: str, *arguments: str | Path) -> None:
 
 
 def rendered(template: Path) -> str:
-    """Fill in `{{ .Values.a.b }}`, all that our chart uses of Helm."""
+    """Fill in `{{ .Values.a.b }}`, the only Helm feature that the chart uses."""
     values = read((EXAMPLES / "helm/values.yaml").read_text())[0]
 
     def value(match: re.Match[str]) -> str:
@@ -50,7 +50,7 @@ def test_hooks_are_valid_jobs(path: str, tmp_path: Path) -> None:
     assert any("hook" in name for name in document["metadata"]["annotations"])
 
 
-def test_platforms_are_told_the_one_word() -> None:
+def test_platform_files_contain_the_single_command() -> None:
     assert tomllib.loads((EXAMPLES / "fly/fly.toml").read_text())["deploy"]["release_command"] == COMMAND
     (render,) = read((EXAMPLES / "render/render.yaml").read_text())
     assert render["services"][0]["preDeployCommand"] == COMMAND

@@ -1,4 +1,4 @@
-"""What a network and a server do to a run, done to the containers themselves."""
+"""Network and server faults, caused in the containers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_server_that_starts_late_is_waited_for(migrate: Migrate, network: str,
 
 
 @needs_root
-def test_a_black_hole_is_given_up_in_time(migrate: Migrate, private_server: Container) -> None:
+def test_the_wait_for_a_server_that_drops_packets_ends_in_time(migrate: Migrate, private_server: Container) -> None:
     with private_server.firewall("INPUT", "-p", "tcp", "--dport", "5432", "-j", "DROP"):
         ended = migrate(DATABASE_URL=PRIVATE, MIGRATE_WAIT_TIMEOUT="3s").wait()
     assert ended.code == 3
@@ -41,7 +41,7 @@ def test_a_black_hole_is_given_up_in_time(migrate: Migrate, private_server: Cont
 
 
 @needs_root
-def test_a_black_hole_that_opens_in_mid_migration_is_noticed(
+def test_dropped_packets_during_a_migration_are_detected(
     migrate: Migrate, private_server: Container, migrations: MigrationsDir
 ) -> None:
     migrations.write("002_long.sql", "SELECT pg_sleep(300);")
@@ -53,7 +53,7 @@ def test_a_black_hole_that_opens_in_mid_migration_is_noticed(
 
 
 @needs_root
-def test_a_connection_reset_in_mid_migration_is_taken_up_again(
+def test_a_connection_reset_during_a_migration_is_followed_by_a_reconnect(
     migrate: Migrate, private_server: Container, migrations: MigrationsDir
 ) -> None:
     migrations.write("002_long.sql", "SELECT pg_sleep(3);")
@@ -68,7 +68,7 @@ def test_a_connection_reset_in_mid_migration_is_taken_up_again(
     assert len(ended.named("lock.acquired")) == 2
 
 
-def test_a_server_paused_in_mid_migration_is_waited_for(
+def test_a_server_paused_during_a_migration_is_waited_for(
     migrate: Migrate, private_server: Container, migrations: MigrationsDir
 ) -> None:
     migrations.write("002_long.sql", "SELECT pg_sleep(2);")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BASE = EXAMPLES / "kubernetes"
 FAILING_FILE = 1
-# podFailurePolicy is in the schemas since 1.25 but only those since 1.29 describe it right.
+# The schemas contain podFailurePolicy since 1.25, but are correct only since 1.29.
 SINCE_1_25 = ["1.25", "1.27", "1.29", "1.31", "1.33", "1.35", "1.37"]
 VERSIONS = {"deployment": SINCE_1_25, "namespace": SINCE_1_25, "job": SINCE_1_25[2:], "tenants": SINCE_1_25[2:]}
 
@@ -55,7 +55,7 @@ def test_the_restricted_standard_admits_the_pods(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["job", "tenants"])
-def test_jobs_do_not_try_again_what_cannot_succeed(name: str) -> None:
+def test_jobs_do_not_retry_permanent_failures(name: str) -> None:
     permanent = [FAILING_FILE, ConfigurationError.exit_code, PostgresRefused.exit_code]
     rules = document(name)["spec"]["podFailurePolicy"]["rules"]
     assert rules[0]["onExitCodes"] == {"containerName": "migrate", "operator": "In", "values": permanent}
@@ -75,7 +75,7 @@ def podman(image: str) -> Iterator[Podman]:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """A database on this machine's loopback: a Pod on the host's network is not on Docker's."""
+    """A database on the host's loopback, because a Pod on the host's network cannot reach Docker's."""
     options = ("--publish=127.0.0.1::5432",)
     with start(os.environ["POSTGRES_IMAGE"], options=options, environment={"POSTGRES_PASSWORD": "s3cret"}) as server:
         eventually(lambda: server.psql("SELECT 1", check=False) == "1")
@@ -84,7 +84,7 @@ def url() -> Iterator[str]:
 
 
 class Case:
-    """A Pod spec of the examples with directories of this machine where a cluster has its volumes."""
+    """A Pod spec from the examples, with host directories in place of a cluster's volumes."""
 
     def __init__(self, name: str, image: str, place: Path) -> None:
         self.name = f"{name}-{secrets.token_hex(3)}"
@@ -117,7 +117,7 @@ def case(request: pytest.FixtureRequest, image: str, tmp_path: Path) -> Case:
 
 
 def new_database(url: str, name: str) -> str:
-    """Create a database and name it."""
+    """Create a database and return its name."""
     with psycopg.connect(f"{url}/postgres", autocommit=True) as conn:
         conn.execute(f'CREATE DATABASE "{name}"'.encode())
     return f"{url}/{name}"
@@ -142,7 +142,7 @@ def test_a_failing_file_stops_the_pod(podman: Podman, url: str, case: Case) -> N
         assert podman("inspect", f"{case.name}-app", "--format={{.State.Status}}").strip() == "created"
 
 
-def test_an_unreachable_database_is_worth_another_try(podman: Podman, case: Case) -> None:
+def test_an_unreachable_database_is_retried(podman: Podman, case: Case) -> None:
     (case.place / "database/url").write_text("postgres://postgres:s3cret@127.0.0.1:1/app")
     case.migrate["env"].append({"name": "MIGRATE_WAIT_TIMEOUT", "value": "1s"})
     podman.play(case.name, case.spec)
@@ -150,14 +150,14 @@ def test_an_unreachable_database_is_worth_another_try(podman: Podman, case: Case
     assert code == 3
 
 
-def test_an_index_has_its_own_database(podman: Podman, url: str, image: str, tmp_path: Path) -> None:
+def test_each_job_index_has_its_own_database(podman: Podman, url: str, image: str, tmp_path: Path) -> None:
     case = Case("tenants", image, tmp_path)
     for index in range(3):
         (case.place / f"databases/{index}").write_text(new_database(url, f"tenant_{index}"))
     index_variable, database_url_file = case.migrate["env"][:2]
     assert (index_variable["name"], database_url_file["value"]) == ("INDEX", "/run/secrets/databases/$(INDEX)")
     for index in range(3):
-        # podman knows neither the annotation nor the reference to it
+        # podman supports neither the annotation nor the reference to it
         case.migrate["env"][:2] = [{"name": "DATABASE_URL_FILE", "value": f"/run/secrets/databases/{index}"}]
         podman.play(f"tenant-{index}", case.spec)
         code, log = podman.ended(f"tenant-{index}-migrate")

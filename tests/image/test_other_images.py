@@ -1,4 +1,4 @@
-"""The tree in other people's images, as Railway, Fly, Render and Heroku run a pre-deploy command."""
+"""/opt/pg-predeploy in applications' images, as Railway, Fly, Render and Heroku run a pre-deploy command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.image.engine import Container
 
 COMMAND = "/opt/pg-predeploy/bin/pg-predeploy"
-# What a platform or an image may have set for its own Python and its own libraries.
+# Variables that a platform or an image may set for its own Python and libraries.
 SURROUNDINGS = {
     "PYTHONHOME": "/nowhere",
     "PYTHONPATH": "/nowhere",
@@ -30,7 +30,7 @@ SURROUNDINGS = {
 
 @pytest.fixture
 def application(image: str, request: pytest.FixtureRequest) -> str:
-    """An application's image with the tree in it, built from the example."""
+    """An application's image that contains /opt/pg-predeploy, built from the example."""
     base = os.environ[request.param]
     tag = f"{request.param.lower()}-with-pg-predeploy"
     arguments = (f"--build-arg=BASE={base}", f"--build-arg=PG_PREDEPLOY={image}")
@@ -39,15 +39,13 @@ def application(image: str, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("application", ["DEBIAN_IMAGE", "BUSYBOX_IMAGE", "PYTHON_IMAGE"], indirect=True)
-def test_one_word_migrates_in_an_image_of_any_kind(
-    migrate: Callable[..., Container], application: str, dsn: str
-) -> None:
+def test_a_single_command_migrates_in_any_image(migrate: Callable[..., Container], application: str, dsn: str) -> None:
     ended = migrate(COMMAND, use=application, DATABASE_URL=dsn, **SURROUNDINGS).wait()
     assert (ended.code, ended.last["applied"]) == (0, 1)
 
 
 @pytest.mark.parametrize("application", ["DEBIAN_IMAGE", "BUSYBOX_IMAGE"], indirect=True)
-def test_the_trees_own_certificates_are_found(migrate: Callable[..., Container], application: str, dsn: str) -> None:
+def test_the_bundled_certificates_are_found(migrate: Callable[..., Container], application: str, dsn: str) -> None:
     ended = migrate(COMMAND, use=application, DATABASE_URL=f"{dsn}?sslrootcert=system").wait()
     assert ended.code == 5
     assert "certificate" in ended.last["message"].lower()

@@ -24,7 +24,7 @@ def backends(server: Container, database: str) -> int:
 
 
 def heeds_sigterm(runner: Container) -> bool:
-    """Tell whether the runner's first instruction is behind it: SIGTERM is blocked or has a handler."""
+    """Return whether the runner has executed its first instruction: SIGTERM is blocked or has a handler."""
     status = Path(f"/proc/{runner.pid}/status").read_text()
     masks = re.findall(r"^Sig(?:Blk|Cgt):\s*(\w+)$", status, re.MULTILINE)
     return any(int(mask, 16) & 1 << signal.SIGTERM - 1 for mask in masks)
@@ -41,7 +41,7 @@ def test_sigterm_ends_the_run_and_leaves_nothing_on_the_server(
 ) -> None:
     migrations.write("002_long.sql", "CREATE TABLE half (); SELECT pg_sleep(60);")
     runner = migrate(DATABASE_URL=dsn)
-    eventually(lambda: heeds_sigterm(runner))  # the interpreter itself needs some 10 ms to come up
+    eventually(lambda: heeds_sigterm(runner))  # the interpreter needs about 10 ms to start
     time.sleep(delay)
     sent = time.monotonic()
     docker("kill", "--signal=TERM", runner.name)
@@ -54,7 +54,7 @@ def test_sigterm_ends_the_run_and_leaves_nothing_on_the_server(
     assert (ended.last["event"], ended.last["exit_code"]) == ("run.finished", 143)
 
 
-def test_a_killed_runner_keeps_its_backend_for_a_moment_only(
+def test_the_backend_of_a_killed_runner_ends_quickly(
     migrate: Callable[..., Container], server: Container, database: str, dsn: str, migrations: MigrationsDir
 ) -> None:
     migrations.write("002_long.sql", "SELECT pg_sleep(60);")

@@ -42,11 +42,11 @@ def test_the_systems_cas_can_be_replaced(
     assert migrate(options=options, DATABASE_URL=f"{dsn}?sslrootcert=system").wait().code == 0
 
 
-def test_an_unknown_ca_is_refused_for_good(migrate: Migrate, dsn: str) -> None:
+def test_an_unknown_ca_is_a_permanent_failure(migrate: Migrate, dsn: str) -> None:
     assert_refused(migrate(DATABASE_URL=f"{dsn}?sslrootcert=system").wait())
 
 
-def test_another_hosts_certificate_is_refused_for_good(
+def test_another_hosts_certificate_is_a_permanent_failure(
     migrate: Migrate, dsn: str, certificates: Path, request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue("private_server")

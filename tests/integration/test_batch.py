@@ -1,4 +1,4 @@
-"""Many files in one message: logged one by one, blamed one by one, and none of them affects another."""
+"""Many files in one message: each is logged and reported separately, and none affects another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def names(run: Run, event: str) -> list[str]:
 
 
 def queries(server: PostgresServer, database: Database, run: Callable[..., Run]) -> tuple[int, Run]:
-    """Run through a proxy that counts the messages that hold SQL."""
+    """Run through a proxy that counts the messages that contain SQL."""
     with FaultProxy(server.port) as proxy:
         proxy.begin()
         ended = run(DATABASE_URL=database.dsn_at(proxy.port))
@@ -60,7 +60,7 @@ UNLIKE = {
 
 @pytest.mark.parametrize("text", UNLIKE)
 @pytest.mark.parametrize("size", [18_000, 40_000], ids=["in its middle", "at its end"])
-def test_what_was_prepared_behind_a_message_that_ends_unlike_it_should_is_not_sent_as_it_is(
+def test_a_prepared_message_is_discarded_if_the_previous_one_ends_unexpectedly(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, text: str, size: int
 ) -> None:
     database.admin_execute(f"ALTER ROLE {database.owner} SUPERUSER")
@@ -79,14 +79,14 @@ def test_what_was_prepared_behind_a_message_that_ends_unlike_it_should_is_not_se
 
 def test_messages_are_bounded(database: Database, run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     database.execute("CREATE TABLE seen (size int)")
-    for number in range(12):  # of which three fill a message
+    for number in range(12):  # three of them fill a message
         text = f"INSERT INTO seen SELECT length(current_query()); SELECT '{'x' * 40_000}'"
         migrations_dir.write(f"{number:03}.sql", text)
     assert run().report["applied"] == 12
     assert database.query("SELECT count(*), min(size) > 100000, max(size) < 140000 FROM seen") == [(12, True, True)]
 
 
-def test_each_file_is_logged_when_it_is_committed_while_those_after_it_still_run(
+def test_each_file_is_logged_when_it_is_committed_while_later_files_still_run(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a ()")
@@ -102,7 +102,7 @@ def test_each_file_is_logged_when_it_is_committed_while_those_after_it_still_run
     assert database.query("SELECT to_regclass('d')") == [(None,)]
 
 
-def test_what_runs_behind_others_is_watched_by_its_own_name(
+def test_progress_of_a_file_in_a_shared_message_has_its_own_name(
     start: Callable[..., Process], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a ()")
@@ -153,7 +153,7 @@ def test_many_files_with_syntax_errors_are_each_logged(run: Callable[..., Run], 
     assert names(ended, "migration.failed") == [f"{number:03}.sql" for number in range(20) if number % 4]
 
 
-def test_a_notice_is_logged_with_the_file_that_raised_it_and_the_programs_own_are_not(
+def test_a_notice_is_logged_with_its_file_but_the_programs_own_notices_are_not_logged(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     for name in ("001.sql", "002.sql", "003.sql"):
@@ -166,7 +166,7 @@ def test_a_notice_is_logged_with_the_file_that_raised_it_and_the_programs_own_ar
     ]
 
 
-def test_no_file_runs_in_a_transaction_like_the_one_before_it_wants(
+def test_transaction_settings_of_a_file_do_not_affect_the_next_one(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE seen (isolation text, read_only text)")
@@ -178,7 +178,7 @@ def test_no_file_runs_in_a_transaction_like_the_one_before_it_wants(
     assert database.query("SELECT * FROM seen") == [("read committed", "off")]
 
 
-def test_without_the_right_to_raise_a_notice_each_file_has_its_own_message(
+def test_each_file_has_its_own_message_if_the_role_cannot_raise_notices(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.admin_execute("REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")
@@ -189,7 +189,7 @@ def test_without_the_right_to_raise_a_notice_each_file_has_its_own_message(
     assert ended.named("connection.lost") == []
 
 
-def test_a_file_that_takes_the_means_of_notices_away_disturbs_nobody(
+def test_a_file_that_prevents_notices_does_not_affect_other_files(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.admin_execute(f"ALTER ROLE {database.owner} SUPERUSER")

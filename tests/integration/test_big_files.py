@@ -1,4 +1,4 @@
-"""A file that is too big to be kept is read twice and sent chunk by chunk: all of it or nothing, and logged as any."""
+"""A file too big to keep in memory is read twice and sent in chunks, and is applied completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from tests.support.migrations_dir import MigrationsDir
     from tests.support.program import Process, Run
 
-ROWS = 5000  # a line and 1 kB each
-AT = 4001  # the line, and the statement, that something is put into
+ROWS = 5000  # each row is a line of 1 kB
+AT = 4001  # the number of the line and statement that is replaced
 LOCK_KEY = 48756301
 WAITING = "SELECT FROM pg_locks WHERE relation = 'effects'::regclass AND NOT granted"
 
@@ -31,7 +31,7 @@ def insert(number: int) -> str:
 
 
 def write_big(migrations_dir: MigrationsDir, at: str = "", rows: int = ROWS) -> Path:
-    """Write 001.sql, a statement a line, one of them replaced; and 002.sql, which is applied whatever becomes of it."""
+    """Write 001.sql with one statement per line, one of them replaced, and 002.sql, which is applied in any case."""
     lines = [insert(number) for number in range(1, rows + 1)]
     lines[AT - 1] = at or lines[AT - 1]
     migrations_dir.write("002.sql", "CREATE TABLE after_it ()")
@@ -73,7 +73,7 @@ FAILING: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("at", FAILING)
-def test_an_error_in_its_last_third_is_told_with_its_place_and_nothing_is_applied(
+def test_an_error_in_the_last_third_is_logged_with_its_line_and_nothing_is_applied(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, at: str
 ) -> None:
     text, expected = FAILING[at]
@@ -82,13 +82,13 @@ def test_an_error_in_its_last_third_is_told_with_its_place_and_nothing_is_applie
     (failed,) = ended.named("migration.failed")
     assert failed["line"] == AT
     assert {key: failed.get(key) for key in expected} == expected
-    assert "statements" not in failed  # nobody has counted them
+    assert "statements" not in failed  # they have not been counted
     assert failed["message"].startswith(f"Failed: 001.sql:{AT}:")
     assert (ended.exit_code, ended.report["applied"]) == (1, 1)
     assert_nothing_of_it(database)
 
 
-def test_what_is_rejected_in_the_next_chunk_comes_after_an_error_in_the_one_that_runs(
+def test_an_error_in_the_running_chunk_precedes_a_rejection_in_the_next_one(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     path = write_big(migrations_dir, insert(1))
@@ -103,7 +103,7 @@ def test_what_is_rejected_in_the_next_chunk_comes_after_an_error_in_the_one_that
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_while_a_chunk_runs_the_next_one_is_read_and_no_more(
+def test_only_one_chunk_is_read_ahead(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     path = write_big(migrations_dir)
@@ -118,12 +118,12 @@ def test_while_a_chunk_runs_the_next_one_is_read_and_no_more(
 
 
 def read_of(path: Path, pid: int) -> int:
-    """Return how far a process has read the file that it has open."""
+    """Return how far a process has read its open file."""
     (number,) = [fd.name for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.resolve() == path.resolve()]
     return int(Path(f"/proc/{pid}/fdinfo/{number}").read_text().split()[1])
 
 
-def test_while_the_next_chunk_is_read_the_one_that_runs_is_told_of(
+def test_progress_of_the_running_chunk_is_logged_while_the_next_one_is_read(
     start: Callable[..., Process], migrations_dir: MigrationsDir
 ) -> None:
     write_big(migrations_dir, "SELECT pg_sleep(60);")
@@ -134,7 +134,7 @@ def test_while_the_next_chunk_is_read_the_one_that_runs_is_told_of(
     process.finish()
 
 
-def test_of_an_error_in_its_last_chunk_the_number_of_statements_is_known(
+def test_an_error_in_the_last_chunk_is_logged_with_the_number_of_statements(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     path = write_big(migrations_dir)
@@ -145,7 +145,7 @@ def test_of_an_error_in_its_last_chunk_the_number_of_statements_is_known(
     assert_nothing_of_it(database)
 
 
-def test_what_fails_at_its_commit_is_rolled_back(
+def test_a_file_that_fails_at_commit_is_rolled_back(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("ALTER TABLE effects ADD FOREIGN KEY (n) REFERENCES effects DEFERRABLE INITIALLY DEFERRED")
@@ -193,7 +193,7 @@ def test_a_file_that_is_changed_after_it_was_read_is_not_applied(
     assert_nothing_of_it(database)
 
 
-def test_a_file_that_is_gone_when_it_is_to_be_sent_fails(
+def test_a_file_that_was_removed_before_it_is_sent_fails(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     path = write_big(migrations_dir)
@@ -207,7 +207,7 @@ def test_a_file_that_is_gone_when_it_is_to_be_sent_fails(
     assert_nothing_of_it(database)
 
 
-def test_it_is_tried_again_from_its_beginning(
+def test_a_retry_starts_from_the_beginning_of_the_file(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE gate ()")
@@ -220,7 +220,7 @@ def test_it_is_tried_again_from_its_beginning(
     assert database.query("SELECT count(*), count(DISTINCT n) FROM effects") == [(ROWS, ROWS)]
 
 
-def test_no_secret_of_a_late_chunk_is_told(
+def test_no_secret_in_a_late_chunk_is_logged(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.admin_execute(f"ALTER ROLE {database.owner} CREATEROLE")
@@ -235,7 +235,7 @@ def test_no_secret_of_a_late_chunk_is_told(
     assert_nothing_of_it(database)
 
 
-def test_a_trigger_that_a_middle_chunk_leaves_on_the_table_is_not_overlooked(
+def test_a_trigger_that_a_middle_chunk_creates_on_the_table_is_detected(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     swallow = (
@@ -251,7 +251,7 @@ def test_a_trigger_that_a_middle_chunk_leaves_on_the_table_is_not_overlooked(
     assert database.query("SELECT to_regclass('after_it')") == [(None,)]
 
 
-def test_a_row_that_a_middle_chunk_removes_is_missed_at_the_end_however_short_the_last_chunk_is(
+def test_a_row_that_a_middle_chunk_removes_is_detected_even_if_the_last_chunk_is_short(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     path = write_big(migrations_dir, "DO $$BEGIN EXECUTE 'DELETE FROM _migra' || 'tions'; END$$;")
@@ -272,7 +272,7 @@ def test_messages_are_bounded(run: Callable[..., Run], database: Database, migra
     assert CHUNK_CHARS / 2 < most < 1.1 * CHUNK_CHARS
 
 
-def test_it_is_planned_and_rehearsed(
+def test_a_big_file_is_planned_and_rehearsed(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     write_big(migrations_dir)
@@ -285,7 +285,7 @@ def test_it_is_planned_and_rehearsed(
 
 
 @pytest.mark.parametrize("text", ["COMMIT;", insert(1)])
-def test_what_would_fail_in_it_is_found_by_a_rehearsal(
+def test_a_rehearsal_finds_an_error_in_a_big_file(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, text: str
 ) -> None:
     write_big(migrations_dir, text)
@@ -295,7 +295,7 @@ def test_what_would_fail_in_it_is_found_by_a_rehearsal(
     assert database.query("SELECT to_regclass('_migrations')") == [(None,)]
 
 
-def test_after_a_failure_it_is_blamed_where_it_names_what_is_missing(
+def test_a_failed_big_file_is_named_in_the_advice_if_it_mentions_the_missing_object(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("000.sql", "SELEC 1")

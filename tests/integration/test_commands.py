@@ -42,7 +42,7 @@ def test_status_lists_every_migration_with_its_state_and_changes_nothing(
     assert database.query("SELECT count(*) FROM _migrations") == [(3,)]
 
 
-def test_check_exits_10_while_something_is_pending_and_creates_no_table(
+def test_check_exits_with_10_while_a_migration_is_pending_and_creates_no_table(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
@@ -79,7 +79,7 @@ def test_the_version_is_printed(run: Callable[..., Run]) -> None:
     assert (finished.exit_code, finished.stdout) == (0, f"pg-predeploy {__version__}\n")
 
 
-def test_the_first_line_says_what_starts_and_where(
+def test_the_first_line_names_the_command_and_the_directory(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     started = run().events[0]
@@ -91,13 +91,13 @@ def test_the_first_line_says_what_starts_and_where(
     }  # fmt: skip
 
 
-def test_unknown_variables_that_begin_with_migrate_are_a_warning(run: Callable[..., Run]) -> None:
+def test_unknown_variables_that_begin_with_migrate_cause_a_warning(run: Callable[..., Run]) -> None:
     finished = run(MIGRATE_SERVICE_HOST="10.0.0.1")
     assert finished.exit_code == 0
     assert finished.named("settings.unknown")[0]["names"] == ["MIGRATE_SERVICE_HOST"]
 
 
-def test_text_format_is_for_people(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+def test_text_format_is_readable(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
     migrations_dir.write("002.sql", "SELECT nothing")
     lines = run(as_json=False, MIGRATE_LOG_FORMAT="text").stdout.splitlines()
@@ -110,7 +110,7 @@ def test_text_format_is_for_people(run: Callable[..., Run], migrations_dir: Migr
     assert re.fullmatch(rf"{at} error   1 failed \(002\.sql\), .* \(exit code 1, [\d.]+ m?s\)", lines[-1])
 
 
-def test_status_in_text_is_a_line_each_with_the_counts_at_its_end(
+def test_status_in_text_has_one_line_per_migration_and_the_counts_at_the_end(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     gone = migrations_dir.write("001.sql", "SELECT 1")
@@ -137,14 +137,14 @@ def test_check_in_text_is_one_line(run: Callable[..., Run], migrations_dir: Migr
     assert (finished.exit_code, finished.stdout) == (10, "2 pending: 0.sql, 1.sql\n")
 
 
-def test_check_names_the_first_few(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+def test_check_names_the_first_few_migrations(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     for number in range(8):
         migrations_dir.write(f"{number}.sql", "SELECT 1")
     assert run("check").report["message"] == "8 pending: 0.sql, 1.sql, 2.sql, 3.sql, 4.sql and 3 more"
 
 
 @pytest.mark.parametrize("command", ["migrate", "status"])
-def test_the_option_json_wins_over_the_variable(
+def test_the_json_option_overrides_the_variable(
     run: Callable[..., Run], migrations_dir: MigrationsDir, command: str
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
@@ -153,6 +153,6 @@ def test_the_option_json_wins_over_the_variable(
     assert finished.report["outcome"] in {"succeeded", "pending"}
 
 
-def test_the_option_json_holds_before_the_settings_are_read(run: Callable[..., Run]) -> None:
+def test_the_json_option_applies_before_the_settings_are_read(run: Callable[..., Run]) -> None:
     finished = run("--json", MIGRATE_LOG_FORMAT="none of ours")
     assert (finished.exit_code, finished.report["outcome"]) == (2, "misconfigured")

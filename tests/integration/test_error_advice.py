@@ -1,6 +1,6 @@
-"""What the log adds to the server's message: condition, place, command, objects and what to do.
+"""What the log adds to the server's message: condition, position, command, objects and advice.
 
-Every advice is met by provoking its code on a real server, in a transaction and without one.
+Each piece of advice is tested by provoking its error on a real server, with and without a transaction.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from tests.support.postgres_server import PostgresServer
     from tests.support.program import Event, Run
 
-UNKNOWN_TO_PLPGSQL = {"02000", "02001", "10608", "2203G", "25P04", "57P05", "58P03", "72000"}  # of 13, 15 or 18
-SHARED = {"38002": "2F002", "38003": "2F003", "38004": "2F004", "39004": "22004"}  # of one name it takes the first
+# of Postgres 13, 15 or 18
+UNKNOWN_TO_PLPGSQL = {"02000", "02001", "10608", "2203G", "25P04", "57P05", "58P03", "72000"}
+# PL/pgSQL uses the first code of a shared name
+SHARED = {"38002": "2F002", "38003": "2F003", "38004": "2F004", "39004": "22004"}
 NO_TRANSACTION = "-- migrate:no-transaction\n"
 SETUP = """
 CREATE TABLE users (id int PRIMARY KEY, name varchar(9) NOT NULL, age int CHECK (age > 0), no int GENERATED ALWAYS AS
@@ -44,8 +46,8 @@ CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1';
 CREATE PROCEDURE commits() LANGUAGE plpgsql AS 'BEGIN COMMIT; END';
 """
 OPEN_CURSOR = "DO $$ DECLARE c CURSOR FOR TABLE users; BEGIN OPEN c; ALTER TABLE users ADD mail text; END $$"
-# What fails, last; the SQLSTATE, the condition, the command, and words of the advice, in a transaction and without one
-# ("" where that is no error, None for no advice).
+# SQL whose last statement fails; its SQLSTATE, condition, command; words of the advice with and without a transaction
+# ("" if there is no error, None for no advice).
 Advice = str | None
 CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
     "needs no transaction": ("VACUUM users", "25001", "active_sql_transaction", "VACUUM", "no-transaction", ""),
@@ -186,7 +188,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
     "in use by the block": (OPEN_CURSOR, "55006", "object_in_use", "DO", "into a later file", "out of the block"),
     "syntax": ("CREATE TABEL x ()", "42601", "syntax_error", "CREATE", "line and column", "line and column"),
     "no such statement": ("CRAETE TABLE x ()", "42601", "syntax_error", None, "line and column", "line and column"),
-    "extension": ("CREATE EXTENSION x9", "(0A000|58P01)", "", "CREATE EXTENSION", "package of the extension", "server"),
+    "extension": ("CREATE EXTENSION x9", "(0A000|58P01)", "", "CREATE EXTENSION", "extension's package", "server"),
     "file": ("COPY users FROM '/nowhere/x'", "58P01", "undefined_file", "COPY", "the database server can open", "this"),
     "library": (
         "CREATE FUNCTION x() RETURNS int LANGUAGE c AS '$libdir/nowhere', 'x'",
@@ -239,7 +241,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "Drop the view and create it again",
     ),
     "division": ("SELECT 1 / 0", "22012", "division_by_zero", "SELECT", "NULLIF", "NULLIF"),
-    "text": ("SELECT 'x'::int", "22P02", "invalid_text_representation", "SELECT", "Fix the value", "that type"),
+    "text": ("SELECT 'x'::int", "22P02", "invalid_text_representation", "SELECT", "Fix the value", "the type"),
     "date": ("SELECT 'morgen'::date", "22007", "invalid_datetime_format", "SELECT", "ISO 8601", "ISO 8601"),
     "date out of range": ("SELECT '31.12.2026'::date", "22008", "datetime_field_overflow", "SELECT", "ISO", "8601"),
     "number": ("SELECT 99999999999::int", "22003", "numeric_value_out_of_range", "SELECT", "wider type", "bigint"),
@@ -317,7 +319,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
 }
 MISSING_CODES = {"3F000", "42703", "42704", "42883", "42P01"}
 MISSING = {case for case, (_, sqlstate, *_) in CASES.items() if sqlstate in MISSING_CODES}
-# Met by the tests after the table, as they take another session or a server of their own.
+# Tested separately after the table, because these need another session or a separate server.
 STAGED = {"55P03", "57014", "40P01", "40001", "53200", "55006"}
 
 
@@ -325,7 +327,7 @@ STAGED = {"55P03", "57014", "40P01", "40001", "53200", "55006"}
 def explained_cases(
     request: pytest.FixtureRequest, server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[bool, dict[str, Event]]:
-    """Run each case as a file; return whether in a transaction, and each case's event by its name."""
+    """Run each case as a file; return whether it is transactional, and each case's event by name."""
     directory = tmp_path_factory.mktemp("explained")
     files = MigrationsDir(directory / "migrations")
     transactional = request.param == "in a transaction"
@@ -342,7 +344,7 @@ def explained_cases(
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in MISSING])
-def test_a_code_is_logged_with_its_name_its_place_and_what_to_do(
+def test_an_error_is_logged_with_its_condition_position_and_advice(
     explained_cases: tuple[bool, dict[str, Event]], case: str
 ) -> None:
     transactional, events = explained_cases
@@ -353,7 +355,7 @@ def test_a_code_is_logged_with_its_name_its_place_and_what_to_do(
 
 
 @pytest.mark.parametrize("case", sorted(MISSING))
-def test_what_is_missing_is_explained_where_nothing_has_failed_before(
+def test_a_missing_object_has_advice_if_no_migration_failed_before(
     server: PostgresServer, program: Program, migrations_dir: MigrationsDir, case: str
 ) -> None:
     with fresh_database(server) as database:
@@ -379,12 +381,12 @@ def check_case(event: Event, case: str, *, transactional: bool) -> None:
     assert advice in event["advice"] if advice else "advice" not in event, event
 
 
-def test_every_advice_has_been_provoked() -> None:
+def test_all_advice_has_a_case() -> None:
     met = {sqlstate for _, sqlstates, *_ in CASES.values() for sqlstate in sqlstates.strip("()").split("|")}
     assert {*ADVICE, *(key[0] for key in SPECIAL)} <= met | STAGED
 
 
-def test_every_advice_is_one_sentence() -> None:
+def test_each_piece_of_advice_is_one_sentence() -> None:
     for advice in (*ADVICE.values(), *SPECIAL.values()):
         assert re.fullmatch(r"[A-Z][^\n]{9,149}\.", advice), advice
         assert not re.search(r"[.!?] [A-Z]", advice.replace("...", "")), advice
@@ -398,8 +400,8 @@ def explained(run: Callable[..., Run], **variables: str) -> Event:
 # Conditions
 
 
-def test_a_condition_is_what_the_server_calls_it(database: Database) -> None:
-    """PL/pgSQL knows them by name, but for those that are no error or younger than the server."""
+def test_condition_names_match_the_server(database: Database) -> None:
+    """PL/pgSQL knows them by name, except for those that are not errors or are newer than the server."""
     codes = {code for code in psycopg.errors.__dict__["_sqlcodes"] if re.fullmatch(r"[0-9A-Z]{5}", code)}
     raised: dict[str, str | None] = {}
     with database.connect() as conn:
@@ -412,7 +414,7 @@ def test_a_condition_is_what_the_server_calls_it(database: Database) -> None:
     assert {code: raised[code] for code in codes - unknown if raised[code] != code} == SHARED
 
 
-def test_what_has_no_condition_has_none() -> None:
+def test_an_unknown_sqlstate_has_no_condition() -> None:
     assert [condition_of(code) for code in (None, "", "ZZ123", "4")] == [None] * 4
 
 
@@ -451,7 +453,8 @@ def test_a_deadlock(run: Callable[..., Run], database: Database, migrations_dir:
     database.execute("CREATE TABLE a (id int); CREATE TABLE b (id int)")
     migrations_dir.write("001.sql", "LOCK TABLE a; LOCK TABLE b;")
     with database.admin_connect(autocommit=False) as other:
-        other.execute("SET deadlock_timeout = '1min'; LOCK TABLE b")  # so that the other one notices first
+        # so that the other session detects the deadlock first
+        other.execute("SET deadlock_timeout = '1min'; LOCK TABLE b")
         second = threading.Thread(target=lambda: _close_the_circle(database, other))
         second.start()
         event = explained(run, MIGRATE_RETRIES="1")
@@ -502,10 +505,10 @@ def test_too_many_locks(private_server: PostgresServer, migrations_dir: Migratio
     assert "Split the file" in event["advice"]
 
 
-# Objects and places
+# Objects and positions
 
 
-def test_the_objects_concerned_are_fields(
+def test_affected_objects_are_logged_as_fields(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE users (id int CONSTRAINT once PRIMARY KEY, name text NOT NULL)")
@@ -521,7 +524,7 @@ def test_the_objects_concerned_are_fields(
     assert "column" not in null
 
 
-def test_the_names_that_a_file_raises_hold_no_password(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+def test_names_that_a_file_raises_contain_no_password(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     raised = "RAISE 'no' USING TABLE = 'password=hunter2', CONSTRAINT = 'a\x1b[1m', COLUMN = repeat('x', 5000)"
     migrations_dir.write("001.sql", f"DO $$ BEGIN {raised}; END $$")
     event = explained(run)
@@ -530,7 +533,7 @@ def test_the_names_that_a_file_raises_hold_no_password(run: Callable[..., Run], 
     assert len(event["column_name"]) < 2100
 
 
-def test_a_line_begins_as_editors_want_it(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+def test_the_location_is_in_the_format_of_editors(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", "SELECT 1;\nSELECT 2;\n  SELECT * FROM nowhere;")
     migrations_dir.write("002.sql", "SELECT 1/0")
     migrations_dir.write("003.sql", "\n\nCOMMIT")
@@ -543,7 +546,7 @@ def test_a_line_begins_as_editors_want_it(run: Callable[..., Run], migrations_di
     assert third.startswith("Failed: 003.sql:3: COMMIT: transaction control is not allowed")
 
 
-def test_a_syntax_error_is_counted_though_the_server_has_run_nothing(
+def test_a_syntax_error_has_a_statement_number_although_the_server_has_run_nothing(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a ();\n\nALTER TABLE a\n  ADDD b int;\nDROP TABLE a")
@@ -552,7 +555,7 @@ def test_a_syntax_error_is_counted_though_the_server_has_run_nothing(
     assert (event["line"], event["column"]) == (4, 3)
 
 
-BLOCKS = [  # the statement, and the line in it
+BLOCKS = [  # the statement, and the line within it
     ("DO $$\nBEGIN\n  PERFORM 1;\n  PERFORM 1/0;\nEND $$", 4),
     ("DO LANGUAGE plpgsql $body$ BEGIN\n  PERFORM 1/0;\nEND $body$", 2),
     ("DO\n$$BEGIN PERFORM 1/0; END $$", 2),
@@ -576,7 +579,7 @@ def test_the_line_in_a_block(run: Callable[..., Run], migrations_dir: Migrations
 # After a failure
 
 
-def test_what_is_missing_after_a_failure_may_be_a_consequence_of_it(
+def test_a_missing_object_after_a_failure_may_be_a_consequence_of_it(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1/0")
@@ -607,7 +610,7 @@ def test_what_is_missing_after_a_failure_may_be_a_consequence_of_it(
     ],
     ids=["function", "type", "schema", "table", "column"],
 )
-def test_the_file_that_should_have_made_it_is_named(
+def test_the_file_that_should_have_created_the_object_is_named(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, maker: str, user: str
 ) -> None:
     database.execute("CREATE TABLE there ()")
@@ -619,7 +622,9 @@ def test_the_file_that_should_have_made_it_is_named(
     assert event["advice"] == f"Fix {named} first; this error is probably caused by its failure."
 
 
-def test_an_earlier_failure_that_was_fixed_is_none(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+def test_an_earlier_failure_that_was_fixed_does_not_count(
+    run: Callable[..., Run], migrations_dir: MigrationsDir
+) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE users (id int, bad nowhere_type)")
     migrations_dir.write("002.sql", "SELECT * FROM users")
     run()

@@ -1,4 +1,4 @@
-"""Every exit code, brought about for real; log, termination message and exit status say the same."""
+"""Every exit code, produced by a real run; log, termination message and exit status agree."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SLEEPING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a case may use: the program, its database, its files, and a place to write."""
+    """What a case may use: the program, its database, its files, and a temporary directory."""
 
     program: Program
     database: Database
@@ -178,7 +178,7 @@ def pending(stage: Stage) -> Run:
 
 
 def broken_library(stage: Stage) -> Run:
-    """A module that shadows the real one and lacks everything: the bug of an installation."""
+    """An empty module that shadows the real one, as in a broken installation."""
     (stage.tmp_path / "shadow").mkdir()
     (stage.tmp_path / "shadow" / "tenacity.py").write_text("")
     variables = {"DATABASE_URL": f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/app"}
@@ -243,7 +243,7 @@ def test_exit_code(
     assert (logged["exit_code"], logged["outcome"]) == (exit_code, outcome)
 
 
-def test_a_crash_is_logged_once_with_the_place_and_without_the_password(
+def test_a_crash_is_logged_once_with_its_location_and_without_the_password(
     program: Program, database: Database, migrations_dir: MigrationsDir, tmp_path: Path
 ) -> None:
     run = broken_library(Stage(program, database, migrations_dir, tmp_path))

@@ -1,6 +1,6 @@
-"""A run with nothing to do ends without psycopg; in every other case psycopg starts from the beginning.
+"""A run with nothing to do ends without psycopg; in every other case the run starts over with psycopg.
 
-A run that needs psycopg is recognised by a psycopg that cannot be imported: it crashes.
+The tests make psycopg impossible to import, so a run that needs it crashes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 SQL = "CREATE TABLE t ()"
 SIGNAL_BOUND_S = 2.0
-PASSING = {"timestamp", "wait_s", "duration_ms"}  # what differs between two runs that do the same
+PASSING = {"timestamp", "wait_s", "duration_ms"}  # fields that differ between two identical runs
 WAITERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 OTHERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 NOT_LOADED = {
@@ -47,12 +47,12 @@ NOT_LOADED = {
     *("rich", "predeploy.log.console", "predeploy.migrations.directives", "predeploy.migrations.source_line"),
     *("predeploy.monitor.activity", "predeploy.monitor.second_connection", "predeploy.lock.holder"),
 }
-MOST_MODULES = 115  # beside what the interpreter has loaded itself; two dozen of them are python-json-logger's
+MOST_MODULES = 115  # without those that the interpreter loads; two dozen of them belong to python-json-logger
 
 
 @pytest.fixture
 def alone(run: Callable[..., Run], no_psycopg: dict[str, str]) -> Callable[..., Run]:
-    """Run the program where psycopg cannot be imported."""
+    """Run the program with a psycopg that cannot be imported."""
 
     def run_alone(**variables: str) -> Run:
         return run(**no_psycopg, **variables)
@@ -62,7 +62,7 @@ def alone(run: Callable[..., Run], no_psycopg: dict[str, str]) -> Callable[..., 
 
 @pytest.fixture
 def without_library(run: Callable[..., Run], tmp_path: Path) -> Callable[..., Run]:
-    """Run the program where libpq is not found beside psycopg's package, though psycopg itself works."""
+    """Run the program so that it finds no libpq next to psycopg's package, although psycopg works."""
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "psycopg_binary").symlink_to(Path(psycopg_binary.__file__).parent)
 
@@ -75,13 +75,13 @@ def without_library(run: Callable[..., Run], tmp_path: Path) -> Callable[..., Ru
 
 @pytest.fixture
 def applied(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
-    """One file that is applied."""
+    """A migration that has been applied."""
     migrations_dir.write("001.sql", SQL)
     assert run().report["applied"] == 1
 
 
 def asked_for_psycopg(ended: Run) -> bool:
-    """Tell whether it took psycopg's way, having said nothing of its own."""
+    """Return whether the run needed psycopg, and check that the fast path logged nothing."""
     if ended.exit_code == 0:
         return False
     assert [event["event"] for event in ended.events] == ["run.started", "run.crashed", "run.finished"]
@@ -94,7 +94,7 @@ def lasting(events: list[Event]) -> list[Event]:
 
 
 @pytest.mark.usefixtures("applied")
-def test_a_run_that_finds_nothing_to_do_ends_without_psycopg(alone: Callable[..., Run]) -> None:
+def test_a_run_with_nothing_to_do_ends_without_psycopg(alone: Callable[..., Run]) -> None:
     ended = alone()
     assert [event["event"] for event in ended.events] == ["run.started", "postgres.ready", "run.finished"]
     assert (ended.exit_code, ended.report["skipped"], ended.report["applied"]) == (0, 1, 0)
@@ -103,7 +103,7 @@ def test_a_run_that_finds_nothing_to_do_ends_without_psycopg(alone: Callable[...
     assert 0 < ready["wait_s"] < ended.report["duration_ms"] / 1000
 
 
-def test_without_the_library_psycopg_does_and_tells_the_same(
+def test_without_the_library_psycopg_gives_the_same_result_and_log(
     alone: Callable[..., Run],
     without_library: Callable[..., Run],
     run: Callable[..., Run],
@@ -136,7 +136,7 @@ NAMES = [
 ]
 
 
-def test_names_are_known_whatever_signs_they_have(
+def test_names_may_contain_any_characters(
     run: Callable[..., Run], alone: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     for name in NAMES:
@@ -146,7 +146,7 @@ def test_names_are_known_whatever_signs_they_have(
     assert (ended.exit_code, ended.report["skipped"], len(ended.events)) == (0, len(NAMES), 3)
 
 
-def test_a_name_that_could_be_taken_for_two_is_left_to_psycopg(
+def test_an_ambiguous_name_is_left_to_psycopg(
     run: Callable[..., Run], alone: Callable[..., Run], migrations_dir: MigrationsDir, database: Database
 ) -> None:
     migrations_dir.write("001.sql", SQL)
@@ -164,7 +164,7 @@ def test_a_name_that_could_be_taken_for_two_is_left_to_psycopg(
     ids=["null", "empty", "another"],
 )
 @pytest.mark.usefixtures("applied")
-def test_what_another_implementation_wrote_is_understood(
+def test_a_table_of_another_implementation_is_understood(
     alone: Callable[..., Run], database: Database, checksum: str, changed: int
 ) -> None:
     database.execute(f"UPDATE _migrations SET checksum = {checksum}")
@@ -199,7 +199,7 @@ def test_a_thousand_files_are_compared_one_by_one(
     assert asked_for_psycopg(alone())
 
 
-# What is left to psycopg
+# Cases that are left to psycopg
 
 
 def no_table(database: Database) -> None:
@@ -236,7 +236,7 @@ LEFT = [no_table, one_row_less, another_table, no_privilege, read_only, a_notice
 @pytest.mark.parametrize("change", LEFT, ids=lambda change: change.__name__)
 @pytest.mark.direct("a backend that a pooler has kept does not know new settings")
 @pytest.mark.usefixtures("applied")
-def test_everything_else_is_left_to_psycopg_without_a_word(
+def test_all_other_cases_are_left_to_psycopg_without_a_log_line(
     alone: Callable[..., Run], database: Database, change: Callable[[Database], None]
 ) -> None:
     change(database)
@@ -247,7 +247,7 @@ def test_everything_else_is_left_to_psycopg_without_a_word(
 @pytest.mark.parametrize("change", ["PASSWORD 'another'", "NOLOGIN"])
 @pytest.mark.direct("a pooler answers by itself")
 @pytest.mark.usefixtures("applied")
-def test_a_login_that_can_never_work_is_sent_once(
+def test_a_login_that_can_never_succeed_is_attempted_once(
     alone: Callable[..., Run], proxy: Proxy, database: Database, change: str
 ) -> None:
     database.admin_execute(f"ALTER ROLE {database.owner} {change}")
@@ -256,7 +256,7 @@ def test_a_login_that_can_never_work_is_sent_once(
 
 
 @pytest.mark.usefixtures("applied")
-def test_a_wait_of_nothing_works_and_leaves_no_time_to_look(run: Callable[..., Run], alone: Callable[..., Run]) -> None:
+def test_a_wait_of_zero_works_and_skips_the_fast_path(run: Callable[..., Run], alone: Callable[..., Run]) -> None:
     ended = run(MIGRATE_WAIT_TIMEOUT="0")
     assert (ended.exit_code, ended.report["skipped"]) == (0, 1)
     assert asked_for_psycopg(alone(MIGRATE_WAIT_TIMEOUT="0"))
@@ -269,7 +269,7 @@ def proxy(database: Database) -> Iterator[Proxy]:
 
 
 @pytest.mark.usefixtures("applied")
-def test_a_server_that_reports_no_standby_is_asked_in_the_same_message(
+def test_a_server_that_does_not_report_standby_mode_is_queried_in_the_same_message(
     alone: Callable[..., Run], proxy: Proxy, database: Database
 ) -> None:
     proxy.hide = [b"in_hot_standby", b"default_transaction_read_only"]
@@ -279,7 +279,7 @@ def test_a_server_that_reports_no_standby_is_asked_in_the_same_message(
 
 @pytest.mark.parametrize("pooler", ["pgbouncer", "session_pgbouncer"])
 @pytest.mark.usefixtures("applied")
-def test_it_goes_through_a_pooler_and_leaves_no_setting_in_it(
+def test_the_fast_path_works_through_a_pooler_and_leaves_no_setting_behind(
     alone: Callable[..., Run], database: Database, request: pytest.FixtureRequest, pooler: str
 ) -> None:
     dsn = database.dsn_at(request.getfixturevalue(pooler).port)
@@ -291,10 +291,10 @@ def test_it_goes_through_a_pooler_and_leaves_no_setting_in_it(
 @pytest.mark.parametrize("silent_after", [b"SCRAM-SHA-256", b"string_agg"], ids=["login", "question"])
 @pytest.mark.direct("a pooler has logged in already, and asks nothing of its own")
 @pytest.mark.usefixtures("applied")
-def test_a_fast_path_without_an_answer_counts_as_part_of_the_wait(
+def test_an_unanswered_fast_path_counts_towards_the_wait(
     run: Callable[..., Run], proxy: Proxy, database: Database, silent_after: bytes
 ) -> None:
-    """Half of the wait is over when psycopg comes; the login that stays silent then ends with the other half."""
+    """The fast path uses half of the wait; psycopg's unanswered login ends with the other half."""
     proxy.silent_after = silent_after
     ended = run(DATABASE_URL=database.dsn_at(proxy.port), MIGRATE_WAIT_TIMEOUT="2")
     if silent_after == b"string_agg":
@@ -310,13 +310,13 @@ def test_a_fast_path_without_an_answer_counts_as_part_of_the_wait(
 
 @pytest.mark.parametrize("silent_after", [b"SCRAM-SHA-256", b"string_agg"], ids=["login", "question"])
 @pytest.mark.usefixtures("applied")
-def test_a_signal_ends_a_fast_path_without_an_answer(
+def test_a_signal_ends_an_unanswered_fast_path(
     start: Callable[..., Process], proxy: Proxy, database: Database, silent_after: bytes
 ) -> None:
     proxy.silent_after = silent_after
     process = start(DATABASE_URL=database.dsn_at(proxy.port))
     eventually(lambda: proxy.logins == 1)
-    time.sleep(0.3)  # into the silence
+    time.sleep(0.3)  # until the server is silent
     sent = time.monotonic()
     process.terminate()
     ended = process.finish()
@@ -326,7 +326,9 @@ def test_a_signal_ends_a_fast_path_without_an_answer(
 
 
 @pytest.mark.usefixtures("applied")
-def test_a_fast_path_behind_a_lock_leaves_no_session_waiting(start: Callable[..., Process], database: Database) -> None:
+def test_a_fast_path_that_is_blocked_by_a_lock_leaves_no_session_waiting(
+    start: Callable[..., Process], database: Database
+) -> None:
     with database.connect(autocommit=False) as holder:
         holder.execute("LOCK TABLE _migrations")
         process = start()
@@ -339,7 +341,7 @@ def test_a_fast_path_behind_a_lock_leaves_no_session_waiting(start: Callable[...
 @pytest.mark.parametrize("silent_after", [None, b"SCRAM-SHA-256", b"string_agg"], ids=["seen", "login", "question"])
 @pytest.mark.direct("a pooler keeps its sessions")
 @pytest.mark.usefixtures("applied")
-def test_neither_a_thread_nor_a_session_outlives_the_fast_path(
+def test_no_thread_or_session_outlives_the_fast_path(
     proxy: Proxy, database: Database, migrations_dir: MigrationsDir, silent_after: bytes | None
 ) -> None:
     proxy.silent_after = silent_after
@@ -349,7 +351,7 @@ def test_neither_a_thread_nor_a_session_outlives_the_fast_path(
     seen = fast_path.everything_is_applied(read_migrations(migrations_dir.path), result)
     assert (seen, result.skipped) == (True, ["001.sql"]) if silent_after is None else (False, [])
     eventually(lambda: "pg-predeploy-background" not in {thread.name for thread in threading.enumerate()})
-    if seen:  # the proxy, once silent, does not hang up either
+    if seen:  # a silent proxy does not close connections either
         eventually(lambda: not database.query(OTHERS))
 
 
@@ -370,7 +372,7 @@ print(json.dumps({{"exit_code": exit_code, "modules": sorted(set(sys.modules) - 
 
 
 @pytest.mark.usefixtures("applied")
-def test_a_run_that_finds_nothing_to_do_loads_no_more_than_it_needs(
+def test_a_run_with_nothing_to_do_loads_only_what_it_needs(
     database: Database, migrations_dir: MigrationsDir, tmp_path: Path
 ) -> None:
     environ = {

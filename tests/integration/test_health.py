@@ -1,4 +1,4 @@
-"""The health check answers in five seconds whatever happens, and the pool behind it recovers."""
+"""The health check always returns within five seconds, and its pool recovers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tests.support.postgres_server import PostgresServer
 
 ANSWER_S = 5.0
-MARGIN_S = 0.5  # between the deadline that is set and the answer
+MARGIN_S = 0.5  # between the deadline and the result
 OTHERS = """
     SELECT pid FROM pg_stat_activity
     WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
@@ -53,7 +53,7 @@ def opened(source: Callable[[str], Any], dsn: str) -> Iterator[Any]:
 
 
 def unhealthy(db: ConnectionSource) -> DbHealth:
-    """Check, and see to it that the answer comes in time and says no."""
+    """Run the check; assert that it returns in time and reports a failure."""
     started = time.monotonic()
     health = check_db_health(db)
     assert time.monotonic() - started < predeploy.connection.health.HEALTH_TIMEOUT_S + MARGIN_S
@@ -65,11 +65,11 @@ def unhealthy(db: ConnectionSource) -> DbHealth:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the cases that need the whole of the time: wait for one second, not for five."""
+    """Reduce the limit from five seconds to one, for cases that use all of it."""
     monkeypatch.setattr("predeploy.connection.health.HEALTH_TIMEOUT_S", 1.0)
 
 
-def test_an_answer_comes_within_five_seconds() -> None:
+def test_a_result_is_returned_within_five_seconds() -> None:
     assert predeploy.connection.health.HEALTH_TIMEOUT_S + MARGIN_S <= ANSWER_S
 
 
@@ -85,21 +85,21 @@ def frozen(*pids: int) -> Iterator[None]:
 
 
 @SOURCES
-def test_a_permanent_refusal_is_reported_at_once_and_once_fixed_the_next_check_is_healthy(
+def test_a_permanent_refusal_is_reported_at_once_and_the_next_check_succeeds_once_it_is_fixed(
     database: Database, source: Callable[[str], Any]
 ) -> None:
     dsn = database.server.dsn(database.name, database.owner, "not the password")
     with opened(source, dsn) as db:
         for _ in range(2):
             health = unhealthy(db)
-            assert health.latency_ms < 2000, "no reason to wait"
+            assert health.latency_ms < 2000, "the check waited although waiting cannot help"
             assert "fix them in the connection string" in (health.error or "")
         with database.server_connect() as admin:
             admin.execute(f"ALTER ROLE {database.owner} PASSWORD 'not the password'")
         assert check_db_health(db).ok
 
 
-def test_a_request_to_the_pool_is_refused_with_the_servers_reason_not_the_pools(
+def test_a_refused_request_to_the_pool_has_the_servers_reason(
     database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
@@ -111,7 +111,7 @@ def test_a_request_to_the_pool_is_refused_with_the_servers_reason_not_the_pools(
         pass
 
 
-def test_an_earlier_refusal_is_not_reported_again_while_the_next_login_lasts(
+def test_an_earlier_refusal_is_not_reported_again_during_the_next_login(
     server: PostgresServer, database: Database
 ) -> None:
     with Proxy(server.port) as proxy, opened(create_db, database.dsn_at(proxy.port)) as db:
@@ -124,7 +124,7 @@ def test_an_earlier_refusal_is_not_reported_again_while_the_next_login_lasts(
             pass
 
 
-def test_a_pool_finds_a_server_that_comes_up_while_a_request_waits(private_server: PostgresServer) -> None:
+def test_a_waiting_request_succeeds_when_the_server_starts(private_server: PostgresServer) -> None:
     private_server.stop()
     with opened(create_db, private_server.dsn()) as db:
         late = threading.Timer(0.5, private_server.start)
@@ -134,14 +134,14 @@ def test_a_pool_finds_a_server_that_comes_up_while_a_request_waits(private_serve
         late.join()
 
 
-def test_a_request_to_a_pool_that_is_lent_out_keeps_its_place(database: Database) -> None:
+def test_a_request_to_an_exhausted_pool_keeps_its_place_in_the_queue(database: Database) -> None:
     with create_db(database.dsn, max_size=1) as db, ThreadPoolExecutor(1) as other:
         with db.connection():
             before = db.get_stats()["requests_num"]
             waiting = other.submit(check_db_health, db)
             eventually(lambda: db.get_stats().get("requests_waiting"))
             time.sleep(1)
-            assert db.get_stats()["requests_num"] - before == 1, "it stands in the queue once, and is not asked anew"
+            assert db.get_stats()["requests_num"] - before == 1, "the request was queued more than once"
         assert waiting.result().ok
 
 
@@ -154,7 +154,7 @@ def test_a_server_that_never_answers(source: Callable[[str], Any]) -> None:
 
 @pytest.mark.usefixtures("impatient")
 @SOURCES
-def test_a_server_that_hangs_in_the_query(
+def test_a_server_that_hangs_during_the_query(
     server: PostgresServer, database: Database, source: Callable[[str], Any]
 ) -> None:
     with Proxy(server.port) as proxy, opened(source, database.dsn_at(proxy.port)) as db:
@@ -165,18 +165,18 @@ def test_a_server_that_hangs_in_the_query(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_backend_that_is_frozen_is_given_up_and_replaced(database: Database) -> None:
+def test_the_connection_to_a_frozen_backend_is_replaced(database: Database) -> None:
     with opened(create_db, database.dsn) as db:
         assert check_db_health(db).ok
         [(backend,)] = database.query(OTHERS)
         with frozen(backend):
             unhealthy(db)
-            assert check_db_health(db).ok, "the next connection works"
+            assert check_db_health(db).ok, "the next connection does not work"
         eventually(lambda: (backend,) not in database.query(OTHERS))
 
 
 @pytest.mark.usefixtures("impatient")
-def test_checks_on_a_frozen_server_do_not_use_up_the_pool(private_server: PostgresServer) -> None:
+def test_checks_of_a_frozen_server_do_not_exhaust_the_pool(private_server: PostgresServer) -> None:
     assert private_server.pid
     threads = threading.active_count()
     with create_db(private_server.dsn(), max_size=2) as db:
@@ -192,14 +192,14 @@ def test_checks_on_a_frozen_server_do_not_use_up_the_pool(private_server: Postgr
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_pool_that_is_lent_out_is_reported_as_such(database: Database) -> None:
+def test_an_exhausted_pool_is_reported_as_such(database: Database) -> None:
     with create_db(database.dsn, max_size=1) as db:
         with db.connection():
             assert "pool" in (unhealthy(db).error or "")
         assert check_db_health(db).ok
 
 
-def test_a_connection_that_died_in_the_pool_is_not_taken_for_the_server(database: Database) -> None:
+def test_a_connection_that_died_in_the_pool_does_not_mean_that_the_server_is_down(database: Database) -> None:
     with create_db(database.dsn) as db:
         with ExitStack() as stack:
             for _ in range(3):
@@ -217,7 +217,7 @@ def test_a_closed_pool_is_not_healthy(database: Database) -> None:
     unhealthy(db)
 
 
-def test_whatever_the_source_raises_is_an_answer() -> None:
+def test_any_exception_from_the_source_is_reported_in_the_result() -> None:
     class Broken:
         def connection(self, timeout: float | None = None) -> Any:
             raise LookupError(f"hunter2 {timeout}")
@@ -228,14 +228,14 @@ def test_whatever_the_source_raises_is_an_answer() -> None:
 def test_a_pool_has_the_documented_limits(database: Database) -> None:
     with opened(create_db, database.dsn) as db:
         assert (db.min_size, db.max_size, db.max_idle) == (0, 10, 20.0)
-        assert db.reconnect_timeout == 0, "who waits causes the next attempt, and none comes ever later"
+        assert db.reconnect_timeout == 0, "attempts must be caused by waiting requests and must not become rarer"
         with db.connection() as conn:
             parameters = conn.info.get_parameters()
     assert parameters["connect_timeout"] == "10"
     assert create_db(database.dsn, max_size=3).max_size == 3
 
 
-def test_the_urls_own_connect_timeout_wins(database: Database) -> None:
+def test_connect_timeout_in_the_url_overrides_the_default(database: Database) -> None:
     with opened(create_db, f"{database.dsn}?connect_timeout=7") as db, db.connection() as conn:
         assert conn.info.get_parameters()["connect_timeout"] == "7"
 
@@ -253,7 +253,7 @@ def test_a_pool_opens_nothing_until_it_is_used(database: Database) -> None:
     eventually(lambda: not database.query(OTHERS))
 
 
-def test_the_first_use_may_be_by_many_threads_at_once(database: Database) -> None:
+def test_many_threads_may_use_the_pool_first_at_the_same_time(database: Database) -> None:
     with opened(create_db, database.dsn) as db, ThreadPoolExecutor(8) as callers:
         assert all(health.ok for health in callers.map(check_db_health, [db] * 8))
 
@@ -265,7 +265,7 @@ def test_a_bad_url_is_rejected_before_anything_is_opened() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_the_pools_own_log_does_not_hold_the_url(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_pools_own_log_does_not_contain_the_url(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     password = "hunter2/@:%"
     dsn = database.server.dsn(database.name, database.owner, password)
     with caplog.at_level(logging.DEBUG, logger="psycopg.pool"), opened(create_db, dsn) as db:

@@ -1,4 +1,4 @@
-"""The program as pip installs it, from the wheel: other than in a checkout there is no entrypoint.py next to it."""
+"""The program as pip installs it from the wheel; unlike in a checkout, there is no entrypoint.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory that holds the installed package, and `bin` with its console script."""
+    """The directory that contains the installed package, and `bin` with its console script."""
     folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     wheel = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
@@ -45,7 +45,7 @@ def test_the_wheel_installs_one_package_and_no_other_module(installed: Path) -> 
 @pytest.mark.parametrize(
     "command", [["bin/pg-predeploy"], [sys.executable, "-m", "predeploy"]], ids=["script", "module"]
 )
-def test_migrations_are_those_of_the_working_directory(
+def test_migrations_are_read_from_the_working_directory(
     installed: Path, database: Database, tmp_path: Path, command: list[str]
 ) -> None:
     (tmp_path / "migrations").mkdir()
@@ -56,7 +56,7 @@ def test_migrations_are_those_of_the_working_directory(
     assert database.query("SELECT to_regclass('made_by_the_wheel') IS NOT NULL") == [(True,)]
 
 
-def test_without_a_directory_the_packages_own_modules_are_no_migrations(
+def test_the_packages_own_migrations_folder_is_never_the_default_directory(
     installed: Path, database: Database, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "predeploy"]

@@ -1,4 +1,4 @@
-"""One runner at a time, and who it is that the others wait for."""
+"""Only one runner at a time holds the lock, and the others log who holds it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOLD = f"SELECT pg_advisory_lock({LOCK_KEY})"
 ADVISORY_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
 
 
-def test_a_waiter_says_who_holds_the_lock_and_goes_on_when_it_is_free(
+def test_a_waiter_logs_who_holds_the_lock_and_continues_when_it_is_free(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a ()")
@@ -40,14 +40,16 @@ def test_a_waiter_says_who_holds_the_lock_and_goes_on_when_it_is_free(
         assert event["holder"]["state"] == "idle"
         assert event["holder"]["age_s"] >= 0
         assert f"another tool (pid {holder.info.backend_pid}" in event["message"]
-        assert database.query("SELECT to_regclass('_migrations')") == [(None,)], "made before the lock was held"
+        assert database.query("SELECT to_regclass('_migrations')") == [(None,)], (
+            "the table was created before the lock was held"
+        )
     finished = waiter.finish()
     assert finished.exit_code == 0
     assert finished.named("lock.acquired")[0]["wait_s"] > 0
-    assert len(finished.named("lock.waiting")) == 1, "a line per poll"
+    assert len(finished.named("lock.waiting")) == 1, "a line was logged for each poll"
 
 
-def test_with_nothing_pending_no_lock_is_taken(
+def test_no_lock_is_taken_if_nothing_is_pending(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a ()")
@@ -61,14 +63,14 @@ def test_with_nothing_pending_no_lock_is_taken(
 
 @pytest.fixture
 def gate(database: Database) -> Iterator[Gate]:
-    """A table that nobody can read until the gate is opened; reading it holds a migration where it is."""
+    """A table that is locked until the gate opens, so that a migration that reads it waits."""
     database.execute("CREATE TABLE gate ()")
     with database.connect(autocommit=False) as keeper:
         keeper.execute("LOCK TABLE gate")
         yield keeper.rollback
 
 
-def test_a_waiter_that_finds_all_applied_has_nothing_to_do(
+def test_a_waiter_that_finds_everything_applied_has_nothing_to_do(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, gate: Gate
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a (); SELECT * FROM gate")
@@ -81,7 +83,7 @@ def test_a_waiter_that_finds_all_applied_has_nothing_to_do(
     assert database.query(ADVISORY_LOCKS) == [(0,)]
 
 
-def test_a_waiter_does_not_hold_up_the_holders_concurrent_index(
+def test_a_waiter_does_not_block_the_holders_concurrent_index_build(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, gate: Gate
 ) -> None:
     database.execute("CREATE TABLE a AS SELECT generate_series(1, 1000) AS id")
@@ -122,13 +124,13 @@ def test_the_lock_is_released_when_the_block_fails(database: Database) -> None:
         assert database.query(ADVISORY_LOCKS) == [(0,)]
 
 
-def test_leaving_the_block_on_a_dead_connection_tells_of_the_death_and_nothing_else(database: Database) -> None:
+def test_leaving_the_block_on_a_dead_connection_logs_only_the_lost_connection(database: Database) -> None:
     with database.connect() as conn, pytest.raises(psycopg.OperationalError), advisory_lock(conn, timeout=1):
         database.admin_query("SELECT pg_terminate_backend(%s)", conn.info.backend_pid)
         conn.execute("SELECT 1")
 
 
-def test_the_wait_lasts_as_long_as_the_timeout_says(database: Database) -> None:
+def test_the_wait_lasts_as_long_as_the_timeout(database: Database) -> None:
     with database.connect() as holder, database.connect() as conn:
         holder.execute(HOLD)
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a waiter logs of the session that has the lock, and how an operator can end it."""
+"""What a waiter logs about the session that holds the lock, and how an operator can terminate it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BUSY = "FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND state = 'ac
 
 @contextmanager
 def holder_that_is(state: str, database: Database, name: str) -> Iterator[psycopg.Connection]:
-    """Hold the lock in a session of that name, in that state; `conn` is the session."""
+    """Hold the lock in a session with the given name and state; `conn` is the session."""
     with closing(database.connect(application_name=name)) as conn:
         conn.execute(HOLD)
         busy = threading.Thread(target=_sleep, args=[conn])
@@ -42,7 +42,7 @@ def holder_that_is(state: str, database: Database, name: str) -> Iterator[psycop
             eventually(lambda: database.query(f"SELECT {BUSY.replace('%', '%%')}"))
         try:
             yield conn
-        finally:  # the thread must not read from a socket that is somebody else's by then
+        finally:  # the thread must not read from a socket that another connection has reused
             if state == "active":
                 conn.cancel()
                 busy.join()
@@ -63,7 +63,7 @@ def _sleep(conn: psycopg.Connection) -> None:
         ("active", RUNNER, "It seems to be a working runner. Check its log and let it finish"),
     ],
 )
-def test_a_lock_timeout_says_what_the_holder_looks_like_and_the_statement_that_ends_it(
+def test_a_lock_timeout_describes_the_holder_and_gives_the_statement_that_terminates_it(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, state: str, name: str, looks: str
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a ()")
@@ -87,12 +87,14 @@ def test_a_lock_timeout_says_what_the_holder_looks_like_and_the_statement_that_e
         assert looks in message
         assert message.endswith(statement)
         assert "hunter2" not in finished.stdout
-        assert database.query("SELECT count(*) FROM pg_stat_activity WHERE pid = %s", pid) == [(1,)], "ended by us"
+        assert database.query("SELECT count(*) FROM pg_stat_activity WHERE pid = %s", pid) == [(1,)], (
+            "the program terminated the session"
+        )
         database.execute(statement)
         assert run().exit_code == 0
 
 
-def test_another_holder_is_told_of_at_once(
+def test_a_new_holder_is_logged_at_once(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a ()")
@@ -105,13 +107,13 @@ def test_another_holder_is_told_of_at_once(
         assert process.wait_for("lock.waiting")["holder"]["pid"] == first.info.backend_pid
         first.close()
         queued.join()
-        # Sooner than by the rhythm of ten seconds.
+        # Sooner than the interval of 10 s.
         assert process.wait_for("lock.waiting", timeout=8)["holder"]["pid"] == second.info.backend_pid
     finished = process.finish()
     assert (finished.exit_code, len(finished.named("lock.waiting"))) == (0, 2)
 
 
-def test_a_state_that_changes_and_lasts_is_told_of(
+def test_a_lasting_change_of_state_is_logged(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a ()")
@@ -129,13 +131,13 @@ def test_a_state_that_changes_and_lasts_is_told_of(
 
 @pytest.fixture
 def logged_pids(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Callable[[], list[int]]:
-    """Look at every call, and return the process ids that were logged."""
+    """Query the holder at every call, and return the process ids that were logged."""
     monkeypatch.setattr(logging.getLogger("predeploy"), "propagate", True)
     monkeypatch.setattr(holder_module, "_LOOK_EVERY_S", 0.0)
     return lambda: [vars(record)["holder"]["pid"] for record in caplog.records]
 
 
-def test_another_holder_is_logged_however_short_it_has_the_lock(
+def test_a_new_holder_is_logged_even_if_it_holds_the_lock_briefly(
     database: Database, logged_pids: Callable[[], list[int]]
 ) -> None:
     with database.connect() as conn, database.connect() as first, database.connect() as second:
@@ -149,7 +151,7 @@ def test_another_holder_is_logged_however_short_it_has_the_lock(
         assert logged_pids() == pids
 
 
-def test_a_runner_at_work_that_is_idle_and_active_in_turn_is_logged_once(
+def test_a_working_runner_that_alternates_between_idle_and_active_is_logged_once(
     database: Database, logged_pids: Callable[[], list[int]]
 ) -> None:
     with database.connect() as holder, database.connect() as conn:
@@ -164,15 +166,15 @@ def test_a_runner_at_work_that_is_idle_and_active_in_turn_is_logged_once(
         assert logged_pids() == [holder.info.backend_pid]
 
 
-def test_the_holder_is_looked_at_once_a_second_at_most(database: Database) -> None:
+def test_the_holder_is_queried_at_most_once_a_second(database: Database) -> None:
     with database.connect() as conn:
         wait = LockWait(conn, "true", 300.0)
         wait.report(0.0)
         conn.close()
-        wait.report(0.1)  # asks nothing
+        wait.report(0.1)  # sends no query
 
 
-def test_a_holder_of_another_role_is_told_of_as_far_as_it_is_seen(
+def test_a_holder_with_another_role_is_logged_as_far_as_it_is_visible(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a ()")

@@ -1,4 +1,4 @@
-"""The connection breaks in mid-run: what was committed counts, what was not is run again, and that has an end."""
+"""The connection breaks during the run: committed migrations count, the others are run again a few times at most."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SLEEPERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
 TERMINATE_SLEEPERS = SLEEPERS.replace("pid", "pg_terminate_backend(pid)")
 NAMES = "SELECT name FROM _migrations ORDER BY name"
-CLAIM_COMPLETE = b"C\x00\x00\x00\x0fINSERT 0 1\x00Z"  # sent alone, as only the claim of a no-transaction file is
+CLAIM_COMPLETE = b"C\x00\x00\x00\x0fINSERT 0 1\x00Z"  # alone in its message: only for a no-transaction file
 KILL_OWN_BACKEND = "SELECT pg_terminate_backend(pg_backend_pid());"
 
 
@@ -37,12 +37,12 @@ def names(events: list[dict[str, str]]) -> list[str]:
     return [event["migration"] for event in events]
 
 
-def test_a_file_that_was_cut_short_is_run_again_and_applied_once(
+def test_an_interrupted_file_is_run_again_and_applied_once(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE runs (n INT); CREATE SEQUENCE attempts")
     migrations_dir.write("001.sql", "INSERT INTO runs VALUES (1)")
-    # Long only the first time: a sequence is not rolled back.
+    # It sleeps only the first time, because a sequence is not rolled back.
     migrations_dir.write("002.sql", "INSERT INTO runs SELECT 2 FROM pg_sleep(60 * (nextval('attempts') = 1)::int)")
     migrations_dir.write("003.sql", "INSERT INTO runs VALUES (3)")
     process = start()
@@ -57,7 +57,7 @@ def test_a_file_that_was_cut_short_is_run_again_and_applied_once(
     assert lost["migration"] == "002.sql"
 
 
-def test_a_file_that_ends_its_own_session_each_time_is_given_up_and_the_next_ones_are_applied(
+def test_a_file_that_always_terminates_its_session_fails_and_the_next_ones_are_applied(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", f"CREATE TABLE gone (); {KILL_OWN_BACKEND}")
@@ -71,7 +71,7 @@ def test_a_file_that_ends_its_own_session_each_time_is_given_up_and_the_next_one
     assert database.query("SELECT to_regclass('gone')") == [(None,)]
 
 
-def test_a_file_outside_of_a_transaction_is_not_run_again(
+def test_a_no_transaction_file_is_not_run_again(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE SEQUENCE attempts")
@@ -88,10 +88,10 @@ def test_a_file_outside_of_a_transaction_is_not_run_again(
 @pytest.mark.parametrize(
     ("mark", "runs"), [("", [1, 1, 2]), ("-- migrate:no-transaction\n", [1, 2])], ids=["transaction", "no transaction"]
 )
-def test_a_reported_migration_whose_row_is_gone_after_a_lost_connection_is_withdrawn(
+def test_a_migration_reported_as_applied_is_withdrawn_if_its_row_is_missing_after_a_lost_connection(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, mark: str, runs: list[int]
 ) -> None:
-    """As after a failover to a standby that lacked the last commit; there its effects are gone, too."""
+    """As after a failover to a standby that lacks the last commit; there, the migration's effects are missing too."""
     database.execute("CREATE TABLE runs (n INT); CREATE SEQUENCE attempts")
     migrations_dir.write("001.sql", f"{mark}INSERT INTO runs VALUES (1)")
     migrations_dir.write("002.sql", "INSERT INTO runs SELECT 2 FROM pg_sleep(60 * (nextval('attempts') = 1)::int)")
@@ -110,7 +110,7 @@ def test_a_reported_migration_whose_row_is_gone_after_a_lost_connection_is_withd
         assert (run.exit_code, run.report["applied"], run.report["failed"]) == (0, 2, 0)
 
 
-def test_an_error_that_only_looks_like_a_lost_connection_is_the_files_own(
+def test_an_error_that_resembles_a_lost_connection_is_a_failure_of_the_file(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "DO $$BEGIN RAISE 'pretended' USING ERRCODE = '57P01'; END$$")
@@ -120,7 +120,7 @@ def test_an_error_that_only_looks_like_a_lost_connection_is_the_files_own(
     assert database.query("SELECT count(*) FROM _migrations") == [(0,)]
 
 
-def test_a_server_that_crashes_and_comes_back_is_met_again(
+def test_the_run_reconnects_after_a_server_crash(
     private_server: PostgresServer, start: Callable[..., Process], migrations_dir: MigrationsDir
 ) -> None:
     with fresh_database(private_server) as database:
@@ -160,10 +160,10 @@ def test_a_commit_whose_answer_is_lost_counts_and_takes_effect_once(
     assert database.query(NAMES) == [("001.sql",), ("002.sql",)]
 
 
-def test_losses_in_the_wait_for_the_lock_are_not_counted_against_the_file(
+def test_connections_lost_while_waiting_for_the_lock_do_not_count_as_attempts_of_the_file(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
-    """One loss while the file runs, two while somebody else has the lock: the file has run once, not three times."""
+    """One loss while the file runs and two while another session holds the lock count as one attempt, not three."""
     database.execute("CREATE SEQUENCE attempts")
     migrations_dir.write("001.sql", "SELECT pg_sleep(60 * (nextval('attempts') = 1)::int)")
     waiting = "FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pg-predeploy%%'"
@@ -183,7 +183,7 @@ def test_losses_in_the_wait_for_the_lock_are_not_counted_against_the_file(
     assert [event.get("migration") for event in run.named("connection.lost")] == ["001.sql", None, None]
 
 
-def test_a_session_that_is_ended_in_the_wait_for_the_lock_each_time_ends_the_run(
+def test_a_session_that_is_always_terminated_while_it_waits_for_the_lock_ends_the_run(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
@@ -201,7 +201,7 @@ def test_a_session_that_is_ended_in_the_wait_for_the_lock_each_time_ends_the_run
     assert len(run.named("connection.lost")) == 3
 
 
-def test_what_was_committed_before_the_server_went_for_good_is_reported(
+def test_commits_before_a_permanent_loss_of_the_server_are_reported(
     start: Callable[..., Process],
     run: Callable[..., Run],
     proxy: Proxy,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 THEIRS = "CREATE TABLE _migrations (name TEXT PRIMARY KEY, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
 
 
-def test_name_and_applied_at_are_the_protocols_and_the_rest_is_nullable(
+def test_name_and_applied_at_follow_the_protocol_and_other_columns_are_nullable(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
@@ -37,17 +37,17 @@ def test_name_and_applied_at_are_the_protocols_and_the_rest_is_nullable(
     assert database.query(
         "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = '_migrations'::regclass AND contype = 'p'"
     ) == [("PRIMARY KEY (name)",)]
-    database.execute("INSERT INTO _migrations (name) VALUES ('theirs.sql')")  # what the others write
+    database.execute("INSERT INTO _migrations (name) VALUES ('theirs.sql')")  # as other implementations write it
 
 
-def test_a_table_of_another_implementation_is_taken_over(
+def test_a_table_of_another_implementation_is_reused(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute(f"{THEIRS}; INSERT INTO _migrations (name) VALUES ('001.sql')")
     migrations_dir.write("001.sql", "SELECT 1/0")
     assert run().report["skipped"] == 1
     assert database.query("SELECT count(*) FROM pg_attribute WHERE attname = 'checksum'") == [(0,)], (
-        "altered for nothing"
+        "the table was altered although nothing was pending"
     )
     migrations_dir.write("002.sql", "SELECT 2")
     assert run().report["applied"] == 1
@@ -55,7 +55,7 @@ def test_a_table_of_another_implementation_is_taken_over(
     assert rows == [("001.sql", None), ("002.sql", 64)]
 
 
-def test_a_table_that_we_may_write_but_not_alter_serves_without_checksums(
+def test_a_table_that_can_be_written_but_not_altered_is_used_without_checksums(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.admin_execute(f"{THEIRS}; GRANT SELECT, INSERT ON _migrations TO {database.owner}")
@@ -67,7 +67,7 @@ def test_a_table_that_we_may_write_but_not_alter_serves_without_checksums(
     assert run().named("migration.changed") == []
 
 
-def test_a_column_that_cannot_be_added_now_does_not_hold_up_the_run(
+def test_a_column_that_cannot_be_added_now_does_not_delay_the_run(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute(THEIRS)
@@ -79,7 +79,7 @@ def test_a_column_that_cannot_be_added_now_does_not_hold_up_the_run(
     assert len(finished.named("table.unaltered")) == 1
 
 
-def test_the_table_is_found_on_the_search_path_and_written_there_for_good(
+def test_the_table_is_found_on_the_search_path_and_always_written_there(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute('CREATE SCHEMA "My Schema"')
@@ -114,7 +114,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_stands_in_the_way_is_named_with_what_to_do(
+def test_a_problem_with_the_table_is_reported_with_a_remedy(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, case: str
 ) -> None:
     setup, exit_code, says = REFUSED[case]
@@ -127,7 +127,7 @@ def test_what_stands_in_the_way_is_named_with_what_to_do(
 
 @pytest.fixture
 def schema_owner(database: Database) -> Database:
-    """The role owns the schema `app`, may log in, and nothing else."""
+    """Make the role the owner of the schema `app`, with no other privilege than to log in."""
     database.admin_execute(
         f"ALTER DATABASE {database.name} OWNER TO CURRENT_USER; REVOKE ALL ON SCHEMA public FROM PUBLIC;"
         f"REVOKE ALL ON DATABASE {database.name} FROM PUBLIC;"
@@ -152,14 +152,14 @@ def test_a_role_that_owns_one_schema_and_nothing_else_can_run_everything(
     assert schema_owner.query("SELECT count(*) FROM app._migrations") == [(4,)]
 
 
-def test_such_a_role_runs_behind_a_pooler_too(
+def test_a_schema_owner_can_run_through_a_pooler(
     run: Callable[..., Run], schema_owner: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a (id int)")
     assert run(DATABASE_URL=schema_owner.dsn_at(pgbouncer.port)).report["applied"] == 1
 
 
-def test_such_a_role_waits_and_comes_back_after_a_loss(
+def test_a_schema_owner_can_wait_and_reconnect_after_a_lost_connection(
     start: Callable[..., Process], schema_owner: Database, migrations_dir: MigrationsDir
 ) -> None:
     database = schema_owner

@@ -1,4 +1,4 @@
-"""What a run does with its files, seen from the database and from the log."""
+"""What a run does with its files, according to the database and the log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def names(run: Run, event: str) -> list[str]:
     return [line["migration"] for line in run.named(event)]
 
 
-def test_the_claim_is_the_first_thing_in_the_transaction(
+def test_the_claim_is_the_first_statement_of_the_transaction(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     own = "xmin::text = pg_current_xact_id()::text"
@@ -35,10 +35,10 @@ def test_the_claim_is_the_first_thing_in_the_transaction(
     assert database.query("SELECT * FROM seen") == [("001.sql", True)]
 
 
-def test_a_migration_that_another_runner_commits_meanwhile_is_skipped_and_its_effect_rolled_back(
+def test_a_migration_that_another_runner_commits_first_is_skipped_and_rolled_back(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
-    # As behind a pooler or on an engine without real advisory locks: the row appears after we have read the table.
+    # As behind a pooler or without real advisory locks: the row appears after the run has read the table.
     migrations_dir.write("001.sql", "CREATE TABLE a (id int)")
     migrations_dir.write("002.sql", "INSERT INTO _migrations (name) VALUES ('003.sql')")
     migrations_dir.write("003.sql", "CREATE TABLE b (id int)")
@@ -51,9 +51,7 @@ def test_a_migration_that_another_runner_commits_meanwhile_is_skipped_and_its_ef
     assert database.query("SELECT to_regclass('b')") == [(None,)]
 
 
-def test_an_error_is_placed_in_the_file_by_line_and_column(
-    run: Callable[..., Run], migrations_dir: MigrationsDir
-) -> None:
+def test_an_error_has_its_line_and_column_in_the_file(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", "-- Übung\nSELECT 'ä';\r\n\r\nSELECT 'ö',\r\n  no_such_column;\r\n")
     event = failure(run())
     assert (event["sqlstate"], event["line"], event["column"]) == ("42703", 5, 3)
@@ -61,7 +59,7 @@ def test_an_error_is_placed_in_the_file_by_line_and_column(
     assert event["error"] == 'column "***" does not exist'
 
 
-def test_an_error_without_a_position_is_placed_by_its_statement(
+def test_an_error_without_a_position_has_the_line_of_its_statement(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write(
@@ -72,7 +70,7 @@ def test_an_error_without_a_position_is_placed_by_its_statement(
     assert "column" not in event
 
 
-def test_a_deferred_constraint_that_fails_at_commit_is_the_files_error(
+def test_a_deferred_constraint_that_fails_at_commit_fails_the_file(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write(
@@ -103,7 +101,7 @@ def test_on_error_stop_reports_the_rest_as_not_run(
     assert database.query("SELECT name FROM _migrations") == [("001.sql",)]
 
 
-def test_require_files_refuses_an_empty_directory(run: Callable[..., Run]) -> None:
+def test_require_files_rejects_an_empty_directory(run: Callable[..., Run]) -> None:
     finished = run(MIGRATE_REQUIRE_FILES="true")
     assert finished.exit_code == 2
     assert "Check that the directory is mounted." in finished.report["message"]
@@ -123,7 +121,7 @@ REJECTED = [
 ]
 
 
-def test_what_would_wedge_the_session_is_rejected_before_anything_is_sent(
+def test_statements_that_would_block_the_session_are_rejected_before_anything_is_sent(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("000.sql", "CREATE TABLE a (id int)")
@@ -133,7 +131,7 @@ def test_what_would_wedge_the_session_is_rejected_before_anything_is_sent(
     finished = run()
     for event, (content, line, says) in zip(finished.named("migration.failed"), REJECTED, strict=True):
         assert (event["line"], says in event["error"]) == (line, True), content
-        assert "sqlstate" not in event, "the server saw it"
+        assert "sqlstate" not in event, "the file was sent to the server"
     assert (finished.exit_code, finished.report["applied"]) == (1, 2)
     assert database.query("SELECT id FROM a") == [(3,)]
 
@@ -150,7 +148,7 @@ def test_files_without_a_statement_or_with_a_byte_order_mark_are_applied(
     assert database.query("SELECT count(*) FROM _migrations") == [(len(contents),)]
 
 
-def test_any_name_is_recorded_as_it_is(
+def test_any_name_is_recorded_unchanged(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     odd = ["$$ %s {}.sql", "back\\slash.sql", 'it\'s "so".sql', "with space.sql", "ünïcødé ✓.sql"]
@@ -161,7 +159,7 @@ def test_any_name_is_recorded_as_it_is(
     assert run().report["skipped"] == len(odd)
 
 
-def test_percent_signs_and_placeholders_reach_the_server_untouched(
+def test_percent_signs_and_placeholders_reach_the_server_unchanged(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a AS SELECT '%s %(x)s {} $1 :x'::text AS t")
@@ -169,7 +167,7 @@ def test_percent_signs_and_placeholders_reach_the_server_untouched(
     assert database.query("SELECT t FROM a") == [("%s %(x)s {} $1 :x",)]
 
 
-def test_a_big_file_is_one_transaction_and_its_error_is_placed_beyond_the_first_chunk(
+def test_a_big_file_is_one_transaction_and_an_error_after_the_first_chunk_has_its_line(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     rows = "".join(f"INSERT INTO a VALUES ('{number:0100}');\n" for number in range(30_000))
@@ -185,7 +183,7 @@ def test_a_big_file_is_one_transaction_and_its_error_is_placed_beyond_the_first_
 # Order, drift
 
 
-def test_files_run_in_code_point_order_and_a_numeric_surprise_is_warned_of(
+def test_files_run_in_code_point_order_and_a_different_numeric_order_causes_a_warning(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     for name in ("2_b.sql", "10_c.sql", "1_a.sql", "Z.sql", "a.sql"):
@@ -195,7 +193,7 @@ def test_files_run_in_code_point_order_and_a_numeric_surprise_is_warned_of(
     assert names(finished, "migration.misordered") == ["10_c.sql"]
 
 
-def test_drift_is_warned_of_and_is_no_failure(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+def test_drift_causes_a_warning_but_no_failure(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("002.sql", "SELECT 2")
     gone = migrations_dir.write("003.sql", "SELECT 3")
     assert run().exit_code == 0
@@ -216,7 +214,7 @@ def test_drift_is_warned_of_and_is_no_failure(run: Callable[..., Run], migration
     } == {"warning"}
 
 
-def test_the_same_file_with_other_line_ends_is_not_changed(
+def test_a_file_with_different_line_endings_counts_as_unchanged(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1;\nSELECT 2;\n")
@@ -225,10 +223,10 @@ def test_the_same_file_with_other_line_ends_is_not_changed(
     assert run().named("migration.changed") == []
 
 
-# Passing errors
+# Retryable errors
 
 
-def test_a_lock_timeout_is_tried_again_until_the_lock_is_free(
+def test_a_lock_timeout_is_retried_until_the_lock_is_free(
     start: Callable[..., Any], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE busy (id int)")
@@ -261,7 +259,7 @@ def test_a_no_transaction_file_runs_statement_by_statement(
 
 
 @pytest.mark.session("runs outside of a transaction")
-def test_a_failing_no_transaction_file_keeps_what_came_before_and_says_so(
+def test_a_failing_no_transaction_file_keeps_the_earlier_statements_and_the_log_says_so(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write(
@@ -275,7 +273,7 @@ def test_a_failing_no_transaction_file_keeps_what_came_before_and_says_so(
 
 
 @pytest.mark.session("runs outside of a transaction")
-def test_an_invalid_index_of_a_failed_build_is_named_and_never_taken_for_success(
+def test_an_invalid_index_after_a_failed_build_is_named_and_never_counts_as_success(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE a (id int); INSERT INTO a VALUES (1), (1)")
@@ -293,7 +291,7 @@ def test_an_invalid_index_of_a_failed_build_is_named_and_never_taken_for_success
 
 
 @pytest.mark.session("runs outside of a transaction")
-def test_an_invalid_index_of_somebody_else_does_not_matter(
+def test_an_unrelated_invalid_index_is_ignored(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE a (id int); INSERT INTO a VALUES (1), (1)")

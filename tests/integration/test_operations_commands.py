@@ -1,4 +1,4 @@
-"""What the page for operators tells them to type is understood."""
+"""The commands and statements on the operations page work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
-def test_the_statements_are_run_by_the_server(
+def test_the_server_accepts_the_statements(
     run: Callable[..., Run], migrations_dir: MigrationsDir, database: Database
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a ()")
@@ -38,7 +38,7 @@ def test_the_statements_are_run_by_the_server(
 
 
 @pytest.mark.skipif(not shutil.which("jq"), reason="no jq")
-def test_the_filter_finds_what_failed(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+def test_the_jq_filter_finds_failures(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", "SELECT\n  1 FROM nowhere")
     (command,) = [line for block in blocks("sh") for line in block.splitlines() if "| jq -r '" in line]
     jq = command.partition("| jq -r '")[2].removesuffix("'")
@@ -49,6 +49,6 @@ def test_the_filter_finds_what_failed(run: Callable[..., Run], migrations_dir: M
 
 
 @pytest.mark.parametrize("block", blocks("sh"))
-def test_the_commands_are_read_by_a_shell(block: str) -> None:
+def test_a_shell_can_parse_the_commands(block: str) -> None:
     done = subprocess.run(["sh", "-n"], input=block, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

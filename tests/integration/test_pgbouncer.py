@@ -1,4 +1,4 @@
-"""The tests' own PgBouncer is a real one that knows every database and role, and leaves nothing behind."""
+"""The PgBouncer that the tests use serves every database and role, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.database import Database
     from tests.support.pgbouncer import PgBouncer, PoolMode
 
-# Prints where PgBouncer is and waits to be killed.
+# Prints the location of PgBouncer and waits to be killed.
 CREATOR = """
 import sys, time
 from tests.support.postgres_server import PostgresServer
@@ -41,7 +41,7 @@ def refuses(port: int) -> bool:
     return False
 
 
-def test_a_role_made_after_its_start_logs_in_with_the_servers_password(
+def test_a_role_created_after_the_start_logs_in_with_the_servers_password(
     pgbouncer: PgBouncer, database: Database
 ) -> None:
     with psycopg.connect(database.dsn_at(pgbouncer.port), autocommit=True) as conn:
@@ -51,7 +51,7 @@ def test_a_role_made_after_its_start_logs_in_with_the_servers_password(
         psycopg.connect(wrong)
 
 
-def test_the_backend_is_not_the_one_that_the_client_was_told_of(pgbouncer: PgBouncer, database: Database) -> None:
+def test_the_backends_process_id_differs_from_the_one_sent_at_login(pgbouncer: PgBouncer, database: Database) -> None:
     with psycopg.connect(database.dsn_at(pgbouncer.port), autocommit=True) as conn:
         assert conn.execute("SELECT pg_backend_pid()").fetchone() != (conn.info.backend_pid,)
 
@@ -60,7 +60,7 @@ def test_the_backend_is_not_the_one_that_the_client_was_told_of(pgbouncer: PgBou
     ("pool_mode", "held_between_statements", "held_in_a_transaction"),
     [("session", True, True), ("transaction", False, True), ("statement", False, None)],
 )
-def test_a_backend_is_held_for_as_long_as_the_pool_mode_says(
+def test_the_pool_mode_determines_how_long_a_client_keeps_a_backend(
     pool_mode: PoolMode,
     held_between_statements: bool,
     held_in_a_transaction: bool | None,
@@ -85,7 +85,7 @@ def test_a_backend_is_held_for_as_long_as_the_pool_mode_says(
             assert held() == held_in_a_transaction
 
 
-def test_settings_and_the_console_are_at_hand(start_pgbouncer: Callable[..., PgBouncer], database: Database) -> None:
+def test_settings_and_the_console_are_available(start_pgbouncer: Callable[..., PgBouncer], database: Database) -> None:
     pgbouncer = start_pgbouncer(default_pool_size=3, query_wait_timeout=1)
     settings = {row["key"]: row["value"] for row in pgbouncer.console("SHOW CONFIG")}
     assert (settings["default_pool_size"], settings["pool_mode"]) == ("3", "transaction")
@@ -98,7 +98,7 @@ def test_settings_and_the_console_are_at_hand(start_pgbouncer: Callable[..., PgB
     assert "query_wait_timeout" in pgbouncer.log()
 
 
-def test_it_comes_back_on_its_port_after_it_was_killed(
+def test_it_restarts_on_its_port_after_it_was_killed(
     start_pgbouncer: Callable[..., PgBouncer], database: Database
 ) -> None:
     pgbouncer = start_pgbouncer()
@@ -113,7 +113,7 @@ def test_it_comes_back_on_its_port_after_it_was_killed(
         assert conn.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_nothing_is_left_of_it_when_it_is_closed(start_pgbouncer: Callable[..., PgBouncer]) -> None:
+def test_closing_it_leaves_nothing_behind(start_pgbouncer: Callable[..., PgBouncer]) -> None:
     pgbouncer = start_pgbouncer()
     pid = pgbouncer.pid
     assert Path(f"/proc/{pid}").exists()
@@ -123,7 +123,7 @@ def test_nothing_is_left_of_it_when_it_is_closed(start_pgbouncer: Callable[..., 
     assert refuses(pgbouncer.port)
 
 
-def test_a_wrong_setting_is_told_with_the_log_and_leaves_nothing_behind(
+def test_an_invalid_setting_is_reported_with_the_log_and_leaves_nothing_behind(
     start_pgbouncer: Callable[..., PgBouncer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tmp_path.chmod(0o755)
@@ -133,8 +133,8 @@ def test_a_wrong_setting_is_told_with_the_log_and_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("pgbouncer")  # skip where there is none
-def test_it_dies_with_a_creator_that_is_killed() -> None:
+@pytest.mark.usefixtures("pgbouncer")  # skip if PgBouncer is missing
+def test_it_ends_when_its_creator_is_killed() -> None:
     creator = subprocess.Popen([sys.executable, "-c", CREATOR], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert creator.stdout
     pid, directory = creator.stdout.readline().split()
@@ -145,7 +145,7 @@ def test_it_dies_with_a_creator_that_is_killed() -> None:
     eventually(lambda: not Path(f"/proc/{pid}").exists() and not Path(directory).exists())
 
 
-def test_the_environment_names_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_environment_variable_names_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     named = tmp_path / "pgbouncer"
     monkeypatch.setenv("PGBOUNCER", str(named))
     with pytest.raises(PgBouncerMissing, match="name a program in PGBOUNCER"):

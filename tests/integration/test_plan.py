@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.support.program import Run
 
 
-def test_each_pending_migration_is_logged_in_order_with_actions_and_locks(
+def test_pending_migrations_are_logged_in_order_with_actions_and_locks(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE users (id int PRIMARY KEY); CREATE TABLE orders (user_id int);")
@@ -76,7 +76,9 @@ def test_a_plan_changes_nothing_and_creates_no_table(
     assert database.query("SELECT to_regclass('_migrations')") == [(None,)]
 
 
-def test_a_plan_waits_for_no_lock(run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir) -> None:
+def test_a_plan_never_waits_for_a_lock(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
     database.execute("CREATE TABLE users (id int)")
     migrations_dir.write("001.sql", "DROP TABLE users")
     with database.connect() as conn, database.connect() as other:
@@ -108,7 +110,7 @@ def test_a_rejected_migration_is_reported_and_the_others_are_planned(
     assert (finished.report["pending"], finished.report["failed"]) == (5, 4)
 
 
-def test_a_plan_works_on_a_read_only_server_and_without_the_right_to_use_a_schema(
+def test_a_plan_works_on_a_read_only_server_and_without_usage_on_a_schema(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.admin_execute("CREATE SCHEMA locked_up; CREATE TABLE locked_up.secret (id int)")
@@ -139,7 +141,7 @@ def test_a_function_that_an_earlier_migration_creates_is_unknown(
     assert [line["unknown"] for line in lines] == [False, True]
 
 
-def test_a_plan_shows_only_words_of_sql(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+def test_a_plan_shows_only_sql_keywords(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write(
         "001.sql",
         "ALTER ROLE app PASSWORD 'hunter2'; CREATE USER u PASSWORD 'hunter3'; INSERT INTO t VALUES ('hunter4');"
@@ -156,7 +158,7 @@ def test_a_plan_with_nothing_pending_succeeds(run: Callable[..., Run]) -> None:
     assert (finished.exit_code, finished.report["message"]) == (0, "0 pending, 0 would fail")
 
 
-def test_in_text_it_is_a_line_for_each_file(
+def test_a_text_plan_has_one_line_per_file(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE users (id int PRIMARY KEY); CREATE TABLE orders (user_id int)")

@@ -268,7 +268,7 @@ HELD = """
 
 @pytest.fixture(scope="module")
 def prepared(server: PostgresServer) -> Iterator[Database]:
-    """Tables that no test changes: each rolls back what it does."""
+    """Tables that no test changes, because each test rolls back."""
     with fresh_database(server) as database:
         database.admin_execute(f"GRANT ALL ON DATABASE {database.name} TO {database.owner}")
         database.admin_execute(f"GRANT ALL ON SCHEMA public TO {database.owner}")
@@ -284,7 +284,7 @@ def planned(conn: psycopg.Connection, sql: str) -> tuple[dict[str, LockMode], bo
 
 
 def held(conn: psycopg.Connection, sql: str) -> dict[str, LockMode]:
-    """Return the strongest lock of a statement on each relation that existed before; roll it back."""
+    """Run a statement and roll it back; return its strongest lock on each relation that existed before."""
     before = read_relations(conn)
     conn.execute("BEGIN")
     try:
@@ -330,7 +330,7 @@ def test_the_lock_on_the_partition_that_gets_a_row_is_not_planned(prepared: Data
         assert held(conn, sql) == {"public.events": LockMode.ROW_EXCLUSIVE, "public.events_1": LockMode.ROW_EXCLUSIVE}
 
 
-def test_an_index_or_sequence_is_listed_if_its_users_have_to_wait(prepared: Database) -> None:
+def test_an_index_or_sequence_is_listed_if_other_sessions_have_to_wait(prepared: Database) -> None:
     with prepared.connect() as conn:
         assert planned(conn, "REINDEX TABLE loose") == ({"public.loose": LockMode.SHARE}, False)
         assert "public.plain_at" in planned(conn, "REINDEX TABLE plain")[0]
@@ -381,7 +381,7 @@ def test_a_name_resolves_as_on_the_server(prepared: Database, name: str, found: 
             conn.execute(f"SELECT FROM {name}")
 
 
-def test_search_path_decides_between_two_schemas(prepared: Database) -> None:
+def test_search_path_selects_one_of_two_schemas(prepared: Database) -> None:
     with prepared.connect() as conn:
         conn.execute("SET search_path = other, public")
         assert planned(conn, "LOCK accounts")[0] == {"other.accounts": LockMode.ACCESS_EXCLUSIVE}

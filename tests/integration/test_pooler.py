@@ -1,4 +1,4 @@
-"""Behind PgBouncer: the same migrations, once each, and nothing of ours stays with the pool."""
+"""Behind PgBouncer: each migration is applied once, and no session state is left in the pool."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = "SELECT name FROM _migrations ORDER BY name"
 
 @pytest.fixture
 def gate(database: Database) -> Iterator[Callable[[], None]]:
-    """A table that nobody can read until the gate is opened; reading it holds a migration where it is."""
+    """A table that is locked until the gate opens, so that a migration that reads it waits."""
     database.execute("CREATE TABLE gate (n int)")
     with database.connect(autocommit=False) as keeper:
         keeper.execute("LOCK TABLE gate")
@@ -40,7 +40,7 @@ def waits_at_gate(database: Database) -> Callable[[], bool]:
     return lambda: bool(database.query(asks))
 
 
-def test_in_transaction_mode_the_run_is_right_and_leaves_nothing_with_the_pool(
+def test_a_run_in_transaction_mode_is_correct_and_leaves_nothing_in_the_pool(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE effects (n int); INSERT INTO effects VALUES (1)")
@@ -50,11 +50,11 @@ def test_in_transaction_mode_the_run_is_right_and_leaves_nothing_with_the_pool(
     assert (ended.exit_code, ended.report["applied"], ended.report["failed"]) == (1, 2, 1)
     (detected,) = ended.named("pooler.detected")
     assert detected["mode"] == "transaction"
-    assert ended.named("lock.acquired") == [], "a session lock in a pool excludes nobody"
+    assert ended.named("lock.acquired") == [], "a session lock was taken, which excludes no one in a pool"
     assert ended.named("migration.failed")[0]["line"] == 1
     assert database.query("SELECT n FROM effects ORDER BY n") == [(1,), (3,)]
     assert database.query(NAMES) == [("001.sql",), ("003.sql",)]
-    # The backends that served us are still there, with the pool.
+    # The pool still has the backends that served the run.
     others = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     assert database.query(others)
     assert database.query(ADVISORY_LOCKS) == [(0,)]
@@ -62,7 +62,7 @@ def test_in_transaction_mode_the_run_is_right_and_leaves_nothing_with_the_pool(
     assert (again.report["skipped"], again.report["failed"]) == (2, 1)
 
 
-def test_session_mode_is_told_from_it_and_holds_the_session_lock(
+def test_session_mode_is_detected_and_uses_a_session_lock(
     start: Callable[..., Process],
     database: Database,
     migrations_dir: MigrationsDir,
@@ -83,14 +83,14 @@ def test_session_mode_is_told_from_it_and_holds_the_session_lock(
 
 
 @pytest.mark.direct("what it says")
-def test_a_direct_connection_is_no_pooler(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+def test_a_direct_connection_is_not_taken_for_a_pooler(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
     ended = run()
     assert (ended.named("pooler.detected"), len(ended.named("lock.acquired"))) == ([], 1)
 
 
 @pytest.mark.parametrize("variable", ["DIRECT_URL", None])
-def test_in_transaction_mode_a_no_transaction_file_is_refused_and_the_way_around_named(
+def test_transaction_mode_rejects_a_no_transaction_file_and_names_a_workaround(
     run: Callable[..., Run],
     database: Database,
     migrations_dir: MigrationsDir,
@@ -112,7 +112,7 @@ def test_in_transaction_mode_a_no_transaction_file_is_refused_and_the_way_around
 @pytest.mark.parametrize(
     ("first", "second"), [("pooled", "pooled"), ("pooled", "direct"), ("direct", "pooled")], ids="-".join
 )
-def test_two_runners_exclude_each_other_whichever_way_they_come(
+def test_two_runners_exclude_each_other_on_any_combination_of_paths(
     start: Callable[..., Process],
     database: Database,
     migrations_dir: MigrationsDir,
@@ -135,10 +135,10 @@ def test_two_runners_exclude_each_other_whichever_way_they_come(
     assert database.query(ADVISORY_LOCKS) == [(0,)]
 
 
-def test_a_runner_that_meets_another_between_two_files_waits_and_goes_on(
+def test_a_runner_waits_for_a_lock_that_is_taken_between_two_files(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
 ) -> None:
-    """A foreign session takes the key while our first file runs, as it can once our transaction is over."""
+    """Another session requests the key while the first file runs, and gets it after that file's transaction."""
     database.execute("CREATE TABLE effects (n int); CREATE TABLE gate (n int)")
     migrations_dir.write("001.sql", "INSERT INTO effects VALUES (1); SELECT * FROM gate")
     migrations_dir.write("002.sql", "INSERT INTO effects VALUES (2)")
@@ -158,7 +158,7 @@ def test_a_runner_that_meets_another_between_two_files_waits_and_goes_on(
     assert database.query("SELECT n FROM effects ORDER BY n") == [(1,), (2,)]
 
 
-def test_a_holder_that_never_goes_ends_the_run_with_4(
+def test_a_lock_that_is_never_released_ends_the_run_with_4(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE t ()")
@@ -169,7 +169,7 @@ def test_a_holder_that_never_goes_ends_the_run_with_4(
     assert database.query("SELECT to_regclass('t')") == [(None,)]
 
 
-def test_a_holder_that_comes_between_two_files_and_stays_ends_the_run_with_4_and_what_was_applied_counts(
+def test_a_lock_taken_between_two_files_and_never_released_ends_the_run_with_4_after_the_first_file(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
 ) -> None:
     database.execute("CREATE TABLE gate (n int)")
@@ -207,7 +207,7 @@ STATE = """
 @pytest.mark.parametrize(
     ("leftover", "failing"), [*((name, False) for name in LEFTOVERS), ("the migration lock itself", True)]
 )
-def test_what_a_file_leaves_in_the_session_does_not_reach_the_pools_next_client(
+def test_session_state_of_a_file_does_not_reach_the_pools_next_client(
     run: Callable[..., Run],
     database: Database,
     migrations_dir: MigrationsDir,
@@ -225,7 +225,7 @@ def test_what_a_file_leaves_in_the_session_does_not_reach_the_pools_next_client(
     assert database.query(ADVISORY_LOCKS) == [(0,)]
 
 
-def test_a_file_in_chunks_and_one_with_literal_backslashes_are_read_as_they_are_meant(
+def test_chunked_files_and_literal_backslashes_are_interpreted_correctly(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
 ) -> None:
     row = "INSERT INTO effects VALUES ('ü\\n" + "x" * 1000 + "');\n"
@@ -236,7 +236,7 @@ def test_a_file_in_chunks_and_one_with_literal_backslashes_are_read_as_they_are_
     assert database.query("SELECT count(*), max(length(t)) FROM effects") == [(3000, 1003)]
 
 
-def test_a_migrations_transaction_is_what_the_settings_say(
+def test_a_migrations_transaction_uses_the_settings(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
 ) -> None:
     database.admin_execute(f"ALTER ROLE {database.owner} SET default_transaction_isolation = 'serializable'")
@@ -248,7 +248,7 @@ def test_a_migrations_transaction_is_what_the_settings_say(
     assert database.query("SELECT * FROM seen") == [("7s", "90s", "read committed")]
 
 
-def test_statement_mode_takes_what_fits_into_one_message(
+def test_statement_mode_accepts_files_that_fit_into_one_message(
     run: Callable[..., Run],
     database: Database,
     migrations_dir: MigrationsDir,
@@ -262,7 +262,7 @@ def test_statement_mode_takes_what_fits_into_one_message(
 
 @pytest.mark.parametrize("mode", ["transaction", "session"])
 @pytest.mark.parametrize("pool", ["round robin", "one backend", "one client"])
-def test_the_mode_is_found_whatever_the_pool_is_like(
+def test_the_mode_is_detected_with_any_pool(
     run: Callable[..., Run],
     database: Database,
     migrations_dir: MigrationsDir,
@@ -272,7 +272,7 @@ def test_the_mode_is_found_whatever_the_pool_is_like(
 ) -> None:
     bouncer = start_pgbouncer(pool_mode=mode, server_round_robin=1)
     if pool == "round robin":
-        with ExitStack() as stack:  # leaves the pool with idle backends that take turns
+        with ExitStack() as stack:  # leaves idle backends in the pool, which are used in turn
             clients = [stack.enter_context(psycopg.connect(database.dsn_at(bouncer.port))) for _ in range(5)]
             for client in clients:
                 client.execute("SELECT 1")
@@ -281,13 +281,13 @@ def test_the_mode_is_found_whatever_the_pool_is_like(
         bouncer.console(f"SET {limits[pool]}")
     migrations_dir.write("001.sql", "CREATE TABLE a ()")
     ended = run(DATABASE_URL=database.dsn_at(bouncer.port))
-    # A pooler in session mode that has no room for a second client cannot be told from the other: the answer is safe.
+    # Without room for a second client, session mode cannot be distinguished; assuming transaction mode is safe.
     expected = "transaction" if pool in limits else mode
     assert (ended.exit_code, ended.named("pooler.detected")[0]["mode"]) == (0, expected)
 
 
 @pytest.mark.parametrize("mode", ["transaction", "session"])
-def test_settings_in_the_connection_string_are_refused_as_the_pooler_would_not_keep_them(
+def test_settings_in_the_connection_string_are_rejected_because_a_pooler_loses_them(
     run: Callable[..., Run],
     database: Database,
     migrations_dir: MigrationsDir,
@@ -307,10 +307,10 @@ def test_settings_in_the_connection_string_are_refused_as_the_pooler_would_not_k
     if reads_them:
         return
     routed = run(DATABASE_URL=f"{database.dsn_at(bouncer.port)}?options=endpoint%3Dnear")
-    assert (routed.exit_code, routed.report["applied"]) == (0, 1), "that is for the pooler itself"
+    assert (routed.exit_code, routed.report["applied"]) == (0, 1), "a setting for the pooler itself was rejected"
 
 
-def test_a_backend_that_dies_behind_the_pooler_is_met_again(
+def test_the_run_reconnects_after_a_backend_dies_behind_the_pooler(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
 ) -> None:
     database.execute("CREATE TABLE effects (n int); CREATE SEQUENCE attempts")
@@ -326,7 +326,7 @@ def test_a_backend_that_dies_behind_the_pooler_is_met_again(
     assert database.query("SELECT n FROM effects") == [(1,)]
 
 
-def test_the_library_runs_on_a_pool_behind_the_pooler(
+def test_the_library_works_with_a_pool_of_connections_to_the_pooler(
     database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a ()")

@@ -1,4 +1,4 @@
-"""The throw-away server works for every user, and leaves nothing behind however it ends."""
+"""The throw-away server works for every user, and leaves nothing behind however it is stopped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ with PostgresServer() as server:
     print(server.port, flush=True)
     time.sleep(60)
 """
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone else")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
 def accepts(port: int) -> bool:
@@ -65,7 +65,7 @@ def test_a_closed_server_leaves_nothing_behind() -> None:
     assert not server.directory.exists()
 
 
-def test_it_speaks_utf8_and_c_whatever_our_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_uses_utf8_and_the_c_locale_regardless_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", "POSIX")
     monkeypatch.setenv("PGDATA", "/nowhere")
     monkeypatch.setenv("PGPORT", "1")
@@ -75,7 +75,7 @@ def test_it_speaks_utf8_and_c_whatever_our_environment_says(monkeypatch: pytest.
     assert values == [("UTF8",), ("C",), ("scram-sha-256",), ("off",), ("5MB",)]
 
 
-def test_a_wrong_password_is_refused_on_both_ways_in(server: PostgresServer) -> None:
+def test_a_wrong_password_is_rejected_over_tcp_and_the_unix_socket(server: PostgresServer) -> None:
     wrong = server.dsn(password="wrong")
     for way in ("127.0.0.1", str(server.directory)):
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
@@ -97,7 +97,7 @@ def test_data_and_port_survive_a_restart(end: str, private_server: PostgresServe
     assert can_write(private_server)
 
 
-def test_a_port_that_is_taken_is_changed_for_another(server: PostgresServer) -> None:
+def test_another_port_is_chosen_if_the_port_is_taken(server: PostgresServer) -> None:
     late = PostgresServer()
     late.port = server.port
     with late:
@@ -105,7 +105,7 @@ def test_a_port_that_is_taken_is_changed_for_another(server: PostgresServer) -> 
         assert can_write(late)
 
 
-def test_a_server_that_cannot_start_says_why_and_leaves_nothing_behind() -> None:
+def test_a_server_that_cannot_start_reports_why_and_leaves_nothing_behind() -> None:
     server = PostgresServer(settings={"shared_buffers": "lots"})
     with pytest.raises(PostgresServerError, match='invalid value for parameter "shared_buffers"'), server:
         pass
@@ -113,7 +113,7 @@ def test_a_server_that_cannot_start_says_why_and_leaves_nothing_behind() -> None
 
 
 @as_root
-def test_root_becomes_nobody_where_there_are_no_user_namespaces() -> None:
+def test_root_becomes_nobody_if_there_are_no_user_namespaces() -> None:
     with PostgresServer(identity=nobody(find_binaries())) as server:
         assert can_write(server)
         assert (server.directory / "data").stat().st_uid == server.identity.user
@@ -126,28 +126,28 @@ def test_root_never_starts_a_server_as_root(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @as_root
-def test_programs_that_nobody_may_read_are_refused_with_advice(tmp_path: Path) -> None:
+def test_programs_that_the_user_nobody_cannot_read_are_rejected_with_advice(tmp_path: Path) -> None:
     secluded = tmp_path / "bin"
     secluded.mkdir(mode=0o700)
     with pytest.raises(PostgresServerError, match="PG_BIN"):
         nobody(secluded)
 
 
-def test_pg_bin_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_pg_bin_takes_precedence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("initdb", "postgres"):
         (tmp_path / name).touch(mode=0o755)
     monkeypatch.setenv("PG_BIN", str(tmp_path))
     assert find_binaries() == tmp_path
 
 
-def test_a_wrong_pg_bin_is_an_error_and_not_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_wrong_pg_bin_is_an_error_and_is_not_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PG_BIN", str(tmp_path))
     with pytest.raises(PostgresServerError, match="does not contain initdb and postgres"):
         find_binaries()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_no_server_outlives_a_process_that_was_ended_by_a_signal(signum: signal.Signals) -> None:
+def test_no_server_outlives_a_process_that_is_ended_by_a_signal(signum: signal.Signals) -> None:
     with tempfile.TemporaryDirectory(prefix="t-") as directory:
         Path(directory).chmod(0o755)
         environment = {**os.environ, "TMPDIR": directory}

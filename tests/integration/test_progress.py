@@ -1,4 +1,4 @@
-"""What a migration that takes long is doing, and who is in its way: named by the log of a real run."""
+"""The log of a real run shows what a slow migration is doing and which session blocks it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SOON = {"MIGRATE_WATCH_AFTER": "100ms"}
 NO_TRANSACTION = pytest.mark.session("a no-transaction file is refused")
 AT_GATE = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
-# A function that says it is immutable and waits at the gates 1 and 2: it holds an operation up in the middle.
+# A function, declared immutable, that waits at gates 1 and 2 and so stops an operation in the middle.
 GATED = """
     CREATE FUNCTION gated(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
     BEGIN
@@ -37,7 +37,7 @@ GATED = """
 
 @contextmanager
 def gates(database: Database) -> Iterator[tuple[psycopg.Connection, psycopg.Connection]]:
-    """Keep the gates 1 and 2 closed until their session ends."""
+    """Keep gates 1 and 2 closed until their session ends."""
     with ExitStack() as stack:
         one, two = (stack.enter_context(database.admin_connect(application_name="the gate")) for _ in range(2))
         one.execute("SELECT pg_advisory_lock(1)")
@@ -46,13 +46,13 @@ def gates(database: Database) -> Iterator[tuple[psycopg.Connection, psycopg.Conn
 
 
 def progress_at_gate(process: Process, database: Database, gate: int) -> Event:
-    """Return what is logged while the file waits at that gate."""
+    """Return the progress that is logged while the file waits at the gate."""
     eventually(lambda: database.admin_query(AT_GATE, gate))
-    process.wait_for("migration.progress", timeout=90)  # it may have been looked at just before
+    process.wait_for("migration.progress", timeout=90)  # this event may describe the state before the gate
     return process.wait_for("migration.progress", timeout=90)
 
 
-def test_a_file_behind_a_session_idle_in_transaction_names_the_lock_the_table_and_the_session(
+def test_a_file_blocked_by_an_idle_transaction_is_logged_with_the_lock_table_and_session(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE accounts (id int)")
@@ -84,7 +84,7 @@ def test_a_file_behind_a_session_idle_in_transaction_names_the_lock_the_table_an
     assert "4711" not in run.stdout
 
 
-def test_a_file_that_waits_for_a_row_names_its_table(
+def test_a_file_that_waits_for_a_row_is_logged_with_the_table(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE SCHEMA app; CREATE TABLE app.accounts AS SELECT 1 AS id")
@@ -99,7 +99,7 @@ def test_a_file_that_waits_for_a_row_names_its_table(
     assert process.finish().exit_code == 0
 
 
-def test_a_session_of_another_role_is_told_of_as_far_as_it_is_seen(
+def test_a_session_of_another_role_is_logged_as_far_as_it_is_visible(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE busy ()")
@@ -115,7 +115,7 @@ def test_a_session_of_another_role_is_told_of_as_far_as_it_is_seen(
     assert process.finish().exit_code == 0
 
 
-def test_the_first_ten_of_many_in_the_way_are_named(
+def test_the_first_ten_blocking_sessions_are_logged(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE busy ()")
@@ -132,7 +132,7 @@ def test_the_first_ten_of_many_in_the_way_are_named(
     assert process.finish().exit_code == 0
 
 
-def test_a_prepared_transaction_in_the_way_is_called_by_its_name(
+def test_a_blocking_prepared_transaction_is_logged_with_its_name(
     start: Callable[..., Process], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "DROP TABLE busy")
@@ -147,7 +147,7 @@ def test_a_prepared_transaction_in_the_way_is_called_by_its_name(
         assert process.finish().exit_code == 0
 
 
-def test_an_index_build_is_told_of_with_its_phase_and_a_percentage_that_goes_up(
+def test_an_index_build_is_logged_with_its_phase_and_a_rising_percentage(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute(GATED)
@@ -185,7 +185,7 @@ def test_an_index_build_is_told_of_with_its_phase_and_a_percentage_that_goes_up(
     ],
     ids=["VACUUM FULL", "CLUSTER", "ANALYZE"],
 )
-def test_what_the_server_says_of_its_long_operations_is_passed_on(
+def test_the_servers_progress_of_long_operations_is_logged(
     start: Callable[..., Process],
     database: Database,
     migrations_dir: MigrationsDir,
@@ -204,7 +204,7 @@ def test_what_the_server_says_of_its_long_operations_is_passed_on(
 
 
 @NO_TRANSACTION
-def test_a_vacuum_is_told_of_by_its_blocks(
+def test_a_vacuum_is_logged_with_its_blocks(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE big AS SELECT n FROM generate_series(1, 5000) n; DELETE FROM big WHERE n % 2 = 0")
@@ -218,7 +218,7 @@ def test_a_vacuum_is_told_of_by_its_blocks(
     assert process.finish().exit_code == 0
 
 
-def test_a_copy_is_told_of_by_its_bytes_and_rows(
+def test_a_copy_is_logged_with_its_bytes_and_rows(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     [(directory,)] = database.admin_query("SHOW data_directory")
@@ -264,7 +264,7 @@ def test_a_copy_is_told_of_by_its_bytes_and_rows(
     ],
     ids=["one message with a notice", "one by one", "in chunks"],
 )
-def test_the_statement_that_runs_is_told_as_far_as_its_number_is_known(
+def test_the_running_statement_is_logged_as_far_as_its_number_is_known(
     start: Callable[..., Process],
     database: Database,
     migrations_dir: MigrationsDir,

@@ -1,6 +1,6 @@
-"""A secret in every place of a file that a server's message could bring into the log, on a real server.
+"""A secret in every part of a file that a message of a real server could copy into the log.
 
-The secrets hold no piece of four letters that occurs in any ordinary line, so that a hit is a leak and no chance.
+No four consecutive letters of a secret occur in ordinary lines, so every match is a leak.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from tests.support.postgres_server import PostgresServer
     from tests.support.program import Run
 
-# SQL with a secret at each §, which fails or makes the server send a notice; the SQLSTATE that is logged, and
-# what is shown of its message. The tables, functions and types are those of SETUP.
+# SQL with a secret at each §, which fails or makes the server send a notice; the SQLSTATE in the log, and the visible
+# part of the message. SETUP creates the tables, functions and types.
 SETUP = """
 CREATE TABLE users (id int PRIMARY KEY, name text NOT NULL, mail varchar(9) UNIQUE, age int CHECK (age > 0));
 CREATE TABLE notes (id int PRIMARY KEY, author int REFERENCES users, body text);
@@ -172,7 +172,7 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
     ),
     "role by set_config": ("SELECT set_config('role', '§', false)", "22023", ""),
     "session authorization": ("SET SESSION AUTHORIZATION '§'", "22023", ""),
-    # Rows: they stand in DETAIL
+    # Rows, which appear in DETAIL
     "check": (
         "INSERT INTO users VALUES (1, '§', 'm', -1)",
         "23514",
@@ -336,7 +336,7 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
         "22P02",
         'invalid input syntax for type integer: "***"',
     ),
-    # Notices, with a failure behind them
+    # Notices, followed by a failure
     "notice, truncated name": (f'CREATE TEMP TABLE "§{"y" * 70}" (); SELECT 1/0', "22012", "division by zero"),
     "notice of a password": (
         "DO $$ BEGIN RAISE NOTICE 'made with PASSWORD = ''§'''; END $$; SELECT 1/0",
@@ -394,7 +394,7 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
         'syntax error at or near "***"',
     ),
     "token, code in a string by regrole": ("SELECT '\"select §\"'::regrole", "42704", 'role "***" does not exist'),
-    # Quotes never closed: refused before anything is sent
+    # Unterminated quotes, rejected before anything is sent
     "string never closed": ("CREATE ROLE x PASSWORD '§", "", "the quoted string that opens here is never closed"),
     "dollar quote never closed": (
         "CREATE ROLE x PASSWORD $x$§",
@@ -409,7 +409,7 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
     "nul": ("SELECT '§\0'", "", "a NUL character"),
 }
 
-# What the log must show whole, for the user who has to fix it.
+# Text that the log must show in full, because the user needs it to fix the error.
 WHOLE: dict[str, tuple[str, str]] = {
     "no relation": ("SELECT * FROM user_list", 'relation "user_list" does not exist'),
     "no relation, with a schema": ("SELECT * FROM public.user_list", 'relation "public.user_list" does not exist'),
@@ -509,7 +509,7 @@ def secret_of(case: str) -> str:
 
 
 def pieces(secret: str) -> set[str]:
-    """Return every part of four letters, in small letters, and how bytes of it would be shown."""
+    """Return every substring of four letters in lower case, and the way that its bytes would be shown."""
     small = secret.lower()
     return {small[at : at + 4] for at in range(len(small) - 3)} | {small.encode().hex(), secret.encode().hex()}
 
@@ -541,7 +541,7 @@ def staged(server: PostgresServer) -> Iterator[Database]:
 def written(
     request: pytest.FixtureRequest, staged: Database, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Run, str]:
-    """Run all the files; return what the program wrote to its log and as its termination message."""
+    """Run all files; return the program's log and termination message."""
     directory = tmp_path_factory.mktemp("disclosure")
     files = MigrationsDir(directory / "migrations")
     write_all(files, head="-- migrate:no-transaction\n" if request.param == "no transaction" else "")
@@ -556,7 +556,7 @@ def test_the_table_is_long() -> None:
     assert len(set(SECRETS.values())) == len(STATEMENTS)
 
 
-def test_nothing_that_is_written_holds_a_secret(written: tuple[Run, str]) -> None:
+def test_no_output_contains_a_secret(written: tuple[Run, str]) -> None:
     run, message = written
     assert (run.exit_code, run.report["failed"]) == (1, len(STATEMENTS))
     assert leaks(run.stdout) == set()
@@ -564,7 +564,7 @@ def test_nothing_that_is_written_holds_a_secret(written: tuple[Run, str]) -> Non
 
 
 @pytest.mark.parametrize("case", STATEMENTS)
-def test_a_secret_is_masked_and_the_rest_of_the_error_is_not(written: tuple[Run, str], case: str) -> None:
+def test_a_secret_is_masked_but_the_rest_of_the_error_is_not(written: tuple[Run, str], case: str) -> None:
     _, sqlstate, text = STATEMENTS[case]
     name = f"{list(STATEMENTS).index(case):03}.sql"
     (event,) = [event for event in written[0].named("migration.failed") if event["migration"] == name]
@@ -573,7 +573,7 @@ def test_a_secret_is_masked_and_the_rest_of_the_error_is_not(written: tuple[Run,
     assert leaks(json.dumps(event, ensure_ascii=False)) == set()
 
 
-def test_the_library_shows_no_more(staged: Database, tmp_path: Path) -> None:
+def test_the_library_shows_no_secret(staged: Database, tmp_path: Path) -> None:
     files = MigrationsDir(tmp_path / "migrations")
     write_all(files)
     with create_db(staged.server.dsn(staged.name)) as db:
@@ -582,7 +582,7 @@ def test_the_library_shows_no_more(staged: Database, tmp_path: Path) -> None:
     assert leaks(repr(result)) == set()
 
 
-def test_the_text_style_shows_no_more(staged: Database, tmp_path: Path) -> None:
+def test_the_text_log_shows_no_secret(staged: Database, tmp_path: Path) -> None:
     files = MigrationsDir(tmp_path / "migrations")
     write_all(files)
     variables = {"MIGRATIONS_DIR": str(files), "MIGRATE_LOG_FORMAT": "text"}
@@ -593,20 +593,20 @@ def test_the_text_style_shows_no_more(staged: Database, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "check"])
-def test_status_and_check_show_no_more(
+def test_status_and_check_show_no_secret(
     run: Callable[..., Run], migrations_dir: MigrationsDir, database: Database, command: str
 ) -> None:
     write_all(migrations_dir)
     migrations_dir.write("000.sql", "SELECT 1")
     assert run(MIGRATE_ON_ERROR="stop").report["applied"] == 1
-    migrations_dir.write("000.sql", f"SELECT '{SECRETS['integer']}'")  # changed since
+    migrations_dir.write("000.sql", f"SELECT '{SECRETS['integer']}'")  # changed after it was applied
     database.execute("INSERT INTO _migrations (name) VALUES ('gone.sql')")
     written = run(command)
     assert written.exit_code in {0, 10}
     assert leaks(written.stdout) == set()
 
 
-def test_a_failed_statement_of_the_program_is_redacted_by_the_same_rule(database: Database) -> None:
+def test_a_failed_statement_of_the_program_is_redacted_in_the_same_way(database: Database) -> None:
     with database.connect() as conn, pytest.raises(psycopg.Error) as caught:
         conn.execute("SELECT 'hunter2'::int")
     assert str(classify_statement_error(caught.value)) == (
@@ -614,7 +614,7 @@ def test_a_failed_statement_of_the_program_is_redacted_by_the_same_rule(database
     )
 
 
-# What has to be shown
+# Text that must be shown
 
 
 @pytest.fixture(scope="module")
@@ -628,7 +628,7 @@ def whole(staged: Database, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.parametrize("case", WHOLE)
-def test_what_helps_is_shown_whole(whole: Run, case: str) -> None:
+def test_helpful_text_is_shown_in_full(whole: Run, case: str) -> None:
     name = f"{list(WHOLE).index(case):03}.sql"
     (event,) = [event for event in whole.named("migration.failed") if event["migration"] == name]
     assert event["error"].startswith(WHOLE[case][1]), event
@@ -640,11 +640,11 @@ NOTICES = [
     ("DROP TABLE IF EXISTS legacy", "NOTICE", 'table "legacy" does not exist, skipping'),
     ("DO $$ BEGIN RAISE WARNING '3 rows of \"%\"', 'users'; END $$", "WARNING", '3 rows of "users"'),
     ("DO $$ BEGIN RAISE INFO 'PASSWORD \"open sesame\"'; END $$", "INFO", 'PASSWORD "***"'),
-    (f'SELECT 1 AS "{"hunter2" * 10}"', "NOTICE", 'identifier "***"'),  # of the parser, before anything runs
+    (f'SELECT 1 AS "{"hunter2" * 10}"', "NOTICE", 'identifier "***"'),  # from the parser, before anything runs
 ]
 
 
-def test_a_notice_is_redacted_by_the_same_rule(
+def test_a_notice_is_redacted_in_the_same_way(
     run: Callable[..., Run], migrations_dir: MigrationsDir, database: Database
 ) -> None:
     database.execute("CREATE TABLE users ()")
@@ -658,7 +658,7 @@ def test_a_notice_is_redacted_by_the_same_rule(
     )
 
 
-def test_a_hint_names_what_there_is(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+def test_a_hint_names_existing_objects(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE paints (colour text); SELECT color FROM paints WHERE colour = 'x'")
     (event,) = run().named("migration.failed")
     assert event["hint"] == 'Perhaps you meant to reference the column "paints.colour".'
@@ -677,8 +677,8 @@ def test_a_message_of_a_megabyte_is_cut(run: Callable[..., Run], migrations_dir:
     assert message.stat().st_size <= 4096
 
 
-def test_any_bytes_are_shown_in_one_line(server: PostgresServer, tmp_path: Path) -> None:
-    """A database in SQL_ASCII takes what comes and hands it out as it is."""
+def test_any_bytes_are_shown_on_one_line(server: PostgresServer, tmp_path: Path) -> None:
+    """An SQL_ASCII database accepts any bytes and returns them unchanged."""
     with fresh_database(server) as database:
         database.admin_execute(
             f"CREATE DATABASE {database.name}_ascii ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
@@ -698,7 +698,7 @@ def _raise_any_bytes(dsn: str, tmp_path: Path) -> None:
     variables = {"MIGRATIONS_DIR": str(files), "MIGRATE_TERMINATION_LOG": str(message)}
     run = Program({"DATABASE_URL": dsn, **variables}, tmp_path / "processes").run()
     failed, invalid = run.named("migration.failed")
-    assert invalid["error"] == 'invalid byte sequence for encoding "UTF8": 0xff'  # the server will not send it
+    assert invalid["error"] == 'invalid byte sequence for encoding "UTF8": 0xff'  # the server refuses to send it
     for event in (failed, *run.named("postgres.notice")):
         assert event["message"].count("end") == 1, event
         assert re.findall(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028]", event["message"]) == []

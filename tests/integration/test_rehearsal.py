@@ -28,7 +28,7 @@ OTHERS = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
 """
-# Fails unless the two timeouts are these.
+# Fails unless the two timeouts have these values.
 TIMEOUTS = """
 DO $$BEGIN
     ASSERT current_setting('lock_timeout') = '{}', current_setting('lock_timeout');
@@ -147,7 +147,7 @@ def test_timeouts_in_the_settings_override_the_defaults(run: Callable[..., Run],
     assert run("plan", "--rehearse", MIGRATE_LOCK_TIMEOUT="3s", MIGRATE_STATEMENT_TIMEOUT="7s").exit_code == 0
 
 
-def test_a_locked_table_fails_its_migration_after_the_lock_timeout_and_unblocks_the_queue(
+def test_a_locked_table_makes_its_migration_fail_after_the_lock_timeout_and_unblocks_the_queue(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE users (id int)")
@@ -158,7 +158,8 @@ def test_a_locked_table_fails_its_migration_after_the_lock_timeout_and_unblocks_
         process = start("plan", "--rehearse", MIGRATE_LOCK_TIMEOUT="2s")
         eventually(lambda: database.query(WAITING.format("users")) == [(1,)])
         reader.execute("SET statement_timeout = '20s'")
-        reader.execute("SELECT FROM users")  # queues behind the rehearsal, and gets through while the holder holds
+        # queues behind the rehearsal, and succeeds while the holder still has its lock
+        reader.execute("SELECT FROM users")
         finished = process.finish()
     assert (failed(finished), rehearsed(finished)) == (["001.sql"], ["002.sql"])
     failure = finished.named("migration.failed")[0]
@@ -172,14 +173,14 @@ def test_deferred_constraints_are_checked_after_each_migration_and_deferred_agai
     database.execute("CREATE TABLE a (id int PRIMARY KEY)")
     database.execute("CREATE TABLE b (a int REFERENCES a DEFERRABLE INITIALLY DEFERRED)")
     database.execute("CREATE TABLE c (a int REFERENCES a DEFERRABLE)")
-    # A name that a constraint shares with one that cannot be deferred is checked, but stays immediate.
+    # A constraint that shares its name with a non-deferrable one is checked, but stays immediate.
     database.execute("CREATE TABLE e (a int CONSTRAINT same REFERENCES a DEFERRABLE INITIALLY DEFERRED)")
     database.execute("CREATE TABLE f (a int CONSTRAINT same REFERENCES a)")
     migrations_dir.write("001.sql", "INSERT INTO b VALUES (1); INSERT INTO a VALUES (1);")
     migrations_dir.write("002.sql", "ALTER TABLE b ADD n int")  # fails while a trigger is still pending
     migrations_dir.write("003.sql", "INSERT INTO b VALUES (2)")  # fails only at COMMIT
     migrations_dir.write("004.sql", "INSERT INTO b VALUES (4); INSERT INTO a VALUES (4);")
-    migrations_dir.write("005.sql", "INSERT INTO c VALUES (5); INSERT INTO a VALUES (5);")  # not deferred by itself
+    migrations_dir.write("005.sql", "INSERT INTO c VALUES (5); INSERT INTO a VALUES (5);")  # not deferred by default
     migrations_dir.write("006.sql", "CREATE TABLE d (a int REFERENCES a DEFERRABLE INITIALLY DEFERRED)")
     migrations_dir.write("007.sql", "INSERT INTO d VALUES (7); INSERT INTO a VALUES (7);")
     migrations_dir.write("008.sql", "INSERT INTO e VALUES (8)")
@@ -190,7 +191,7 @@ def test_deferred_constraints_are_checked_after_each_migration_and_deferred_agai
     assert failed(applied) == failed(finished)
 
 
-def test_savepoints_and_changes_of_the_migrations_table_have_the_same_outcome_as_in_a_run(
+def test_savepoints_and_changes_to_the_migrations_table_have_the_same_outcome_as_in_a_run(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SAVEPOINT a; CREATE TABLE a (id int); ROLLBACK TO a; RELEASE a; SAVEPOINT a;")
@@ -204,7 +205,7 @@ def test_savepoints_and_changes_of_the_migrations_table_have_the_same_outcome_as
     assert failed(run()) == failed(finished)
 
 
-def test_a_migration_of_several_messages_is_rehearsed_as_one(
+def test_a_migration_sent_in_several_messages_is_rehearsed_as_one(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     row = "INSERT INTO big VALUES (repeat('x', 10));\n"

@@ -1,4 +1,4 @@
-"""What 001_initial.sql makes, asked from the catalogs and compared fact by fact."""
+"""The objects that 001_initial.sql creates, read from the catalogs and compared one by one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 INITIAL = ROOT / "migrations" / "001_initial.sql"
 
-# name, type, "not null" or not, default: a column per line, in order.
+# One column per line, in order: name, type, "not null" if so, default.
 COLUMNS = {
     "workspaces": """
         id             | text                     | not null |
@@ -145,7 +145,7 @@ def migrated(server: PostgresServer) -> Iterator[Database]:
         yield database
 
 
-def test_there_are_the_five_tables_and_nothing_else(migrated: Database) -> None:
+def test_there_are_exactly_five_tables(migrated: Database) -> None:
     relations = migrated.query(
         """
         SELECT relkind::text, relname FROM pg_class
@@ -171,7 +171,7 @@ def check_columns(database: Database, table: str) -> None:
 
 
 def check_keys(database: Database, table: str) -> None:
-    # Everything but CHECK, which has a test of its own, and NOT NULL, which servers from 18 on list here too.
+    # Everything except CHECK, which has a separate test, and NOT NULL, which Postgres 18 and newer list here too.
     keys = database.query(
         """
         SELECT pg_get_constraintdef(oid) FROM pg_constraint
@@ -182,7 +182,7 @@ def check_keys(database: Database, table: str) -> None:
     assert sorted(key for (key,) in keys) == sorted(KEYS[table])
 
 
-def test_value_sets_are_the_only_checks(migrated: Database) -> None:
+def test_the_only_checks_restrict_values_to_a_set(migrated: Database) -> None:
     checks = migrated.query(
         """
         SELECT conrelid::regclass::text, attname, pg_get_constraintdef(pg_constraint.oid), convalidated
@@ -197,7 +197,7 @@ def test_value_sets_are_the_only_checks(migrated: Database) -> None:
         assert validated
 
 
-def test_eight_indexes_beside_those_of_keys(migrated: Database) -> None:
+def test_there_are_eight_indexes_in_addition_to_those_of_keys(migrated: Database) -> None:
     indexes = migrated.query(
         """
         SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid), indisvalid AND indisready

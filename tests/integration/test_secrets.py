@@ -1,6 +1,6 @@
-"""Connection strings of every kind times everything that is ever written: nowhere is a piece of a password.
+"""For connection strings of every kind, no output contains any part of a password.
 
-What counts as a leak is decided here and in tests/support/dsns.py alone, without a look at predeploy/dsn.py.
+The definition of a leak is here and in tests/support/dsns.py; it does not use predeploy/dsn.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COMMANDS = ("migrate", "status", "check", "health")
 
 @pytest.fixture(autouse=True)
 def _restored_signals() -> Iterator[None]:
-    """Undo what main() does to the whole process."""
+    """Undo the process-wide changes of main()."""
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     yield
     for signum, handler in handlers.items():
@@ -52,7 +52,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 
 class Place:
-    """Where a connection string's files are, libpq's environment, and an empty directory of migrations."""
+    """A directory with a connection string's files, libpq's environment, and an empty directory of migrations."""
 
     def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
         self.path = path
@@ -61,7 +61,7 @@ class Place:
         patch.setenv("HOME", str(path))
 
     def set_up(self, case: Case) -> str:
-        """Make the case's files and variables, and return its connection string."""
+        """Create the case's files and variables, and return its connection string."""
         for name, text in case.files.items():
             (self.path / name).write_text(text)
             (self.path / name).chmod(0o600)
@@ -70,7 +70,7 @@ class Place:
         return case.dsn.replace("{dir}", str(self.path))
 
     def main(self, arguments: tuple[str, ...], dsn: str, style: str = "json") -> str:
-        """Run the program in this process; return all that it has written."""
+        """Run the program in this process; return all its output."""
         message = self.path / "message"
         environ = {
             "DATABASE_URL": dsn,
@@ -92,7 +92,7 @@ class Place:
 
 
 def pieces(password: str) -> set[str]:
-    """Return every part of four characters, three of them at least of the letters that no ordinary text holds."""
+    """Return every substring of four characters with at least three letters that are not in ordinary text."""
     return {password[at : at + 4] for at in range(max(len(password) - 3, 1))}
 
 
@@ -104,7 +104,7 @@ def leaks(text: str, dsn: str, password: str) -> list[str]:
 
 
 def names_only_loopback(dsn: str) -> bool:
-    """Decide by libpq alone whether a connection may be tried."""
+    """Return whether, according to libpq, it is safe to try to connect."""
     try:
         values = conninfo_to_dict(dsn)
     except (psycopg.Error, UnicodeError):
@@ -115,7 +115,7 @@ def names_only_loopback(dsn: str) -> bool:
 
 
 def plant(text: str) -> Any:
-    """Make commands that end in an error of each kind that holds a text."""
+    """Replace commands by functions that raise each kind of error that contains a text."""
 
     def crash(*_: object) -> None:
         raise RuntimeError(text) from psycopg.OperationalError(text)
@@ -133,7 +133,7 @@ def plant(text: str) -> Any:
 
 
 def quoting(dsn: str, password: str) -> str:
-    """Return a text that holds the string and the password in all the ways that libraries write them."""
+    """Return a text that contains the string and the password in all the forms that libraries write."""
     forms = [dsn, password, quote(password, safe=""), quote(password), json.dumps(password), json.dumps(dsn)]
     return " | ".join([*forms, repr(password), repr(dsn), ascii(password), f"me:{password}@", quoted(password)])
 
@@ -142,7 +142,7 @@ def quoting(dsn: str, password: str) -> str:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=map(ascii, CASES))
-def test_nothing_that_the_program_writes_holds_a_piece_of_the_password(place: Place, case: Case) -> None:
+def test_no_output_of_the_program_contains_a_part_of_the_password(place: Place, case: Case) -> None:
     dsn = place.set_up(case)
     arguments = [*((command,) for command in COMMANDS), (dsn,), (f"--url={dsn}",), ("migrate", dsn), ("--help",)]
     may_connect = names_only_loopback(dsn) or bool(case.files and "127.0.0.1" in str(case.files))
@@ -157,7 +157,7 @@ def test_nothing_that_the_program_writes_holds_a_piece_of_the_password(place: Pl
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=map(ascii, CASES))
-def test_no_error_of_the_library_holds_a_piece_of_the_password(
+def test_no_error_of_the_library_contains_a_part_of_the_password(
     place: Place, case: Case, caplog: pytest.LogCaptureFixture
 ) -> None:
     dsn = place.set_up(case)
@@ -185,7 +185,7 @@ def test_no_error_of_the_library_holds_a_piece_of_the_password(
 
 
 def all_of(error: BaseException) -> str:
-    """Return all that an error shows, its causes and contexts too, suppressed or not."""
+    """Return all text of an error, including its causes and contexts, suppressed or not."""
     shown, chain, seen = "", [error], set()
     while chain:
         one = chain.pop()
@@ -198,7 +198,7 @@ def all_of(error: BaseException) -> str:
     return shown
 
 
-def test_a_bug_before_the_log_knows_the_secrets_tells_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_before_the_log_knows_the_secrets_reveals_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES["postgresql://me:{}@localhost:1/app"]
 
     def load_settings(environ: dict[str, str], **_: object) -> None:
@@ -210,7 +210,7 @@ def test_a_bug_before_the_log_knows_the_secrets_tells_none(place: Place, monkeyp
     assert leaks(shown, case.dsn, case.password) == []
 
 
-def test_a_crash_that_quotes_a_statement_hides_its_password_and_is_cut(
+def test_a_crash_message_that_quotes_a_statement_is_cut_and_its_password_masked(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = CASES["postgresql://me:{}@localhost:1/app"]
@@ -226,7 +226,7 @@ def test_the_corpus_is_long() -> None:
     assert len({case.dsn for case in CASES.values()}) >= 200
 
 
-def test_the_search_bites() -> None:
+def test_the_search_finds_leaks() -> None:
     for case in CASES.values():
         assert leaks(quoting(case.dsn, case.password), case.dsn, case.password)
         assert leaks(f"port {case.password[1:6]} of", case.dsn, case.password)
@@ -234,14 +234,12 @@ def test_the_search_bites() -> None:
         assert leaks(quote(case.password), case.dsn, case.password)
 
 
-# Words that are no chance hits
+# Words that occur in ordinary output
 
 
 @pytest.mark.parametrize("password", [*COMMON, *SHORT], ids=ascii)
 @pytest.mark.parametrize("style", ["json", "text"])
-def test_a_password_that_is_short_or_a_common_word_changes_nothing_but_texts(
-    place: Place, password: str, style: str
-) -> None:
+def test_a_short_or_common_password_changes_only_texts(place: Place, password: str, style: str) -> None:
     dsn = f"postgresql://me:{encoded(password)}@127.0.0.1:1/app"
     plain = f"postgresql://me:{''.join(random.Random(1).choices(LETTERS, k=12))}@127.0.0.1:1/app"  # noqa: S311
     for command in COMMANDS:
@@ -260,7 +258,7 @@ def test_a_password_that_is_short_or_a_common_word_changes_nothing_but_texts(
 
 
 def skeleton(shown: str) -> list[Any]:
-    """Return what programs read: the keys, the constants and the numbers, but for what the clock says."""
+    """Return what programs read: the keys, the constants and the numbers, except times."""
     keys = {"event", "level", "outcome", "code", "reason", "exit_code", "applied", "skipped", "failed", "attempt"}
     lines = [line for line in shown.splitlines() if line.startswith("{")]
     return [(sorted(line), {key: line[key] for key in keys & line.keys()}) for line in map(json.loads, lines)]
@@ -290,11 +288,11 @@ breakages = st.lists(
     max_examples=500, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(templates, passwords, writings, breakages)
-def test_no_breakage_of_any_string_leaks_any_password(
+def test_no_malformed_string_leaks_any_password(
     place: Place, template: str, password: str, write: Any, breakage: list[tuple[int, int, str]]
 ) -> None:
     dsn = template.format(write(password))
-    for at, length, text in breakage:  # libpq may then take a piece of the password for anything
+    for at, length, text in breakage:  # libpq may then read a part of the password as something else
         dsn = dsn[:at] + text + dsn[at + length :]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commands, "COMMANDS", plant(f"{dsn} {dsn!r} {json.dumps(dsn)}"))
@@ -311,13 +309,13 @@ def refusal_of(dsn: str) -> str:
     return ""
 
 
-# As processes of their own
+# In separate processes
 
 SAMPLE = sorted(random.Random(30).sample(sorted(CASES), 12))  # noqa: S311
 
 
 @pytest.mark.parametrize("name", SAMPLE, ids=ascii)
-def test_no_stream_of_a_process_holds_a_piece_of_the_password(tmp_path: Path, name: str) -> None:
+def test_no_stream_of_a_process_contains_a_part_of_the_password(tmp_path: Path, name: str) -> None:
     case = CASES[name]
     (tmp_path / "migrations").mkdir()
     for file, text in case.files.items():
@@ -325,7 +323,7 @@ def test_no_stream_of_a_process_holds_a_piece_of_the_password(tmp_path: Path, na
         (tmp_path / file).chmod(0o600)
     dsn = case.dsn.replace("{dir}", str(tmp_path))
     if "\0" in dsn:
-        pytest.skip("no environment holds a NUL byte")
+        pytest.skip("an environment variable cannot contain a NUL byte")
     variables = {key: value.replace("{dir}", str(tmp_path)) for key, value in case.variables.items()}
     if not names_only_loopback(dsn) and not case.files:
         variables["MIGRATE_RETRIES"] = "none"  # ends the run before it can connect

@@ -1,4 +1,4 @@
-"""What a file leaves behind in the session does not reach the next one, nor our own bookkeeping."""
+"""Session state that a file leaves behind does not affect the next file or the program's own statements."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_next_file_starts_in_a_fresh_session(
 
 
 @pytest.mark.parametrize("act", ["SET ROLE {other}", "SET SESSION AUTHORIZATION {other}"])
-def test_another_role_is_given_back(
+def test_a_changed_role_is_reset(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, act: str
 ) -> None:
     other = f"{database.owner}_other"
@@ -85,7 +85,7 @@ def test_another_role_is_given_back(
         database.admin_execute(f"DROP ROLE {other}")
 
 
-def test_a_role_that_the_login_sets_by_itself_is_kept(
+def test_a_role_that_is_set_at_login_is_kept(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     group = f"{database.owner}_group"
@@ -104,7 +104,7 @@ def test_a_role_that_the_login_sets_by_itself_is_kept(
 
 
 @pytest.mark.direct("a pooler refuses the options of a connection string, or takes them for itself")
-def test_settings_of_the_connection_string_outlive_the_reset(
+def test_settings_in_the_connection_string_survive_the_reset(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE SCHEMA app")
@@ -115,18 +115,18 @@ def test_settings_of_the_connection_string_outlive_the_reset(
     assert tables == [("_migrations",), ("t1",), ("t2",)]
 
 
-def test_a_file_that_releases_the_lock_is_warned_of(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+def test_a_file_that_releases_the_lock_causes_a_warning(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", "SELECT pg_advisory_unlock_all()")
     finished = run()
     assert finished.exit_code == 0
     assert len(finished.named("lock.lost")) == 1
 
 
-def test_a_pooled_connection_comes_back_as_it_was(database: Database, migrations_dir: MigrationsDir) -> None:
+def test_a_pooled_connection_is_returned_unchanged(database: Database, migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", "SET search_path = nowhere; CREATE TEMP TABLE t ()")
     with create_db(database.dsn, max_size=1) as pool:
         with pool.connection() as conn:
-            for _ in range(8):  # psycopg prepares it on the server from the sixth time on
+            for _ in range(8):  # psycopg prepares the statement on the server from the sixth execution
                 conn.execute("SELECT 1 + %s", [1])
         assert run_migrations(pool, migrations_dir.path).applied == ["001.sql"]
         with pool.connection() as conn:
@@ -156,9 +156,9 @@ KEEPALIVES = {
             {"tcp_keepalives_idle": "77", "tcp_user_timeout": "9000"},
         ),
     ],
-    ids=["ours", "the connection string's"],
+    ids=["the program's", "the connection string's"],
 )
-def test_the_server_notices_a_client_whose_network_is_gone_as_fast_as_the_connection_string_lets_it(
+def test_the_server_detects_a_dead_client_as_fast_as_the_connection_string_allows(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, options: str, expected: dict[str, str]
 ) -> None:
     values = ", ".join(f"current_setting('{name}') AS {name}" for name in KEEPALIVES)

@@ -1,4 +1,4 @@
-"""Ended by a signal: the server is left clean, the last line is written, the exit code is that of the signal."""
+"""After a signal, the server is clean, the last line is written, and the exit code is that of the signal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.support.postgres_server import PostgresServer
     from tests.support.program import Process, Program, Run
 
-WITHIN_S = 2.0 + 3.0  # what is promised, and a busy machine
+WITHIN_S = 2.0 + 3.0  # the documented limit, and a margin for a busy machine
 UNCONFIRMED = "did not confirm"
 
 SLEEPERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
@@ -38,7 +38,7 @@ LOCKED = f"SELECT pg_try_advisory_lock({LOCK_KEY})"
 
 
 def ended(process: Process, signum: signal.Signals, within: float = WITHIN_S) -> Run:
-    """Send the signal and return the run, which says everywhere that the signal ended it."""
+    """Send the signal, check that all outputs report it, and return the run."""
     sent = time.monotonic()
     process.signal(signum)
     run = process.finish()
@@ -54,14 +54,14 @@ def ended(process: Process, signum: signal.Signals, within: float = WITHIN_S) ->
 
 
 def assert_clean(database: Database) -> None:
-    """Nobody is left on the server but a pooler, idle, so nothing is held: no lock, no transaction."""
+    """Assert that only an idle pooler session may be left on the server, with no lock and no transaction."""
     kept = {"idle"} if database.is_pooled else set()
     eventually(lambda: {state for _, state in database.admin_query(OTHERS)} <= kept)
     eventually(lambda: database.query(LOCKED) == [(True,)], 5 if database.is_pooled else 0)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_in_mid_migration(
+def test_during_a_migration(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, signum: signal.Signals
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE kept ()")
@@ -100,7 +100,7 @@ def test_while_a_migration_waits_for_a_lock(
 def test_while_waiting_for_the_server(start: Callable[..., Process]) -> None:
     process = start(DATABASE_URL=f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/app")
     process.wait_for("postgres.waiting")
-    time.sleep(0.5)  # into the pauses
+    time.sleep(0.5)  # until it pauses between attempts
     ended(process, signal.SIGTERM)
 
 
@@ -133,7 +133,7 @@ def late():
 
 
 def signalled(source: str, tmp_path: Path, **variables: str) -> list[dict[str, Any]]:
-    """Run the program with `late()` somewhere in it, which sends it SIGTERM; return what it has logged."""
+    """Run the program with a call of `late()`, which sends it SIGTERM; return its log."""
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ENTRYPOINT.parent), "HOME": str(tmp_path), **variables}
     command = [sys.executable, "-c", f"{LATE}{source}\nentrypoint.run()"]
     done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
@@ -144,8 +144,8 @@ def signalled(source: str, tmp_path: Path, **variables: str) -> list[dict[str, A
 
 
 @pytest.mark.parametrize("where", ["main", "_read_settings"])
-def test_while_a_class_is_made(where: str, tmp_path: Path) -> None:
-    """As dataclasses make many, while modules are imported; Python 3.11 raises a RuntimeError in its place."""
+def test_while_a_class_is_created(where: str, tmp_path: Path) -> None:
+    """Imports create many dataclasses; Python 3.11 replaces the exception by a RuntimeError there."""
     source = f"""
 class Late:
     def __set_name__(self, owner, name): late()
@@ -154,7 +154,7 @@ entrypoint.{where} = lambda *_: type("Owner", (), {{"late": Late()}})
     signalled(source, tmp_path)
 
 
-def test_between_the_mark_that_a_file_is_applied_and_its_log_line(
+def test_between_recording_an_applied_file_and_logging_it(
     database: Database, migrations_dir: MigrationsDir, tmp_path: Path
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
@@ -211,7 +211,7 @@ def test_while_the_next_message_is_prepared(
 def test_at_the_start(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, delay_ms: int
 ) -> None:
-    """Reported in full, unless the signal comes before Python has begun: then it kills, as any program."""
+    """The signal is reported in full unless it arrives before Python has started: then it kills the process."""
     migrations_dir.write("001.sql", "CREATE TABLE t ()")
     process = start()
     time.sleep(delay_ms / 1000)
@@ -228,7 +228,7 @@ def test_at_the_start(
 
 
 def test_while_the_driver_is_loaded(start: Callable[..., Process], tmp_path: Path) -> None:
-    """The heaviest import: it takes half a second where the byte code is not yet written."""
+    """The slowest import takes half a second if there is no byte code yet."""
     (tmp_path / "psycopg.py").write_text(
         f"import pathlib, time\npathlib.Path({str(tmp_path / 'loading')!r}).touch()\ntime.sleep(60)"
     )
@@ -237,8 +237,8 @@ def test_while_the_driver_is_loaded(start: Callable[..., Process], tmp_path: Pat
     ended(process, signal.SIGTERM)
 
 
-def test_where_python_swallows_what_is_raised(start: Callable[..., Process], tmp_path: Path) -> None:
-    """As it does at the end of each import, for some microseconds; here for longer."""
+def test_where_python_discards_exceptions(start: Callable[..., Process], tmp_path: Path) -> None:
+    """Python does this for some microseconds at the end of each import; the test makes it longer."""
     (tmp_path / "psycopg.py").write_text(
         "import pathlib, time\n"
         "class Swallowing:\n"
@@ -274,7 +274,7 @@ def test_two_signals_at_once_are_one(
     migrations_dir.write("001.sql", "SELECT pg_sleep(60)")
     process = start()
     eventually(lambda: database.query(SLEEPERS))
-    os.kill(process.pid, signal.SIGSTOP)  # so that both are pending when it goes on
+    os.kill(process.pid, signal.SIGSTOP)  # so that both are pending when the process continues
     process.signal(signal.SIGTERM)
     process.signal(signal.SIGINT)
     os.kill(process.pid, signal.SIGCONT)
@@ -285,7 +285,7 @@ def test_two_signals_at_once_are_one(
     assert_clean(database)
 
 
-def test_while_a_statement_outside_of_a_transaction_runs(
+def test_while_a_no_transaction_statement_runs(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "-- migrate:no-transaction\nCREATE TABLE kept ();\nSELECT pg_sleep(60);\n")
@@ -302,7 +302,7 @@ def test_while_a_statement_outside_of_a_transaction_runs(
     )
 
 
-def test_a_frozen_server_does_not_hold_the_end(
+def test_a_frozen_server_does_not_delay_the_exit(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT pg_sleep(60)")
@@ -311,13 +311,13 @@ def test_a_frozen_server_does_not_hold_the_end(
     os.kill(backend, signal.SIGSTOP)
     try:
         process.terminate()
-        time.sleep(0.5)  # into the way out, which a second signal must not cut short
+        time.sleep(0.5)  # until the run is ending, which a second signal must not interrupt
         process.signal(signal.SIGINT)
         sent = time.monotonic()
         run = process.finish()
         assert time.monotonic() - sent < WITHIN_S
         assert (run.exit_code, run.report["exit_code"]) == (143, 143)
-        assert UNCONFIRMED in run.report["message"], "it may still commit"
+        assert UNCONFIRMED in run.report["message"], "the report must say that the migration may still commit"
     finally:
         os.kill(backend, signal.SIGCONT)
     assert_clean(database)
@@ -327,7 +327,7 @@ def test_after_a_kill_the_next_run_waits_until_the_server_has_noticed(
     start: Callable[..., Process], run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     if int(database.query("SHOW server_version_num")[0][0]) < 140_000:
-        pytest.skip("a server before 14 cannot be asked to notice that its client was killed")
+        pytest.skip("Postgres before 14 cannot detect that its client was killed")
     path = migrations_dir.write("001.sql", "CREATE TABLE t (); SELECT pg_sleep(60)")
     process = start()
     eventually(lambda: database.query(SLEEPERS))
@@ -337,11 +337,11 @@ def test_after_a_kill_the_next_run_waits_until_the_server_has_noticed(
     killed = time.monotonic()
     again = run(MIGRATE_LOCK_WAIT_TIMEOUT="30")
     assert (again.exit_code, again.report["applied"]) == (0, 1)
-    assert time.monotonic() - killed < 20, "the server went on with a statement that nobody waits for"
+    assert time.monotonic() - killed < 20, "the server did not cancel the killed client's statement"
 
 
 class Unread:
-    """The program with a stdout that is a pipe of our making."""
+    """The program, with a pipe that the test controls as its stdout."""
 
     def __init__(self, database: Database, migrations_dir: MigrationsDir, home: Path) -> None:
         self.reader, self._writer = os.pipe()
@@ -384,15 +384,15 @@ def test_a_stdout_without_a_reader_changes_nothing(
     assert database.query("SELECT to_regclass('t') IS NOT NULL") == [(exit_code == 0,)]
 
 
-def test_a_stdout_that_nobody_reads_does_not_hold_the_end(
+def test_a_stdout_that_is_not_read_does_not_delay_the_exit(
     database: Database, migrations_dir: MigrationsDir, tmp_path: Path
 ) -> None:
     unread = Unread(database, migrations_dir, tmp_path)
     unread.fill()
     process = unread.start()
     try:
-        time.sleep(1)  # into the first line
-        assert process.poll() is None, "it does wait for its reader"
+        time.sleep(1)  # until it blocks on the first line
+        assert process.poll() is None, "the program did not wait for its reader"
         sent = time.monotonic()
         process.terminate()
         _, stderr = process.communicate(timeout=30)
@@ -403,10 +403,10 @@ def test_a_stdout_that_nobody_reads_does_not_hold_the_end(
         os.close(unread.reader)
 
 
-def test_what_was_committed_all_the_same_is_told_as_applied(
+def test_a_commit_that_takes_effect_despite_the_signal_is_reported_as_applied(
     private_server: PostgresServer, program: Program, migrations_dir: MigrationsDir
 ) -> None:
-    """A cancelled COMMIT that waits for a standby has committed: the server only stops waiting."""
+    """Cancelling a COMMIT that waits for a standby does not undo it: the server only stops waiting."""
     migrations_dir.write("001.sql", "CREATE TABLE first ()")
     with fresh_database(private_server) as database:
         program.run(DATABASE_URL=database.dsn)

@@ -1,4 +1,4 @@
-"""The success criteria of the specification that this program came out of, one test each, in their order."""
+"""The success criteria of the specification for this program: one test each, in order."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_07_sessions_remote_env_id_is_text_without_a_foreign_key(db: Pool, datab
     assert "-- FK to remote_envs added in Phase 5 migration" in (OWN / "001_initial.sql").read_text()
 
 
-def test_08_all_eight_indexes_are_there(db: Pool, database: Database) -> None:
+def test_08_all_eight_indexes_exist(db: Pool, database: Database) -> None:
     run_migrations(db, OWN)
     found = database.query(
         "SELECT tablename, count(*) FROM pg_indexes WHERE indexname LIKE 'idx%' GROUP BY 1 ORDER BY 1"
@@ -126,7 +126,7 @@ def test_11_the_connection_string_is_never_logged(
     run_migrations(db, OWN)
     with create_db(database.dsn.replace(database.name, "no_such_database")) as wrong:
         assert (check_db_health(wrong).error or "").startswith("The database does not exist: ")
-    assert "psycopg" in {record.name.split(".")[0] for record in caplog.records}, "the log is not seen at all"
+    assert "psycopg" in {record.name.split(".")[0] for record in caplog.records}, "the log was not captured"
     assert not [secret for secret in database.secrets if secret in caplog.text]
 
 
@@ -137,7 +137,7 @@ def test_12_create_db_without_a_url_raises_storage_error(empty: str | None) -> N
     assert caught.value.code == "STORAGE_DB_URL_MISSING"
 
 
-# The specification's own list of tests, and what it says of directories and files.
+# The specification's list of tests, and its requirements for directories and files.
 
 
 def test_first_run_applies_all_and_records_them(db: Pool, database: Database, migrations_dir: MigrationsDir) -> None:
@@ -170,7 +170,7 @@ def test_bad_sql_is_rolled_back_and_reported_and_the_others_still_apply(
     assert database.query("SELECT name FROM _migrations ORDER BY 1") == [("001_a.sql",), ("003_c.sql",)]
 
 
-def test_a_failed_file_is_tried_again_by_the_next_run(db: Pool, migrations_dir: MigrationsDir) -> None:
+def test_the_next_run_retries_a_failed_file(db: Pool, migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", "SELECT 1/0")
     run_migrations(db, migrations_dir.path)
     migrations_dir.write("001.sql", "SELECT 1")
@@ -193,7 +193,7 @@ def test_an_unreadable_file_is_an_error_and_the_others_still_apply(db: Pool, mig
     assert result.errors[0].error == "the file cannot be read: No such file or directory"
 
 
-def test_the_lock_is_held_meanwhile_and_free_afterwards(
+def test_the_lock_is_held_during_the_run_and_free_afterwards(
     db: Pool, database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write(

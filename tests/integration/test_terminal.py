@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
 LIVE = r" +[\d.]+ m?s "
-SLOW = "SELECT pg_advisory_lock(4711);"  # as long as the test holds it
+SLOW = "SELECT pg_advisory_lock(4711);"  # waits as long as the test holds the lock
 
 
 @pytest.fixture
 def sit(database: Database, migrations_dir: MigrationsDir, tmp_path: Path) -> Iterator[Sit]:
-    """Start the program on a terminal: `sit(*args, columns=100, NAME="value", OTHER=None)`; secrets are looked for."""
+    """Start the program on a terminal: `sit(*args, columns=100, NAME="value", OTHER=None)`; check for secrets."""
     terminals: list[PseudoTerminal] = []
 
     def start(*args: str, columns: int = 100, **variables: str | None) -> PseudoTerminal:
@@ -56,7 +56,7 @@ def sit(database: Database, migrations_dir: MigrationsDir, tmp_path: Path) -> It
 
 
 def screen(terminal: PseudoTerminal) -> list[str]:
-    """Return what stands there in the end."""
+    """Return the final content of the screen."""
     return Screen(terminal.output, terminal.columns).text
 
 
@@ -67,7 +67,7 @@ def ended(terminal: PseudoTerminal, exit_code: int = 0) -> list[str]:
 
 @pytest.fixture
 def gate(database: Database) -> Iterator[Callable[[], object]]:
-    """What SLOW waits for, until this is called."""
+    """Hold the lock that SLOW waits for; yield a function that releases it."""
     with database.connect() as conn:
         conn.execute(SLOW)
         yield lambda: conn.execute("SELECT pg_advisory_unlock(4711)")
@@ -88,7 +88,7 @@ def test_there_is_colour_unless_no_color_is_set(
 
 
 @pytest.mark.parametrize("variables", [{"MIGRATE_LOG_FORMAT": "json"}, {}], ids=["variable", "option"])
-def test_json_on_a_terminal_holds_no_escape_sequence(
+def test_json_on_a_terminal_contains_no_escape_sequence(
     sit: Sit, migrations_dir: MigrationsDir, variables: dict[str, str], gate: Callable[[], object], database: Database
 ) -> None:
     migrations_dir.write("001.sql", f"{SLOW}\nSELECT 1/0 AS hidden_in_the_file;")
@@ -111,7 +111,7 @@ def waits(database: Database) -> bool:
 
 
 @pytest.mark.parametrize("lacking", ["rich", "a capable terminal"])
-def test_without_rich_or_a_capable_terminal_there_are_plain_lines(
+def test_lines_are_plain_without_rich_or_a_capable_terminal(
     sit: Sit,
     migrations_dir: MigrationsDir,
     gate: Callable[[], object],
@@ -139,7 +139,7 @@ def test_without_rich_or_a_capable_terminal_there_are_plain_lines(
 # Live
 
 
-def test_a_live_line_shows_the_migration_and_the_time_and_is_gone_afterwards(
+def test_a_live_line_shows_the_migration_and_the_time_and_disappears_afterwards(
     sit: Sit, migrations_dir: MigrationsDir, gate: Callable[[], object]
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
@@ -149,7 +149,7 @@ def test_a_live_line_shows_the_migration_and_the_time_and_is_gone_afterwards(
     gate()
     lines = ended(terminal)
     assert not any("2 of 2" in line for line in lines)
-    assert sum("002_slow.sql" in line for line in lines) == 2  # with the table
+    assert sum("002_slow.sql" in line for line in lines) == 2  # once in the log and once in the table
     assert any(re.fullmatch(r"  002_slow\.sql +applied +[\d.]+ m?s", line) for line in lines)
     assert lines[-1] == ""
     assert re.search(r"Applied 2 migrations \([\d.]+ m?s\)$", lines[-2])
@@ -179,7 +179,7 @@ def test_the_live_line_shows_what_the_watcher_saw(
     ended(terminal)
 
 
-def test_a_signal_leaves_a_clean_last_line_and_a_cursor(
+def test_after_a_signal_the_last_line_is_clean_and_the_cursor_visible(
     sit: Sit, migrations_dir: MigrationsDir, gate: Callable[[], object], database: Database
 ) -> None:
     migrations_dir.write("001_slow.sql", SLOW)
@@ -218,11 +218,11 @@ def test_the_line_that_failed_is_shown_with_a_caret(sit: Sit, migrations_dir: Mi
     number = next(n for n, line in enumerate(lines) if "nummeric(" in line)
     before = lines[number].partition("nummeric(")[0]
     assert before.endswith("2 |     CREATE TABLE größe_你好 (price ")
-    # Two of the signs before the caret take two columns each.
+    # Two of the characters before the caret are two columns wide.
     assert lines[number + 1] == " " * (len(before) + 2) + "^"
 
 
-def test_of_a_file_that_is_too_big_to_be_kept_it_is_shown_too(sit: Sit, migrations_dir: MigrationsDir) -> None:
+def test_the_failed_line_of_a_big_file_is_shown_too(sit: Sit, migrations_dir: MigrationsDir) -> None:
     rows = f"SELECT '{'x' * 1000}';\n" * 4000
     migrations_dir.write("001.sql", f"{rows}  SELECT nothing;\n{rows}")
     lines = ended(sit(), 1)
@@ -241,7 +241,7 @@ def test_the_password_is_masked_in_the_line_that_failed(
     assert lines[number + 1].index("^") == lines[number].index("nothing")
 
 
-def test_the_file_is_shown_on_a_terminal_only(sit: Sit, migrations_dir: MigrationsDir, tmp_path: Path) -> None:
+def test_the_failed_line_is_shown_only_on_a_terminal(sit: Sit, migrations_dir: MigrationsDir, tmp_path: Path) -> None:
     migrations_dir.write("001.sql", "SELECT nothing /* hidden_in_the_file */")
     message = tmp_path / "termination-log"
     terminal = sit(MIGRATE_TERMINATION_LOG=str(message))
@@ -255,21 +255,23 @@ def test_the_file_is_shown_on_a_terminal_only(sit: Sit, migrations_dir: Migratio
 
 def test_a_name_can_neither_move_the_cursor_nor_choose_a_colour(sit: Sit, migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("00\x1b[2J1\n[red].sql", "SELECT 1")
-    lines = ended(sit())  # Screen knows no other escape sequences than rich's
+    lines = ended(sit())  # Screen understands only the escape sequences that rich uses
     assert any("Applied 00\\x1b[2J1" in line for line in lines)
     assert any(line.startswith("    [red].sql") or "[red].sql (" in line for line in lines)
 
 
-def test_a_terminal_without_utf_8_gets_what_it_can_show(sit: Sit, migrations_dir: MigrationsDir) -> None:
+def test_a_terminal_without_utf_8_gets_only_characters_that_it_can_show(
+    sit: Sit, migrations_dir: MigrationsDir
+) -> None:
     migrations_dir.write("001_größe.sql", "SELECT nothing")
     terminal = sit(PYTHONIOENCODING="ascii")
     lines = ended(terminal, 1)
     assert any("1 | SELECT nothing" in line for line in lines)
     assert terminal.output.isascii()
-    assert "\\u2" not in terminal.output  # not even an escaped rule of the table
+    assert "\\u2" not in terminal.output  # not even an escaped table border
 
 
-def test_a_terminal_that_goes_away_neither_holds_nor_ends_the_run(
+def test_closing_the_terminal_does_not_block_or_end_the_run(
     sit: Sit, migrations_dir: MigrationsDir, gate: Callable[[], object], database: Database
 ) -> None:
     migrations_dir.write("001.sql", SLOW)

@@ -1,4 +1,4 @@
-"""Waiting for a server that is not there yet, is not ready yet, or will never be: how long, how calmly, and why."""
+"""Waiting for a server that is not reachable or not ready: how long, how often, and for which reasons."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from tests.support.postgres_server import PostgresServer
     from tests.support.program import Run
 
-# Start-up of the program, a loaded machine, and the shortest time that a login is given.
+# Start-up of the program, a margin for a busy machine, and the minimum time for a login.
 MARGIN_S = 5
-FAST_PATH = 1  # logins of a run before those that are logged: the fast path ignores a failure that may pass
+FAST_PATH = 1  # the login of the fast path, which does not log temporary failures
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def proxy(server: PostgresServer) -> Iterator[Proxy]:
 
 
 def waited(run: Callable[..., Run], dsn: str, wait_s: float, **variables: str) -> Run:
-    """Run against what never answers well; the wait ends when it should."""
+    """Run against a server that never becomes ready; check that the wait ends in time."""
     started = time.monotonic()
     ended = run(DATABASE_URL=dsn, MIGRATE_WAIT_TIMEOUT=f"{wait_s}", **variables)
     elapsed = time.monotonic() - started
@@ -45,7 +45,7 @@ def waited(run: Callable[..., Run], dsn: str, wait_s: float, **variables: str) -
     return ended
 
 
-def test_a_server_that_comes_up_late_is_met(
+def test_the_run_connects_to_a_server_that_starts_late(
     private_server: PostgresServer, run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE t ()")
@@ -62,7 +62,7 @@ def test_a_server_that_comes_up_late_is_met(
         assert {waiting["reason"] for waiting in ended.named("postgres.waiting")} <= {"refused", "starting_up"}
 
 
-def test_a_refused_connection_is_tried_for_the_whole_wait_and_the_log_stays_calm(
+def test_a_refused_connection_is_retried_for_the_whole_wait_and_rarely_logged(
     run: Callable[..., Run], database: Database
 ) -> None:
     ended = waited(run, database.dsn_at(free_port()), 3)
@@ -73,9 +73,7 @@ def test_a_refused_connection_is_tried_for_the_whole_wait_and_the_log_stays_calm
 
 
 @pytest.mark.parametrize("wait_s", [0.4, 0.9])
-def test_the_last_attempt_comes_at_the_end_of_the_wait_and_no_sooner(
-    server: PostgresServer, database: Database, wait_s: float
-) -> None:
+def test_the_last_attempt_is_at_the_end_of_the_wait(server: PostgresServer, database: Database, wait_s: float) -> None:
     with Proxy(server.port) as proxy:
         proxy.refusals = [("57P03", "the database system is starting up")] * 1000
         ready = threading.Timer(0.6 * wait_s, proxy.refusals.clear)
@@ -84,7 +82,7 @@ def test_the_last_attempt_comes_at_the_end_of_the_wait_and_no_sooner(
         ready.join()
 
 
-def test_attempts_grow_rarer(server: PostgresServer, database: Database) -> None:
+def test_attempts_become_less_frequent(server: PostgresServer, database: Database) -> None:
     with Proxy(server.port) as proxy:
         proxy.refusals = [("57P03", "the database system is starting up")] * 1000
         with pytest.raises(PostgresUnavailable, match="starting up"):
@@ -92,8 +90,11 @@ def test_attempts_grow_rarer(server: PostgresServer, database: Database) -> None
         assert 3 <= proxy.logins <= 20
 
 
-def test_no_pause_goes_beyond_the_wait(server: PostgresServer, database: Database) -> None:
-    with Proxy(server.port) as proxy, ThreadPoolExecutor(12) as waiters:  # pauses are random: many at a time
+def test_no_pause_exceeds_the_wait(server: PostgresServer, database: Database) -> None:
+    with (
+        Proxy(server.port) as proxy,
+        ThreadPoolExecutor(12) as waiters,
+    ):  # pauses are random, so many waits run in parallel
         proxy.refusals = [("57P03", "the database system is starting up")] * 1000
         dsn = database.dsn_at(proxy.port)
 
@@ -116,17 +117,17 @@ def test_a_port_that_never_answers_ends_the_wait_in_time(
 
 
 @pytest.mark.parametrize("wait_s", [0, 0.5])
-def test_the_last_attempt_outlasts_the_wait_by_less_than_a_second(wait_s: float) -> None:
+def test_the_last_attempt_exceeds_the_wait_by_less_than_a_second(wait_s: float) -> None:
     started = time.monotonic()
     with silent_port() as port, pytest.raises(PostgresUnavailable, match="no response"):
         wait_for_postgres(parse_dsn(f"postgresql://someone:hunter2@127.0.0.1:{port}/app"), timeout=wait_s)
     assert time.monotonic() - started < wait_s + 1
 
 
-def test_what_the_last_attempt_has_no_time_to_hear_does_not_hide_what_was_heard_before(
+def test_a_last_attempt_without_an_answer_does_not_hide_the_earlier_reason(
     server: PostgresServer, database: Database
 ) -> None:
-    # The proxy ends before the database is dropped: that waits for sessions which are still in their login.
+    # The proxy ends before the database is dropped, because dropping waits for sessions that are logging in.
     with Proxy(server.port) as proxy, pytest.raises(PostgresUnavailable, match="starting up") as caught:
         proxy.refusals = [("57P03", "the database system is starting up")]
         proxy.silent_after = b"SCRAM-SHA-256"
@@ -137,14 +138,14 @@ def test_what_the_last_attempt_has_no_time_to_hear_does_not_hide_what_was_heard_
 def test_a_server_that_falls_silent_after_the_login_ends_the_wait_in_time(
     run: Callable[..., Run], proxy: Proxy, database: Database
 ) -> None:
-    """A pooler tells nothing about read-only at login, so it is asked; here it never answers."""
+    """A pooler does not report read-only mode at login, so the program queries it; here it never answers."""
     proxy.hide = [b"in_hot_standby", b"default_transaction_read_only"]
     proxy.silent_after = b"SHOW transaction_read_only"
     ended = waited(run, database.dsn_at(proxy.port), 2)
     assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["timeout"]
 
 
-def test_a_pooler_that_does_not_tell_whether_it_is_read_only_is_asked(
+def test_a_pooler_that_does_not_report_read_only_mode_is_queried(
     run: Callable[..., Run], proxy: Proxy, database: Database
 ) -> None:
     proxy.hide = [b"in_hot_standby", b"default_transaction_read_only"]
@@ -154,7 +155,7 @@ def test_a_pooler_that_does_not_tell_whether_it_is_read_only_is_asked(
     assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["read_only"]
 
 
-def test_a_question_that_is_broken_off_right_after_the_login_is_asked_again(
+def test_a_query_that_is_cut_off_right_after_the_login_is_repeated(
     run: Callable[..., Run], proxy: Proxy, database: Database
 ) -> None:
     proxy.hide = [b"in_hot_standby", b"default_transaction_read_only"]
@@ -165,12 +166,12 @@ def test_a_question_that_is_broken_off_right_after_the_login_is_asked_again(
 
 
 def test_a_host_name_that_cannot_be_resolved_is_waited_for(run: Callable[..., Run]) -> None:
-    host = ".".join(["x" * 60] * 5)  # longer than a question in DNS may be, so that no name server is asked
+    host = ".".join(["x" * 60] * 5)  # longer than DNS allows, so that no name server is queried
     ended = waited(run, f"postgresql://someone:hunter2@{host}:5432/app", 0.5)
     assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["dns"]
 
 
-def test_a_host_name_that_cannot_be_one_is_a_configuration_error(run: Callable[..., Run]) -> None:
+def test_an_invalid_host_name_is_a_configuration_error(run: Callable[..., Run]) -> None:
     ended = run(DATABASE_URL="postgresql://someone:hunter2@db..internal:5432/app")
     assert (ended.exit_code, ended.report["code"]) == (2, "STORAGE_DB_URL_INVALID")
 
@@ -179,7 +180,7 @@ def test_a_read_only_server_is_waited_for(run: Callable[..., Run], database: Dat
     database.admin_execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
     ended = waited(run, database.dsn, 0.5)
     assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["read_only"]
-    assert run("check", DATABASE_URL=database.dsn).exit_code == 0, "a look needs no writable server"
+    assert run("check", DATABASE_URL=database.dsn).exit_code == 0, "check must not require a writable server"
 
 
 @pytest.mark.direct("a pooler answers a login when it has asked the server again")
@@ -219,7 +220,7 @@ def test_the_reason_of_a_retryable_failure_is_a_word(
     assert caught.value.reason == reason
 
 
-def test_what_may_pass_is_waited_for(run: Callable[..., Run], proxy: Proxy, database: Database) -> None:
+def test_temporary_failures_are_waited_for(run: Callable[..., Run], proxy: Proxy, database: Database) -> None:
     proxy.refusals = [("57P03", "the database system is starting up")] * (FAST_PATH + 3)
     ended = run(DATABASE_URL=database.dsn_at(proxy.port), MIGRATE_WAIT_TIMEOUT="30")
     assert ended.exit_code == 0
@@ -228,7 +229,7 @@ def test_what_may_pass_is_waited_for(run: Callable[..., Run], proxy: Proxy, data
 
 
 @pytest.mark.parametrize(("sqlstate", "text", "kind", "reason"), IN_GERMAN)
-def test_in_another_language_the_sqlstate_decides(
+def test_the_sqlstate_decides_in_other_languages(
     proxy: Proxy, database: Database, sqlstate: str, text: str, kind: type[StorageError], reason: str
 ) -> None:
     proxy.refusals = [(sqlstate, text)] * 4
@@ -238,7 +239,7 @@ def test_in_another_language_the_sqlstate_decides(
     assert proxy.logins == 1
 
 
-def test_with_another_libpq_an_unknown_language_is_waited_for(
+def test_with_another_libpq_an_error_in_an_unknown_language_is_treated_as_temporary(
     proxy: Proxy, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the functions of the wheel's libpq are called through ctypes."""
@@ -259,7 +260,7 @@ PERMANENT = [
 
 
 @pytest.mark.parametrize(("sqlstate", "text", "reason"), PERMANENT)
-def test_what_never_passes_ends_the_wait_at_once(
+def test_permanent_failures_end_the_wait_at_once(
     proxy: Proxy, database: Database, sqlstate: str, text: str, reason: str
 ) -> None:
     proxy.refusals = [(sqlstate, text)] * 3
@@ -268,7 +269,7 @@ def test_what_never_passes_ends_the_wait_at_once(
     assert (caught.value.reason, proxy.logins) == (reason, 1)
 
 
-def test_a_change_of_the_reason_is_told_at_once(run: Callable[..., Run], proxy: Proxy, database: Database) -> None:
+def test_a_change_of_reason_is_logged_at_once(run: Callable[..., Run], proxy: Proxy, database: Database) -> None:
     proxy.refusals = [
         *[("57P03", "the database system is starting up")] * (FAST_PATH + 2),
         *[("53300", "sorry, too many clients already")] * 2,
@@ -279,7 +280,7 @@ def test_a_change_of_the_reason_is_told_at_once(run: Callable[..., Run], proxy: 
     assert ended.exit_code == 0
 
 
-def test_tenacity_does_the_retrying_and_a_healthy_start_does_not_load_it(
+def test_tenacity_is_used_for_retries_but_not_loaded_otherwise(
     run: Callable[..., Run], proxy: Proxy, database: Database, tmp_path: Path
 ) -> None:
     (tmp_path / "tenacity.py").write_text("raise RuntimeError('tenacity was asked for')")

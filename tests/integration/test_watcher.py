@@ -1,4 +1,4 @@
-"""When a migration that takes long is logged, and the second connection that watches it."""
+"""When the progress of a slow migration is logged, and the second connection that watches it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def migrate(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> Callable[..., Progress]:
-    """Run with an impatient watcher and return what it said."""
+    """Run with short watcher intervals and return the progress that was logged."""
     monkeypatch.setattr(watcher, "CHECK_AFTER_S", 0.3)
     monkeypatch.setattr(watcher, "_TICK_S", 0.1)
     monkeypatch.setattr(logging.getLogger("predeploy"), "propagate", True)
@@ -67,7 +67,7 @@ def test_the_intervals_grow(
 
 
 @pytest.mark.direct("a pooler that has one backend for us looks like one in transaction mode")
-def test_a_watcher_that_cannot_connect_harms_nobody(
+def test_a_watcher_that_cannot_connect_does_not_affect_the_run(
     migrate: Callable[..., Progress], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.admin_execute(f"ALTER ROLE {database.owner} CONNECTION LIMIT 1")
@@ -77,7 +77,7 @@ def test_a_watcher_that_cannot_connect_harms_nobody(
     assert re.fullmatch(r"Still running 001\.sql after \d s: statement 1 of 1 \(SELECT, line 1\)", only.getMessage())
 
 
-def test_a_quick_migration_is_not_talked_about(
+def test_no_progress_is_logged_for_a_quick_migration(
     migrate: Callable[..., Progress], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
@@ -85,7 +85,7 @@ def test_a_quick_migration_is_not_talked_about(
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-def test_behind_a_pooler_what_takes_long_is_told_of_and_not_taken_for_a_dead_line(
+def test_a_slow_migration_behind_a_pooler_is_logged_and_its_connection_not_taken_for_dead(
     migrate: Callable[[Server], Progress],
     database: Database,
     migrations_dir: MigrationsDir,
@@ -99,7 +99,7 @@ def test_behind_a_pooler_what_takes_long_is_told_of_and_not_taken_for_a_dead_lin
     assert events.isdisjoint({"connection.silent", "connection.lost"})
 
 
-def test_with_0_nothing_is_told_and_the_watch_for_silence_goes_on(
+def test_0_disables_progress_lines_but_not_the_check_for_a_silent_connection(
     migrate: Callable[..., Progress], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT pg_sleep(1.5)")
@@ -108,13 +108,13 @@ def test_with_0_nothing_is_told_and_the_watch_for_silence_goes_on(
         assert proxy.logins > 1
 
 
-def test_the_watch_for_silence_waits_its_time_however_early_is_told(
+def test_early_progress_lines_do_not_make_the_check_for_silence_earlier(
     migrate: Callable[..., Progress],
     monkeypatch: pytest.MonkeyPatch,
     database: Database,
     migrations_dir: MigrationsDir,
 ) -> None:
-    """No answer to a look that is only to tell something is no silence yet."""
+    """A progress query without an answer does not count as silence."""
     monkeypatch.setattr(watcher, "CHECK_AFTER_S", 60.0)
     monkeypatch.setattr(watcher, "GIVE_UP_AFTER_S", 0.0)
     monkeypatch.setattr(second_connection, "_LOGIN_S", 0.2)
@@ -132,7 +132,7 @@ def test_the_watch_for_silence_waits_its_time_however_early_is_told(
 
 
 @pytest.mark.parametrize("refusal", ["CONNECTION LIMIT 1", "PASSWORD 'another than before'"])
-def test_a_refused_login_is_an_answer_and_no_silence(
+def test_a_refused_login_does_not_count_as_silence(
     migrate: Callable[..., Progress],
     monkeypatch: pytest.MonkeyPatch,
     database: Database,
@@ -150,7 +150,7 @@ def test_a_refused_login_is_an_answer_and_no_silence(
 
 
 def _refuse(database: Database, admin: psycopg.Connection, refusal: str) -> None:
-    """Alter the role once the migration has begun, which waits for the lock until then."""
+    """Alter the role once the migration has started and waits for the lock, then release the lock."""
     begun = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     eventually(lambda: admin.execute(begun).fetchall())
     admin.execute(f"ALTER ROLE {database.owner} {refusal}")
@@ -165,7 +165,7 @@ SECOND_CONNECTIONS = f"SELECT pid, application_name {OURS} AND state = 'idle' AN
 
 @contextmanager
 def blocked(start: Callable[..., Process], database: Database) -> Iterator[tuple[Process, Event, psycopg.Connection]]:
-    """Run files that wait for the table `busy`, up to the first line of progress."""
+    """Run files that wait for the table `busy`, until the first progress line."""
     database.execute("CREATE TABLE busy ()")
     with database.connect(autocommit=False) as blocker:
         blocker.execute("LOCK TABLE busy")
@@ -192,7 +192,7 @@ def test_the_second_connection_is_kept_while_a_file_runs_and_closed_when_it_ends
             assert second_connection_pid(database) == pid
         with database.connect(autocommit=False) as next_blocker:
             queued = threading.Thread(target=next_blocker.execute, args=["LOCK TABLE busy"])
-            queued.start()  # behind the first file, before the second
+            queued.start()  # in the queue between the first and the second file
             eventually(lambda: len(database.query("SELECT FROM pg_locks WHERE NOT granted")) == 2)
             blocker.rollback()
             queued.join()
@@ -204,7 +204,7 @@ def test_the_second_connection_is_kept_while_a_file_runs_and_closed_when_it_ends
 
 
 @pytest.mark.direct("a pooler keeps a connection of its own for us")
-def test_a_second_connection_that_is_ended_is_replaced(
+def test_a_terminated_second_connection_is_replaced(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "TABLE busy")
@@ -218,7 +218,7 @@ def test_a_second_connection_that_is_ended_is_replaced(
     assert (run.exit_code, run.named("connection.lost"), run.named("connection.silent")) == (0, [], [])
 
 
-def test_a_look_that_would_have_to_wait_is_broken_off_and_tried_again(
+def test_a_blocked_progress_query_is_cancelled_and_repeated(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "TABLE busy")
@@ -237,12 +237,12 @@ def test_a_look_that_would_have_to_wait_is_broken_off_and_tried_again(
 
 
 def _anew(conn: psycopg.Connection, query: str) -> list[tuple[Any, ...]]:
-    """Ask in an open transaction, which keeps what it has seen of other sessions."""
+    """Query in an open transaction, which otherwise caches what it has read about other sessions."""
     conn.execute("SELECT pg_stat_clear_snapshot()")
     return conn.execute(query).fetchall()
 
 
-def test_a_pool_gets_the_second_connection_back_as_it_was(
+def test_the_second_connection_is_returned_to_the_pool_unchanged(
     migrate: Callable[..., Progress], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT pg_sleep(1)")
@@ -254,7 +254,7 @@ def test_a_pool_gets_the_second_connection_back_as_it_was(
         assert settings == [("0",), ("0",)]
 
 
-def test_where_no_connection_is_to_spare_the_line_is_shorter_and_nothing_else_is_said(
+def test_without_a_spare_connection_the_progress_line_is_shorter_and_nothing_else_is_logged(
     start: Callable[..., Process], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1;\nSELECT pg_advisory_xact_lock(1)")

@@ -1,4 +1,4 @@
-"""All that a database holds, as one value that two moments can be compared by."""
+"""The contents of a database as one value, to compare two points in time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CATALOGS = (
 
 
 def snapshot(database: Database) -> dict[str, list[tuple[Any, ...]]]:
-    """Return every row of the catalogs that describe objects, without statistics, and of every table of the owner's."""
+    """Return every row of the catalogs that describe objects, without statistics, and of the owner's tables."""
     found = {}
     for name in CATALOGS:
         without = " - 'relpages' - 'reltuples' - 'relallvisible' - 'relallfrozen'"

@@ -1,4 +1,4 @@
-"""Certificates for servers under test, made on the spot by OpenSSL."""
+"""Certificates for servers under test, created by OpenSSL when needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUBJECT = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"
 
 
 class Authority:
-    """A certificate authority that trusts itself: `root` is its certificate."""
+    """A self-signed certificate authority; `root` is its certificate."""
 
     def __init__(self, directory: Path) -> None:
         if not shutil.which("openssl"):
@@ -27,7 +27,7 @@ class Authority:
         _openssl("req", "-x509", *SUBJECT, "-subj", "/CN=authority", "-out", self.root, "-keyout", self._key("root"))
 
     def issue(self, host: str, *, days: int = 30) -> tuple[Path, Path]:
-        """Return the files of a certificate for `host` and of its key; with negative `days` it has expired."""
+        """Return the paths of a certificate for `host` and of its key; negative `days` make it expired."""
         certificate, request = self._directory / f"{host}{days}.crt", self._directory / f"{host}.csr"
         names = ("-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}")
         _openssl("req", "-new", *SUBJECT, *names, "-out", request, "-keyout", self._key(host))

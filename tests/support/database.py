@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Database:
     """A database that belongs to one test, and the role that owns it.
 
-    `dsn` is the program's way to it, by `port`: that of the server unless a pooler is to stand between. The test itself
-    always goes directly: `query`, `execute` and `connect` act as the owner, as the program under test does; what starts
-    with `admin_` acts in the same database as the superuser. Connections are in autocommit unless told otherwise.
+    `dsn` is the program's connection string, with `port`: the server's unless the program uses a pooler. Tests always
+    connect directly: `query`, `execute` and `connect` act as the owner, like the program under test; methods
+    named `admin_...` act in the same database as the superuser. Connections use autocommit by default.
     """
 
     def __init__(self, server: PostgresServer, port: int | None = None) -> None:
@@ -28,7 +28,7 @@ class Database:
         suffix = secrets.token_hex(4)
         self.name = f"db_{suffix}"
         self.owner = f"owner_{suffix}"
-        # Each of these signs means something in a URI; the random part looks the same however it is written.
+        # Each of these characters is special in a URI; the random part is the same in every encoding.
         self._random_part = secrets.token_hex(8)
         self.password = f"s3cret/@:%#?&+ {self._random_part}"
         self._direct_dsn = server.dsn(self.name, self.owner, self.password)
@@ -36,16 +36,16 @@ class Database:
 
     @property
     def is_pooled(self) -> bool:
-        """Whether the program's way leads through a pooler, which keeps connections when the program has gone."""
+        """Whether the program connects through a pooler, which keeps connections after the program has ended."""
         return self.port != self.server.port
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no output may hold."""
+        """Strings that no output may contain."""
         return (self._random_part, self.password, quote(self.password, safe=""), self.dsn, self._direct_dsn)
 
     def dsn_at(self, port: int) -> str:
-        """The same database by another port."""
+        """Return the connection string with another port."""
         return self._direct_dsn.replace(f":{self.server.port}/", f":{port}/")
 
     def connect(self, **kwargs: Any) -> psycopg.Connection:
@@ -63,7 +63,7 @@ class Database:
         return psycopg.connect(self.server.dsn(self.name), **{"autocommit": True, **kwargs})
 
     def server_connect(self) -> psycopg.Connection:
-        """As the superuser, in a database that is always there."""
+        """Connect as the superuser, to a database that always exists."""
         return psycopg.connect(self.server.dsn(), autocommit=True)
 
     def admin_query(self, statement: str, *params: object) -> list[tuple[Any, ...]]:
@@ -77,7 +77,7 @@ class Database:
 
 @contextmanager
 def fresh_database(server: PostgresServer, port: int | None = None) -> Iterator[Database]:
-    """Make a database on `server` that the program reaches by `port`; drop it, whoever uses it, in the end."""
+    """Create a database on `server` that the program reaches at `port`; drop it afterwards even if it is in use."""
     database = Database(server, port)
     name, owner = sql.Identifier(database.name), sql.Identifier(database.owner)
     with psycopg.connect(server.dsn(), autocommit=True) as conn:

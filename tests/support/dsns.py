@@ -1,7 +1,7 @@
-"""Connection strings of every kind, each with the password that its author meant, however libpq reads it.
+"""Connection strings of every kind, each with the password that its author intended, even if libpq reads another.
 
-The passwords are made of letters of which no four stand together in any ordinary output, so that a hit is a leak. All
-the strings that libpq would use name loopback or a directory without a socket; the tests look once more themselves.
+The passwords consist of letters of which no four occur in a row in ordinary output, so every match is a leak. All
+strings that libpq accepts name loopback or a directory without a socket; the tests check this again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SHORT = ("a", "1", "me", "db", "x'y", "%", "/", "***"[:2], "p w")
 
 @dataclass(frozen=True)
 class Case:
-    """A connection string; `variables` and `files` go with it, `{dir}` in any of them is where the files are."""
+    """A connection string with its `variables` and `files`; `{dir}` in any of them stands for the files' directory."""
 
     dsn: str
     password: str
@@ -39,7 +39,7 @@ def quoted(text: str) -> str:
 
 
 def _with_signs() -> dict[str, Case]:
-    """Every sign in every way to write it."""
+    """Return a case for each way to write each special character."""
     found = {}
     for sign in SIGNS:
         first, second = letters(sign), letters(sign * 2)
@@ -92,7 +92,7 @@ host=127.0.0.1 port=1 scram_client_key={}
 host=127.0.0.1 port=1 oauth_client_secret={}
 """
 
-# What libpq rejects, would misread, or is not meant for it.
+# Strings that libpq rejects or misreads, or that are meant for another program.
 BROKEN = """\
 postgresql://me:{}%@127.0.0.1/app
 postgresql://me:{}%4@127.0.0.1/app

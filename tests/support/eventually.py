@@ -1,4 +1,4 @@
-"""Patience with a limit: a condition that another process brings about is asked for until it holds."""
+"""Poll a condition that depends on another process until it holds or a timeout expires."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def eventually(ask: Callable[[], T], timeout: float = 20) -> T:
-    """Return the first answer that is true in a boolean sense."""
+    """Return the first truthy answer."""
     deadline = time.monotonic() + timeout
     while not (answer := ask()):
         assert time.monotonic() < deadline, f"still {answer!r} after {timeout} s"

@@ -1,4 +1,4 @@
-"""A proxy that fails for good at a chosen turn of the conversation."""
+"""A proxy that fails permanently at a chosen turn of the conversation."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Failure = Literal["silent", "cut"]
 
 
 class FailingProxy:
-    """A server's port by another number; fails at turn `at`, counted from 1 over all connections, both sides' turns.
+    """Forwards a port to a server and fails at turn `at`, counted from 1 over all connections and both sides.
 
-    A turn is what one side says until the other answers; the turn at which it fails is not delivered. `silent`:
-    everything is still accepted and acknowledged, and nothing answered. `cut`: connections break, and new ones too.
+    A turn is what one side sends until the other side answers; the turn at which the proxy fails is not delivered.
+    `silent`: data is still accepted and acknowledged, but not answered. `cut`: old and new connections break.
     """
 
     def __init__(self, port: int, at: int, failure: Failure) -> None:
@@ -55,7 +55,7 @@ class FailingProxy:
                 assert isinstance(end, socket.socket)
                 if end is self._listener:
                     self._accept()
-                elif end in self._peers and not self.failed.is_set():  # both ends may go at once
+                elif end in self._peers and not self.failed.is_set():  # both ends may close at the same time
                     self._pass_on(end)
 
     def _accept(self) -> None:
@@ -90,7 +90,7 @@ class FailingProxy:
         self.failed.set()
         if self._failure == "cut":
             self._hang_up(*self._peers)
-        else:  # the kernel goes on accepting and acknowledging
+        else:  # the kernel still accepts connections and acknowledges data
             for end in (self._listener, *self._peers):
                 self._selector.unregister(end)
 

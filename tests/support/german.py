@@ -1,4 +1,4 @@
-"""What a Postgres server needs to speak German: its own translations, and a locale that the system may not have."""
+"""A Postgres server with German messages: its translations, and a locale that the system may lack."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 LOCALE = "de_DE.UTF-8"
 LOCALEDEF = shutil.which("localedef")
-# Where ci/german-postgres unpacks one, for machines whose Postgres speaks English only.
+# Where ci/german-postgres unpacks a server with translations, for machines whose Postgres has none.
 UNPACKED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pg-predeploy/german-postgres"
 
 
 class GermanServer(PostgresServer):
-    """A server with `lc_messages` in German; skips the test where that cannot be had, but not in CI."""
+    """A server with German `lc_messages`; skips the test if translations are missing, but fails in CI."""
 
     def __init__(self, settings: Mapping[str, str]) -> None:
         root, binaries = _find()
@@ -48,14 +48,14 @@ class GermanServer(PostgresServer):
 
 
 def _find() -> tuple[Path, Path]:
-    """Return the root that holds German, "/" or an unpacked one, and the server's programs there."""
+    """Return the root directory that contains the translations, "/" or UNPACKED, and the server's programs in it."""
     for root in (Path("/"), UNPACKED):
         for binaries in sorted(root.glob("usr/lib/postgresql/*/bin")):
             translations = root / f"usr/share/locale/de/LC_MESSAGES/postgres-{binaries.parent.name}.mo"
             locale = root / "usr/share/i18n/locales/de_DE"
             if all(path.exists() for path in (binaries / "postgres", translations, locale)) and LOCALEDEF:
                 return root, binaries
-    why = "no Postgres here speaks German; ci/german-postgres gets one from Debian"
+    why = "no Postgres with German messages was found; ci/german-postgres downloads one from Debian"
     if os.environ.get("CI") == "true":
         raise PostgresServerError(why)
     pytest.skip(why)

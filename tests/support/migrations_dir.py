@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 class MigrationsDir:
-    """A directory of migrations that a test fills; passes for a path wherever one is expected."""
+    """A directory of migrations that a test fills; can be used wherever a path is expected."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -20,7 +20,7 @@ class MigrationsDir:
         return str(self.path)
 
     def write(self, name: str, sql: str | bytes) -> Path:
-        """Write one file and return its path; a str is written as UTF-8, its line endings left alone."""
+        """Write one file and return its path; a str is written as UTF-8, with its line endings unchanged."""
         path = self.path / name
         path.write_bytes(sql.encode() if isinstance(sql, str) else sql)
         return path

@@ -1,4 +1,4 @@
-"""The program in namespaces of its own, where names are resolved as a test wants it: it asks no real name server."""
+"""The program in separate namespaces, where the test controls name resolution and no real name server is queried."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ for source, target in {mounts!r}.items():
 if {deaf!r}:
     with socket.socket() as lo:  # ip link set lo up
         fcntl.ioctl(lo, 0x8914, struct.pack("16sh14x", b"lo", 0x41))
-    ear = socket.socket(type=socket.SOCK_DGRAM)  # a name server that is never read from: ours for life
+    ear = socket.socket(type=socket.SOCK_DGRAM)  # a name server that never reads; stays open after exec
     ear.bind(("127.0.0.1", 53))
     ear.set_inheritable(True)
 os.execv(sys.executable, [sys.executable, {entrypoint!r}, *sys.argv[1:]])
@@ -32,10 +32,10 @@ os.execvp("unshare", [*{command!r}, sys.executable, {inside!r}, *sys.argv[1:]])
 
 
 def entrypoint_with_names(directory: Path, *, deaf: bool = False) -> tuple[Path, Path]:
-    """Return what to start instead of the entry point, and the file that is its /etc/hosts.
+    """Return the script to start instead of the entry point, and the file that serves as its /etc/hosts.
 
-    The name server is one that nobody runs, or with `deaf` one that takes every question and answers none; the
-    program is then in a network of its own.
+    No name server is running; with `deaf`, one accepts every query and answers none, and the program has its own
+    network namespace.
     """
     hosts, resolv = directory / "hosts", directory / "resolv.conf"
     hosts.write_text("127.0.0.1 localhost\n")

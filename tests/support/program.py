@@ -1,6 +1,6 @@
-"""The program under test as its users meet it: a process with an environment, two streams and an exit status.
+"""The program under test as its users run it: a process with an environment, two streams and an exit status.
 
-Whatever a test does with it, both streams are searched for secrets and stderr has to be empty.
+In every test, both streams are searched for secrets, and stderr must be empty.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished process. `exit_code` is what a shell sees: 128+n after signal n, which `killed` tells from an exit."""
+    """A finished process. `exit_code` is 128+n after signal n, as in a shell; `killed` distinguishes the two."""
 
     exit_code: int
     stdout: str
@@ -46,7 +46,7 @@ class Run:
 
     @property
     def report(self) -> Event:
-        """The last line, which has to be the report."""
+        """The last line, which must be the report."""
         assert self.events, "nothing was logged"
         assert self.events[-1]["event"] == "run.finished"
         return self.events[-1]
@@ -81,11 +81,11 @@ class Process:
 
     @property
     def events(self) -> list[Event]:
-        """Every whole line logged so far."""
+        """Every complete line logged so far."""
         return _parsed(self._output()[0].rpartition("\n")[0])
 
     def wait_for(self, event: str, timeout: float = 20) -> Event:
-        """Return the next event of that name after the last one returned; earlier lines are passed over."""
+        """Return the next event of that name after the last one returned; skip the lines in between."""
         deadline = time.monotonic() + timeout
         while True:
             ended = not self.running
@@ -109,7 +109,7 @@ class Process:
         self.signal(signal.SIGKILL)
 
     def finish(self, timeout: float = TIMEOUT_S, *, as_json: bool = True) -> Run:
-        """Wait for the end, check both streams, and return what happened; no `events` unless `as_json`."""
+        """Wait for the process to end, check both streams, and return the run; `events` is empty unless `as_json`."""
         try:
             status = self._popen.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -126,14 +126,14 @@ class Process:
         )
 
     def check_streams(self) -> None:
-        """Assert that nothing secret was printed, and nothing at all on stderr."""
+        """Assert that no secret was printed and that stderr is empty."""
         stdout, stderr = self._output()
         for secret in self._secrets:
             assert secret not in stdout + stderr, f"a secret was printed: {stdout}{stderr}"
         assert stderr == "", f"on stderr: {stderr}"
 
     def close(self) -> None:
-        """End the process if need be; its streams are checked even so."""
+        """End the process if it is still running, and check its streams."""
         if self.running:
             self.kill()
             self._popen.wait()
@@ -145,7 +145,7 @@ class Process:
 
 
 class Program:
-    """Starts processes, with `defaults` and none of our own environment but PATH and what coverage needs."""
+    """Starts processes with `defaults`; they inherit only PATH and what coverage needs from the environment."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class Program:
         self._processes: list[Process] = []
 
     def start(self, *args: str, **variables: str | None) -> Process:
-        """Start the program with the arguments `args`; a variable that is None is left out."""
+        """Start the program with the arguments `args`; a variable that is None is not set."""
         given = {**self._defaults, **variables}
         environment = {name: value for name, value in given.items() if value is not None}
         directory = self._directory / str(len(self._processes))
@@ -170,7 +170,7 @@ class Program:
         return process
 
     def run(self, *args: str, as_json: bool = True, timeout: float = TIMEOUT_S, **variables: str | None) -> Run:
-        """Start the program and wait for its end."""
+        """Start the program and wait for it to end."""
         return self.start(*args, **variables).finish(timeout, as_json=as_json)
 
     def close(self) -> None:
@@ -190,7 +190,7 @@ def _parsed(stdout: str) -> list[Event]:
 
 
 def _secrets_in(environment: Mapping[str, str]) -> Iterator[str]:
-    """Yield every form of the passwords that the program is given, from four characters on."""
+    """Yield every form of the passwords that the program is given, if it has at least four characters."""
     dsn = environment.get("DATABASE_URL", "")
     if "DATABASE_URL_FILE" in environment:
         path = Path(environment["DATABASE_URL_FILE"])
@@ -205,7 +205,7 @@ def _secrets_in(environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def _passwords_in(dsn: str) -> Iterator[str]:
-    # Malformed DSNs are tested too: what its author meant as the password is one, however libpq reads it.
+    # Malformed DSNs are tested too: the password that the author intended is a secret, even if libpq reads another.
     userinfo = dsn.partition("://")[2].rpartition("@")[0]
     yield userinfo.partition(":")[2]
     with suppress(psycopg.Error, UnicodeError):

@@ -1,4 +1,4 @@
-"""What stands between the program and the server when something is wrong: real sockets on loopback, real messages."""
+"""A proxy that causes network and login problems, with real sockets on loopback and real protocol messages."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _CANCEL, _SSL, _GSS = 80877102, 80877103, 80877104
 
 
 class Proxy:
-    """A server's port by another number, where logins can be refused and connections cut.
+    """Forwards a port to a server and can refuse logins and cut connections.
 
-    `refusals`: SQLSTATE and text that the next logins get for an answer, before the server is asked.
-    `cut_before`: bytes on which, when the server sends them, both ends are hung up; each once, the client sees none.
-    `silent_after`: bytes after which, when the client sends them, neither end hears of the other again.
-    `hide`: names of what the server reports at login, changed so that the client does not know them.
-    `logins`: how many clients have come so far.
+    `refusals`: SQLSTATE and text with which the proxy itself answers the next logins.
+    `cut_before`: bytes that, when the server sends them, close both ends before the client sees them; each once.
+    `silent_after`: bytes that, when the client sends them, stop all traffic between both ends.
+    `hide`: names of parameters that the server reports at login, changed so that the client does not recognise them.
+    `logins`: how many clients have connected so far.
     """
 
     def __init__(self, port: int) -> None:
@@ -89,7 +89,7 @@ class Proxy:
 
 @contextmanager
 def silent_port(*, full: bool = False) -> Iterator[int]:
-    """A port where every connection is accepted and none is ever answered; with `full`, not even accepted."""
+    """A port that accepts every connection and never answers; with `full`, it does not even accept."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server((LOOPBACK, 0), backlog=0 if full else 100))
         port: int = listener.getsockname()[1]
@@ -101,14 +101,14 @@ def silent_port(*, full: bool = False) -> Iterator[int]:
 
 
 def free_port() -> int:
-    """A port where nothing listens."""
+    """Return a port on which nothing listens."""
     with socket.create_server((LOOPBACK, 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
 
 
 def _startup_message(client: socket.socket) -> bytes:
-    """Decline encryption until the client sends what it wants in the clear; return that, without its length."""
+    """Decline encryption until the client sends its request in plain text; return it without its length."""
     while True:
         (length,) = struct.unpack("!I", _exactly(client, 4))
         body = _exactly(client, length - 4)

@@ -1,4 +1,4 @@
-"""Which file is named where something is missing after a failure."""
+"""The file that the advice names if an object is missing after a failure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MISSING = 'relation "made_by_it" does not exist'
 
 @pytest.mark.parametrize("before", [0, 1, 8, 9, 10, 200_000], ids=str)
 @pytest.mark.parametrize(("made", "named"), [("made_by_it", "big.sql"), ("made_by_its", "big.sql, other.sql")])
-def test_a_file_that_is_not_kept_is_searched_wherever_its_blocks_end(
+def test_a_file_that_is_not_kept_in_memory_is_searched_across_its_blocks(
     tmp_path: Path, before: int, made: str, named: str
 ) -> None:
     content = b"\n" * (_BLOCK_BYTES - before) + f"{made}\n".encode() + b"\n" * before

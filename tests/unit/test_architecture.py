@@ -1,4 +1,4 @@
-"""Imports point one way, and a run imports only what it needs."""
+"""Imports go in one direction, and a run imports only what it needs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text())
     for path in [ROOT / "entrypoint.py", *ROOT.glob("predeploy/**/*.py")]
 }
-DIRECTIONS = [  # a package or module imports from its own line and from those below it, never upwards
+DIRECTIONS = [  # each package or module imports only from its own line and the lines below
     "entrypoint",
     "commands cli",
     "plan",
@@ -43,7 +43,7 @@ DIRECTIONS = [  # a package or module imports from its own line and from those b
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-FROM_TEXT_ALONE = (  # no driver: what these decide, they decide before there is a connection
+FROM_TEXT_ALONE = (  # no driver: these modules work without a connection
     "predeploy.migrations.",
     "predeploy.sql.",
     "predeploy.redaction.",
@@ -53,7 +53,7 @@ FROM_TEXT_ALONE = (  # no driver: what these decide, they decide before there is
 
 
 def imports(module: str) -> set[str]:
-    """Return the modules that a module imports, those for its type annotations included."""
+    """Return the modules that a module imports, including those for type annotations."""
     return imported_by(ast.walk(MODULES[module]))
 
 
@@ -69,7 +69,7 @@ def imported_by(nodes: Iterable[ast.AST]) -> set[str]:
 
 
 def box_of(module: str) -> str:
-    """Return the name in DIRECTIONS: the package below `predeploy`, or the module that stands there by itself."""
+    """Return the name in DIRECTIONS: the package below `predeploy`, or the top-level module."""
     return module.split(".")[1] if module.startswith("predeploy.") else module
 
 
@@ -77,14 +77,14 @@ def depth_of(module: str) -> int:
     return next(depth for depth, boxes in enumerate(DIRECTIONS) if box_of(module) in boxes.split())
 
 
-OWN = sorted(MODULES.keys() - {"predeploy", "predeploy.__main__"})  # those two only point at the others
+OWN = sorted(MODULES.keys() - {"predeploy", "predeploy.__main__"})  # these two only import the others
 
 
-def test_every_module_has_its_place_in_the_list() -> None:
+def test_every_module_is_in_the_list() -> None:
     assert {box_of(module) for module in OWN} == {*" ".join(DIRECTIONS).split()}
 
 
-def test_a_module_imports_only_from_its_own_line_of_the_list_and_those_below() -> None:
+def test_a_module_imports_only_from_its_own_line_and_the_lines_below() -> None:
     own = [
         (module, name) for module in OWN for name in imports(module) if name.startswith(("predeploy.", "entrypoint"))
     ]
@@ -92,12 +92,12 @@ def test_a_module_imports_only_from_its_own_line_of_the_list_and_those_below() -
     assert [(a, b) for a, b in own if depth_of(b) <= depth_of(a) and box_of(b) != box_of(a)] == []
 
 
-def test_no_imports_go_in_a_circle() -> None:
+def test_no_imports_are_circular() -> None:
     TopologicalSorter({module: imports(module) & MODULES.keys() - {"predeploy"} for module in MODULES}).prepare()
 
 
 @pytest.mark.parametrize("module", [name for name in OWN if name.startswith(FROM_TEXT_ALONE)])
-def test_what_is_decided_from_text_alone_imports_no_driver(module: str) -> None:
+def test_modules_that_work_without_a_connection_import_no_driver(module: str) -> None:
     reached, todo = set(), {module}
     while todo:
         reached |= todo
@@ -110,7 +110,7 @@ def import_time_imports(module: str) -> set[str]:
 
 
 def at_import(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield what of a module is run when it is imported: neither functions nor what is for type checkers only."""
+    """Yield the code of a module that runs on import: no functions, and nothing for type checkers only."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
@@ -120,7 +120,7 @@ def at_import(tree: ast.AST) -> Iterator[ast.AST]:
         yield from at_import(node)
 
 
-def test_only_the_entry_point_sees_the_environment_and_the_command_line() -> None:
+def test_only_the_entry_point_reads_the_environment_and_the_command_line() -> None:
     seeing = re.compile(r"\b(?:os\.(?:environb?|getenvb?|putenv|unsetenv)|sys\.(?:argv|exit))\b")
     assert [name for name, tree in MODULES.items() if seeing.search(ast.unparse(tree))] == ["entrypoint"]
 
@@ -141,11 +141,11 @@ def test_only_commands_imports_the_plan() -> None:
     }
 
 
-def test_the_version_is_one() -> None:
+def test_the_version_is_the_same_everywhere() -> None:
     assert predeploy.__version__ == PROJECT["version"]
 
 
-def test_the_library_has_what_it_names() -> None:
+def test_the_library_exports_the_names_in_all() -> None:
     assert sorted(predeploy.__all__) == predeploy.__all__
     assert all(hasattr(predeploy, name) for name in predeploy.__all__)
 
@@ -158,10 +158,10 @@ def test_a_user_installs_three_libraries() -> None:
     )  # what the image installs
 
 
-def test_a_run_that_needs_no_second_attempt_imports_no_more_than_it_needs(tmp_path: Path) -> None:
+def test_a_run_without_a_retry_imports_only_what_it_needs(tmp_path: Path) -> None:
     (tmp_path / "001.sql").write_text("SELECT 1;\n")
     environ = {
-        "DATABASE_URL": f"host={tmp_path} dbname=nowhere",  # no socket is there, and nothing is waited for
+        "DATABASE_URL": f"host={tmp_path} dbname=nowhere",  # there is no socket, and the run does not wait
         "MIGRATIONS_DIR": str(tmp_path),
         "MIGRATE_WAIT_TIMEOUT": "0",
         "MIGRATE_LOG_FORMAT": "json",

@@ -65,7 +65,7 @@ def test_a_target_finds_its_figure(target: Target, found: float | None) -> None:
     assert target.found(a_result()) == found
 
 
-def test_every_workload_has_a_target() -> None:
+def test_each_target_belongs_to_a_workload() -> None:
     assert {target.workload for target in TARGETS} == WORKLOADS.keys()
 
 

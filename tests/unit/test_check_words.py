@@ -1,4 +1,4 @@
-"""The check of the words finds them in texts and comments, and in nothing else."""
+"""The word check finds listed words in texts and comments, and nowhere else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ print(f"{told}: to be "
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Return a tree with the check and its list, and one module."""
+    """Return a tree that contains the check, its word list and one module."""
     (tmp_path / "ci").mkdir()
     (tmp_path / "predeploy/plan").mkdir(parents=True)
     shutil.copy(CI / "check_words.py", tmp_path / "ci")
@@ -36,7 +36,7 @@ def check(tree: Path) -> tuple[int, list[str]]:
     return done.returncode, [line.partition(": write ")[0] for line in (done.stdout + done.stderr).splitlines()]
 
 
-def test_words_of_docstrings_comments_and_joined_strings_are_found_with_their_lines(tree: Path) -> None:
+def test_words_in_docstrings_comments_and_joined_strings_are_found_with_their_lines(tree: Path) -> None:
     assert check(tree) == (
         1,
         [

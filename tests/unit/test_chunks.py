@@ -1,4 +1,4 @@
-"""A text in chunks is the text: the same statements, lines, violations and places, wherever the blocks end."""
+"""A text in chunks has the same statements, lines, violations and positions as the whole text."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def of(problem: Unterminated | None, start: int = 0) -> tuple[str, int] | None:
 @example(sql="a -- migrate:down\n;b;c;", lengths=[30], chars=1)
 @example(sql="a;b\n-- migrate:down\n;c;", lengths=[3], chars=1)
 @example(sql="a;\r\nb;\r\nc 'x", lengths=[3, 1], chars=1)
-def test_a_text_in_chunks_is_the_text(sql: str, lengths: list[int], chars: int) -> None:
+def test_chunks_have_the_same_statements_and_violations_as_the_text(sql: str, lengths: list[int], chars: int) -> None:
     chunks = split(sql, lengths, chars)
     expected = scan(sql)
     assert "".join(chunk.text for chunk in chunks) == sql
@@ -81,7 +81,9 @@ def test_a_text_in_chunks_is_the_text(sql: str, lengths: list[int], chars: int) 
 
 
 @given(sql=texts, lengths=sizes, data=st.data())
-def test_every_place_is_that_of_the_file(sql: str, lengths: list[int], data: st.DataObject) -> None:
+def test_positions_in_a_chunk_are_converted_to_positions_in_the_file(
+    sql: str, lengths: list[int], data: st.DataObject
+) -> None:
     chunks = split(sql, lengths)
     at = data.draw(st.integers(0, len(chunks) - 1))
     start = sum(len(chunk.text) for chunk in chunks[:at])
@@ -89,7 +91,7 @@ def test_every_place_is_that_of_the_file(sql: str, lengths: list[int], data: st.
     assert chunks[at].place(offset) == line_and_column(sql, start + offset)
 
 
-def test_chunks_are_about_as_long_as_asked_for() -> None:
+def test_chunks_have_about_the_requested_length() -> None:
     sql = "SELECT 12345;\n" * 1000
     lengths = [len(chunk.text) for chunk in split(sql, [10], 500)]
     assert all(400 < length < 600 for length in lengths[:-2])
@@ -108,10 +110,10 @@ def test_a_long_statement_is_scanned_in_linear_time(statement: str, monkeypatch:
     monkeypatch.setattr("predeploy.migrations.chunks.scan", count)
     assert "".join(chunk.text for chunk in split(sql, [100], 100)) == sql
     assert sum(read) < 5 * len(sql)
-    assert all(later <= 2 * earlier + 200 for earlier, later in pairwise(read)), "memory is bounded too"
+    assert all(later <= 2 * earlier + 200 for earlier, later in pairwise(read)), "memory use is not bounded"
 
 
-def test_a_kept_text_is_one_chunk_unless_it_is_too_long_for_one_message() -> None:
+def test_a_text_in_memory_is_one_chunk_unless_it_is_too_long_for_one_message() -> None:
     text = "SELECT 1;\n" * (MAX_MESSAGE_CHARS // 10)
     assert list(chunks_of(text)) == [Chunk(text, scan(text))]
     longer = "SELECT 1;\n" * (MAX_MESSAGE_CHARS // 10 + 1)

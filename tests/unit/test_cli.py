@@ -10,7 +10,7 @@ from predeploy.cli import COMMANDS, CommandLine, parse
 from predeploy.errors import EXIT_CODES, ConfigurationError
 
 
-def test_every_command_of_the_command_line_exists_and_no_other() -> None:
+def test_the_command_line_lists_exactly_the_commands() -> None:
     assert list(COMMANDS) == list(commands.COMMANDS)
 
 
@@ -18,7 +18,7 @@ def test_every_command_of_the_command_line_exists_and_no_other() -> None:
     ("arguments", "command"),
     [([], "migrate"), *[(command.split(), command) for command in COMMANDS], (["--", "status"], "status")],
 )
-def test_each_command_is_read_and_migrate_is_the_default(
+def test_each_command_is_parsed_and_migrate_is_the_default(
     arguments: list[str], command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert parse(arguments) == CommandLine(command)
@@ -33,7 +33,7 @@ def test_each_command_is_read_and_migrate_is_the_default(
         (["--json", "check"], "check"),
     ],
 )
-def test_every_command_has_the_option_json(arguments: list[str], command: str) -> None:
+def test_every_command_has_the_json_option(arguments: list[str], command: str) -> None:
     assert parse(arguments) == CommandLine(command, json=True)
 
 
@@ -59,7 +59,7 @@ def test_help_lists_commands_options_and_exit_codes_and_runs_no_command(
 
 def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
     names = set(re.findall(r'"((?:DATABASE|MIGRATE|MIGRATIONS)(?:_[A-Z]+)+)"', inspect.getsource(settings)))
-    names -= {name for name in names if "UNPOOLED" in name}  # other programs'
+    names -= {name for name in names if "UNPOOLED" in name}  # variables of other programs
     assert len(names) == 14
     parse(["--help"])
     shown = capsys.readouterr().out
@@ -89,7 +89,7 @@ def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
     ],
     ids=" ".join,
 )
-def test_anything_else_is_an_error_that_does_not_repeat_it(
+def test_an_invalid_argument_is_an_error_that_does_not_quote_it(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:

@@ -36,12 +36,12 @@ from predeploy.sql.splitter import split
         ("'hunter2'", None),
     ],
 )
-def test_the_command_is_read_from_the_first_words(sql: str, command: str | None) -> None:
+def test_the_command_is_derived_from_the_first_words(sql: str, command: str | None) -> None:
     (statement,) = split(sql)
     assert command_of(statement.words) == command
 
 
 @given(st.lists(st.sampled_from(["CREATE", "ALTER", "OR", "TABLE", "INDEX", "SECRET", "SELECT", "FOREIGN", "DATA"])))
-def test_only_words_of_sql_are_shown(words: list[str]) -> None:
+def test_only_sql_keywords_are_shown(words: list[str]) -> None:
     assert "SECRET" not in (command_of(words) or "")
     assert "SECRET" not in only_sql_words(" ".join(words))

@@ -1,4 +1,4 @@
-"""The log for people, on streams that are pseudo terminals and on others."""
+"""The text log, on pseudo terminals and on other streams."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
-COLUMNS = 80  # where a terminal does not say
+COLUMNS = 80  # if the terminal does not report its width
 log = logging.getLogger("predeploy.some_module")
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 @pytest.fixture(autouse=True)
 def _xterm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """rich asks the environment about the terminal."""
+    """Set TERM, from which rich detects the terminal."""
     monkeypatch.setenv("TERM", "xterm")
     for name in ("NO_COLOR", "COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
@@ -44,7 +44,7 @@ def _xterm(monkeypatch: pytest.MonkeyPatch) -> None:
 def text_on_a_terminal(
     term: str = "xterm", secrets: tuple[str, ...] = (), level: str = "info"
 ) -> Iterator[Callable[[], str]]:
-    """Open a text log on a terminal; yield what returns all that has come."""
+    """Open a text log on a terminal; yield a function that returns all output so far."""
     control, end = os.openpty()
     chunks: list[bytes] = []
 
@@ -69,7 +69,7 @@ def screen(terminal: Callable[[], str]) -> list[str]:
 
 
 def text_of(level: str = "info", secrets: tuple[str, ...] = (), *, brief: bool = False, **record: Any) -> str:
-    """Return what a record looks like in a pipe."""
+    """Return the text of a record that is written to a pipe."""
     stream = io.StringIO()
     open_log(style="text", stream=stream, level=level, brief=brief).add_secrets(secrets)
     emit(**record)
@@ -77,7 +77,7 @@ def text_of(level: str = "info", secrets: tuple[str, ...] = (), *, brief: bool =
 
 
 def emit(message: str = "x", levelno: int = logging.INFO, **fields: Any) -> None:
-    """Handle a record that is made at a known time."""
+    """Handle a record with a fixed time."""
     names = {"levelno": levelno, "levelname": logging.getLevelName(levelno), "created": 1_800_000_000.25}
     log.handle(logging.makeLogRecord({**names, "msg": message, **fields}))
 
@@ -85,12 +85,12 @@ def emit(message: str = "x", levelno: int = logging.INFO, **fields: Any) -> None
 # Plain lines
 
 
-def test_a_line_has_time_level_and_message_and_no_field_that_only_programs_want() -> None:
+def test_a_line_has_time_level_and_message_but_no_fields_meant_for_programs() -> None:
     fields: dict[str, Any] = {"event": "postgres.ready", "host": "db", "port": 5432, "attempt": 3}
     assert text_of(message="Hello", **fields) == "2027-01-15T08:00:00.250Z info    Hello\n"
 
 
-def test_a_brief_log_has_messages_only_and_no_opening() -> None:
+def test_a_brief_log_has_only_messages_and_no_first_line() -> None:
     assert text_of(brief=True, message="Hello") == "Hello\n"
     assert text_of(brief=True, message="Hello", event="run.started") == ""
     at = "2026-11-22T17:04:56.5+05:30"
@@ -102,7 +102,7 @@ def test_a_brief_log_has_messages_only_and_no_opening() -> None:
 
 
 @pytest.mark.parametrize("level", ["info", "warning", "error"])
-def test_less_than_the_level_is_not_shown_but_the_last_line_is(level: str) -> None:
+def test_lines_below_the_level_are_hidden_except_the_last_line(level: str) -> None:
     stream = io.StringIO()
     open_log(style="text", stream=stream, level=level)
     log.debug("d")
@@ -114,7 +114,7 @@ def test_less_than_the_level_is_not_shown_but_the_last_line_is(level: str) -> No
     assert shown == {"info": ["i", "w", "e"], "warning": ["w", "e"], "error": ["e"]}[level] + ["The end (1.5 ms)"]
 
 
-def test_a_migration_that_the_message_does_not_name_stands_before_it() -> None:
+def test_a_migration_that_the_message_does_not_name_is_put_before_it() -> None:
     assert text_of(message="careful", migration="1.sql").endswith(" 1.sql: careful\n")
     assert text_of(message="Trying 1.sql again", migration="1.sql").endswith(" info    Trying 1.sql again\n")
 
@@ -136,12 +136,12 @@ def test_texts_that_explain_a_failure_are_indented_below_it() -> None:
     assert len(text_of(levelno=logging.INFO, **fields).splitlines()) == 1
 
 
-def test_the_last_line_tells_the_exit_code_and_the_duration() -> None:
+def test_the_last_line_shows_the_exit_code_and_the_duration() -> None:
     shown = text_of(message="1 failed", event="run.finished", exit_code=1, duration_ms=61_000.0)
     assert shown.endswith("1 failed (exit code 1, 0:01:01)\n")
 
 
-def test_what_could_move_the_cursor_is_escaped() -> None:
+def test_characters_that_could_move_the_cursor_are_escaped() -> None:
     shown = text_of(message="a\x1b[2J\rb\x9b1A\u202ec\td\ne", migration="\x07.sql")
     assert shown.endswith("info    \\x07.sql: a\\x1b[2J\\rb\\x9b1A\\u202ec    d\n    e\n")
     assert text_of(levelno=logging.WARNING, advice=["a\x1b[2J"]).endswith("\n    advice: a\\x1b[2J\n")
@@ -155,12 +155,12 @@ def test_what_could_move_the_cursor_is_escaped() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_a_duration_has_the_unit_that_suits(milliseconds: float, shown: str) -> None:
+def test_a_duration_has_a_suitable_unit(milliseconds: float, shown: str) -> None:
     assert duration(milliseconds) == shown
 
 
 @pytest.mark.parametrize("style", ["json", "text"])
-def test_in_a_pipe_rich_is_not_loaded(style: str) -> None:
+def test_rich_is_not_loaded_if_the_output_is_a_pipe(style: str) -> None:
     source = (
         "import logging, sys; from predeploy.log.setup import open_log;"
         f"open_log(style='{style}', environ={{'TERM': 'xterm'}}); logging.getLogger('predeploy').info('x');"
@@ -182,7 +182,7 @@ def test_markup_and_emoji_codes_are_text() -> None:
     assert shown[-2:] == ["08:00:00Z info    [/]", ""]
 
 
-def test_a_long_message_is_wrapped_below_its_beginning() -> None:
+def test_a_long_message_is_wrapped_and_indented() -> None:
     with text_on_a_terminal() as terminal:
         emit("word " * 30 + "x" * 100)
     head, *others, _ = screen(terminal)
@@ -193,7 +193,7 @@ def test_a_long_message_is_wrapped_below_its_beginning() -> None:
 
 @pytest.mark.parametrize("secret", ["hunter2", "two words", 'q"uo\\te', "Grüße🐘", "four\ntwo lines", "x" * 300])
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
-def test_no_part_of_what_is_shown_holds_a_secret(secret: str, term: str) -> None:
+def test_no_part_of_the_output_contains_a_secret(secret: str, term: str) -> None:
     with text_on_a_terminal(term, (secret,)) as terminal:
         excerpt = SourceLine(Migration("001.sql", f"a {secret} b {secret}"), 1, 6)
         texts = {"error": secret, "hint": f"a {secret}", "advice": [f"b {secret}"], "condition": secret}
@@ -226,11 +226,11 @@ BLOCKER = {"pid": 7, "application_name": "psql", "state": "active", "transaction
         ),
         ({"blocked_by": [BLOCKER]}, "blocked by psql (pid 7, active, open for 63 s)"),
         ({"blocked_by": [dict.fromkeys(BLOCKER) | {"pid": 0}]}, "blocked by a prepared transaction"),
-        ({"operation": "VACUUM", "phase": "x" * 100}, f"VACUUM: {'x' * 46}"),  # what does not fit is cut off
+        ({"operation": "VACUUM", "phase": "x" * 100}, f"VACUUM: {'x' * 46}"),  # text that does not fit is cut off
     ],
     ids=str,
 )
-def test_the_live_line_shows_the_fields_of_the_progress(fields: dict[str, Any], shown: str) -> None:
+def test_the_live_line_shows_the_progress_fields(fields: dict[str, Any], shown: str) -> None:
     with text_on_a_terminal(level="error") as terminal:
         emit("Running", logging.DEBUG, event="migration.started", migration="1.sql", number=3, pending=12)
         eventually(lambda: re.fullmatch(r" +[\d.]+ m?s 1\.sql  3 of 12", screen(terminal)[-1]))
@@ -241,14 +241,14 @@ def test_the_live_line_shows_the_fields_of_the_progress(fields: dict[str, Any], 
     assert "1.sql  3 of 12" not in "".join(screen(terminal))
 
 
-def test_a_row_takes_the_live_lines_place_and_nothing_is_drawn_after_the_last() -> None:
+def test_a_row_replaces_the_live_line_and_nothing_is_drawn_after_the_last_row() -> None:
     with text_on_a_terminal() as terminal:
         emit("Running", logging.DEBUG, event="migration.started", migration="1.sql", number=1, pending=1)
         for number in range(50):
             emit(f"row {number}")
             time.sleep(0.01)
         emit("The end", event="run.finished", exit_code=143)
-        time.sleep(0.3)  # a live line would come
+        time.sleep(0.3)  # long enough for a live line to be drawn
     lines = [line for line in screen(terminal) if line]
     assert lines[:50] == [f"08:00:00Z info    row {number}" for number in range(50)]
     assert lines[-1] == "08:00:00Z info    The end (exit code 143)"
@@ -257,7 +257,7 @@ def test_a_row_takes_the_live_lines_place_and_nothing_is_drawn_after_the_last() 
     assert any(re.fullmatch(r"  1\.sql +interrupted", line) for line in lines)
 
 
-def test_at_the_end_a_table_tells_every_outcome() -> None:
+def test_a_final_table_shows_every_outcome() -> None:
     with text_on_a_terminal() as terminal:
         emit(event="migration.applied", migration="1.sql", duration_ms=12.3)
         emit(event="migration.skipped", migration="2.sql")
@@ -275,7 +275,7 @@ def test_at_the_end_a_table_tells_every_outcome() -> None:
     ]
 
 
-def test_a_long_table_leaves_out_what_was_applied() -> None:
+def test_a_long_table_omits_applied_migrations() -> None:
     with text_on_a_terminal() as terminal:
         for number in range(100):
             emit(f"Applied {number}.sql", event="migration.applied", migration=f"{number}.sql", duration_ms=1.0)
@@ -288,7 +288,7 @@ def test_a_long_table_leaves_out_what_was_applied() -> None:
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
 @pytest.mark.parametrize("column", [1, 500, 1000], ids=str)
 @pytest.mark.parametrize("line", ["x" * 1000, "\t" * 1000, "你" * 20], ids=["narrow", "tabs", "wide"])
-def test_of_a_long_line_the_part_around_the_caret_is_shown(line: str, column: int, term: str) -> None:
+def test_a_long_source_line_is_cut_to_the_part_around_the_caret(line: str, column: int, term: str) -> None:
     column = min(column, len(line))
     marked = line[: column - 1] + "!" + line[column:]
     with text_on_a_terminal(term) as terminal:
@@ -303,13 +303,13 @@ def test_of_a_long_line_the_part_around_the_caret_is_shown(line: str, column: in
     assert len(before) + before.count("你") == caret.index("^")
 
 
-def test_a_terminal_that_goes_away_is_forgotten(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_that_is_closed_is_no_longer_used(capfd: pytest.CaptureFixture[str]) -> None:
     control, end = os.openpty()
     with suppress(OSError), os.fdopen(end, "w") as stream:
         open_log(style="text", stream=stream, environ={"TERM": "xterm"})
         emit("Running", logging.DEBUG, event="migration.started", migration="1.sql")
         os.close(control)
-        time.sleep(0.3)  # a live line would be drawn
+        time.sleep(0.3)  # long enough for a live line to be drawn
         emit("row")
         emit("The end", event="run.finished", exit_code=0)
     assert capfd.readouterr() == ("", "")

@@ -48,12 +48,12 @@ def names(directory: Path) -> list[str]:
 # The directory
 
 
-def test_a_file_is_its_name_text_and_checksum(migrations_dir: MigrationsDir) -> None:
+def test_a_migration_has_the_name_text_and_checksum_of_its_file(migrations_dir: MigrationsDir) -> None:
     assert read_one(migrations_dir, SQL) == Migration("001.sql", SQL, sha256_of(SQL), problem=None)
 
 
 @pytest.mark.parametrize("missing", ["missing", "missing/below", "dangling"])
-def test_a_missing_directory_is_an_empty_one(tmp_path: Path, missing: str) -> None:
+def test_a_missing_directory_counts_as_empty(tmp_path: Path, missing: str) -> None:
     (tmp_path / "dangling").symlink_to("nowhere")
     assert read_migrations(tmp_path / missing) == MigrationFiles((), ())
 
@@ -72,7 +72,7 @@ def test_an_empty_directory_has_no_files(tmp_path: Path) -> None:
     ],
     ids=["a file", "below a file", "a loop", "too long"],
 )
-def test_a_directory_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, path: str, why: str) -> None:
+def test_a_directory_that_cannot_be_listed_is_an_error(tmp_path: Path, path: str, why: str) -> None:
     (tmp_path / "file").write_text(SQL)
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(ConfigurationError) as caught:
@@ -102,9 +102,7 @@ def public_dir() -> Iterator[Path]:
         (0o000, 0o444, "Cannot list the migrations directory: Permission denied."),
     ],
 )
-def test_what_permissions_forbid_is_reported(
-    public_dir: Path, directory_mode: int, file_mode: int, outcome: str
-) -> None:
+def test_missing_permissions_are_reported(public_dir: Path, directory_mode: int, file_mode: int, outcome: str) -> None:
     (public_dir / "001.sql").write_text(SQL)
     (public_dir / "001.sql").chmod(file_mode)
     public_dir.chmod(directory_mode)
@@ -112,7 +110,7 @@ def test_what_permissions_forbid_is_reported(
 
 
 def _outcome_without_privilege(directory: Path) -> str:
-    """Read in a process that is not root: no mode stops root."""
+    """Read the directory in a process that is not root, because root ignores file modes."""
     source = """
 import os, sys
 from pathlib import Path
@@ -132,7 +130,7 @@ except ConfigurationError as error:
     return done.stdout.removesuffix("\n")
 
 
-# What is a migration, and in which order
+# Which files are migrations, and their order
 
 
 def test_files_are_sorted_by_the_code_points_of_their_names(migrations_dir: MigrationsDir) -> None:
@@ -161,7 +159,7 @@ def test_files_are_sorted_by_the_code_points_of_their_names(migrations_dir: Migr
         "你.sql",
         "\ue000.sql",
         "\uff21.sql",
-        "🐘.sql",  # after U+E000 and U+FF21 by code point, before them in UTF-16
+        "🐘.sql",  # sorts after U+E000 and U+FF21 by code point, but before them in UTF-16
     ]
     for name in reversed(in_order):
         migrations_dir.write(name, SQL)
@@ -189,7 +187,7 @@ def test_other_files_dot_files_and_subdirectories_are_ignored(migrations_dir: Mi
     assert read_migrations(migrations_dir.path) == MigrationFiles((), ())
 
 
-def test_a_name_that_ends_in_sql_in_capitals_is_listed_apart_and_not_read(migrations_dir: MigrationsDir) -> None:
+def test_a_file_with_an_upper_case_extension_is_listed_separately_and_not_read(migrations_dir: MigrationsDir) -> None:
     for name in ("b.SQL", "a.Sql", "c.sqL", "001.sql", "d.SQL.bak", ".e.SQL"):
         migrations_dir.write(name, SQL)
     files = read_migrations(migrations_dir.path)
@@ -197,7 +195,7 @@ def test_a_name_that_ends_in_sql_in_capitals_is_listed_apart_and_not_read(migrat
     assert files.lookalikes == ("a.Sql", "b.SQL", "c.sqL")
 
 
-def test_a_configmap_volume_holds_each_file_once(tmp_path: Path) -> None:
+def test_each_file_of_a_configmap_volume_is_found_once(tmp_path: Path) -> None:
     data = tmp_path / "..2024_05_01_12_00_00.1234567890"
     data.mkdir()
     (tmp_path / "..data").symlink_to(data.name)
@@ -211,7 +209,7 @@ def test_a_configmap_volume_holds_each_file_once(tmp_path: Path) -> None:
     ]
 
 
-def test_a_name_that_is_not_utf_8_is_a_problem_of_that_file(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_a_problem_with_that_file(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/001_\xff\xe9.sql")).write_text(SQL)
     (tmp_path / "002.sql").write_text(SQL)
     bad, good = read_migrations(tmp_path).migrations
@@ -262,17 +260,17 @@ def test_the_text_is_the_file_without_a_byte_order_mark(
     ],
     ids=repr,
 )
-def test_a_checksum_changes_with_the_file_but_not_with_its_line_ends_or_byte_order_mark(
+def test_a_checksum_ignores_line_endings_and_the_byte_order_mark_but_no_other_change(
     migrations_dir: MigrationsDir, content: bytes, same: bool
 ) -> None:
     assert (read_one(migrations_dir, content).checksum == hashlib.sha256(b"a\nb\n").hexdigest()) is same
 
 
 @pytest.mark.parametrize("missing", [[], ["_sha2"], ["_sha2", "_sha256"]], ids=["none", "one", "both"])
-def test_the_checksum_is_the_same_whatever_the_interpreter_has(
+def test_the_checksum_does_not_depend_on_the_interpreters_modules(
     migrations_dir: MigrationsDir, missing: list[str]
 ) -> None:
-    """Python before 3.12 has no `_sha2`, later ones have no `_sha256`, and an interpreter need not have either."""
+    """Python before 3.12 has no `_sha2`, later ones have no `_sha256`, and an interpreter may lack both."""
     import_module = builtins.__import__
 
     def refuse(name: str, *rest: Any) -> Any:
@@ -305,7 +303,7 @@ def test_the_checksum_is_the_same_whatever_the_interpreter_has(
     ],
     ids=["nothing else", "Latin-1", "the first of two", "a surrogate", "cut off", "overlong", "UTF-16", "after a bom"],
 )
-def test_a_file_that_is_not_utf_8_has_a_problem_at_the_first_bad_line(
+def test_a_file_that_is_not_utf_8_is_reported_with_its_first_bad_line(
     migrations_dir: MigrationsDir, content: bytes, line: int
 ) -> None:
     migration = read_one(migrations_dir, content)
@@ -314,7 +312,7 @@ def test_a_file_that_is_not_utf_8_has_a_problem_at_the_first_bad_line(
 
 
 @pytest.mark.timeout(10)  # the FIFO
-def test_a_file_that_cannot_be_read_is_a_problem_of_that_file(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_a_problem_with_that_file(tmp_path: Path) -> None:
     (tmp_path / "1_dangling.sql").symlink_to("nowhere")
     (tmp_path / "2_loop.sql").symlink_to("2_loop.sql")
     (tmp_path / "3_directory.sql").mkdir()
@@ -338,7 +336,7 @@ def test_a_file_that_cannot_be_read_is_a_problem_of_that_file(tmp_path: Path) ->
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
 @pytest.mark.timeout(10)  # the FIFO
-def test_no_file_stays_open(tmp_path: Path) -> None:
+def test_no_file_is_left_open(tmp_path: Path) -> None:
     (tmp_path / "1.sql").write_text(SQL)
     (tmp_path / "2.sql").mkdir()
     os.mkfifo(tmp_path / "3.sql")
@@ -347,7 +345,7 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == len(before)  # noqa: PTH208
 
 
-def test_a_file_that_vanishes_after_the_listing_is_a_problem_of_that_file(
+def test_a_file_that_disappears_after_the_listing_is_a_problem_with_that_file(
     migrations_dir: MigrationsDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("001.sql", "002.sql", "003.sql"):
@@ -364,7 +362,7 @@ def test_a_file_that_vanishes_after_the_listing_is_a_problem_of_that_file(
     assert problems == [None, "the file cannot be read: No such file or directory", None]
 
 
-def test_an_error_while_reading_is_a_problem_of_that_file(
+def test_an_error_while_reading_is_a_problem_with_that_file(
     migrations_dir: MigrationsDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_file: int, _size: int) -> bytes:
@@ -383,7 +381,7 @@ def long(begin: str = "", end: str = "") -> str:
     return begin + LINE * (MAX_KEPT_BYTES // len(LINE.encode()) + 1) + end
 
 
-def test_the_text_of_a_big_file_is_not_kept(migrations_dir: MigrationsDir) -> None:
+def test_the_text_of_a_big_file_is_not_kept_in_memory(migrations_dir: MigrationsDir) -> None:
     text = long("\ufeff")
     path = str(migrations_dir.path / "001.sql")
     migration = read_one(migrations_dir, text)
@@ -391,7 +389,7 @@ def test_the_text_of_a_big_file_is_not_kept(migrations_dir: MigrationsDir) -> No
     assert (migration.is_large, migration.transactional) == (True, True)
 
 
-def test_the_lines_of_a_big_file_and_of_a_kept_one_end_where_editors_end_them(migrations_dir: MigrationsDir) -> None:
+def test_line_endings_are_those_of_editors_in_big_and_small_files(migrations_dir: MigrationsDir) -> None:
     begin = "\ufeffone\r\ntwo\n\nfour\rfive\u2028\x0c\n"
     expected = ["one\r\n", "two\n", "\n", "four\r", "five\u2028\x0c\n"]
     assert list(read_one(migrations_dir, begin).lines()) == expected
@@ -404,14 +402,14 @@ def test_the_lines_of_a_big_file_and_of_a_kept_one_end_where_editors_end_them(mi
     assert set(lines[5:]) == {LINE}
 
 
-def test_the_chunks_of_a_big_file_and_of_a_kept_one_are_its_text(migrations_dir: MigrationsDir) -> None:
+def test_the_chunks_of_big_and_small_files_add_up_to_the_text(migrations_dir: MigrationsDir) -> None:
     for text in ("", SQL, "SELECT 1;\n" * 200_000, long("\ufeffSELECT 1;\n")):
         chunks = list(read_one(migrations_dir, text).chunks())
         assert "".join(chunk.text for chunk in chunks) == text.removeprefix("\ufeff")
         assert (len(chunks) > 1) == (len(text) > MAX_MESSAGE_CHARS)
 
 
-def test_a_file_just_small_enough_is_kept(migrations_dir: MigrationsDir) -> None:
+def test_a_file_just_below_the_limit_is_kept_in_memory(migrations_dir: MigrationsDir) -> None:
     migration = read_one(migrations_dir, "x" * MAX_KEPT_BYTES)
     assert (len(migration.sql), migration.path) == (MAX_KEPT_BYTES, None)
 
@@ -426,18 +424,18 @@ def test_a_file_just_small_enough_is_kept(migrations_dir: MigrationsDir) -> None
     ],
     ids=["a directive", "a long comment", "a long block comment", "cut in the middle"],
 )
-def test_a_big_file_that_runs_without_a_transaction_is_kept(migrations_dir: MigrationsDir, begin: str) -> None:
+def test_a_big_no_transaction_file_is_kept_in_memory(migrations_dir: MigrationsDir, begin: str) -> None:
     text = long(begin)
     migration = read_one(migrations_dir, text)
     assert (migration.sql == text, migration.transactional, migration.path) == (True, False, None)
 
 
-def test_a_big_file_with_what_only_looks_like_a_directive_is_not_kept(migrations_dir: MigrationsDir) -> None:
+def test_a_big_file_whose_directive_is_invalid_is_not_kept_in_memory(migrations_dir: MigrationsDir) -> None:
     migration = read_one(migrations_dir, long("-- migrate:no-transaction please\n"))
     assert (migration.sql, migration.transactional) == ("", True)
 
 
-def test_a_big_file_that_is_not_utf_8_has_a_problem_at_the_first_bad_line(migrations_dir: MigrationsDir) -> None:
+def test_a_big_file_that_is_not_utf_8_is_reported_with_its_first_bad_line(migrations_dir: MigrationsDir) -> None:
     content = long().encode() + b"\xff\n" + long().encode() + b"\xff"
     migration = read_one(migrations_dir, content)
     assert migration.problem == f"line {content.partition(bytes([255]))[0].count(bytes([10])) + 1}: {NOT_UTF8}"
@@ -482,7 +480,7 @@ DIRECTIVES = [
     ],
     ids=repr,
 )
-def test_a_directive_before_the_first_statement_switches_the_transaction_off(
+def test_a_directive_before_the_first_statement_turns_the_transaction_off(
     migrations_dir: MigrationsDir, template: str
 ) -> None:
     sql = template.format(DIRECTIVES[0])
@@ -506,12 +504,12 @@ def test_a_directive_before_the_first_statement_switches_the_transaction_off(
     ],
     ids=repr,
 )
-def test_a_directive_anywhere_else_switches_nothing_off(migrations_dir: MigrationsDir, template: str) -> None:
+def test_a_directive_anywhere_else_is_ignored(migrations_dir: MigrationsDir, template: str) -> None:
     assert read_one(migrations_dir, template.format(DIRECTIVES[0])).transactional is True
 
 
 @pytest.mark.parametrize("directive", DIRECTIVES)
-def test_a_directive_is_a_whole_line(migrations_dir: MigrationsDir, directive: str) -> None:
+def test_a_directive_must_be_a_whole_line(migrations_dir: MigrationsDir, directive: str) -> None:
     assert read_one(migrations_dir, f"{directive}\nSELECT 1;\n").transactional is False
     for prose in (f"-- {directive}", f"--{directive}", f"-- use {directive}", f"{directive} please", f"{directive};"):
         assert read_one(migrations_dir, f"{prose}\nSELECT 1;\n").transactional is True, prose
@@ -536,5 +534,5 @@ def test_a_directive_is_a_whole_line(migrations_dir: MigrationsDir, directive: s
         "- migrate:no-transaction",
     ],
 )
-def test_what_only_looks_like_a_directive_is_none(migrations_dir: MigrationsDir, comment: str) -> None:
+def test_text_that_only_resembles_a_directive_is_ignored(migrations_dir: MigrationsDir, comment: str) -> None:
     assert read_one(migrations_dir, f"{comment}\nSELECT 1;\n").transactional is True

@@ -1,4 +1,4 @@
-"""The pages explain everything that a user can meet, as the program has it, and their links lead somewhere."""
+"""The docs explain every event, variable, command and exit code of the program, and their links are valid."""
 
 from __future__ import annotations
 
@@ -84,16 +84,16 @@ def test_events_and_variables_are_found_in_the_program() -> None:
     assert len(VARIABLES) >= 14
 
 
-def test_every_event_is_explained_once_and_no_other() -> None:
+def test_exactly_the_events_of_the_program_are_explained_once() -> None:
     assert Counter(first_column(section(LOGGING, "Events"))) == Counter(EVENTS)
 
 
-def test_every_named_event_exists() -> None:
+def test_every_event_in_the_docs_exists() -> None:
     named = {name for path in PAGES for name in re.findall(r"`([a-z.]+_?[a-z]+)`", path.read_text())}
     assert {name for name in named if _EVENT.fullmatch(name) and not name.endswith(".py")} <= EVENTS
 
 
-def test_every_warning_and_error_has_something_to_do_once() -> None:
+def test_every_warning_and_error_has_one_instruction() -> None:
     headings = re.findall(r"^### `([a-z._]+)`$", OPERATIONS, re.MULTILINE)
     explained = Counter([*headings, *first_column(section(OPERATIONS, "Other events"))])
     levels = {row[0].strip("`"): row[1] for row in rows(section(LOGGING, "Events"))}
@@ -102,8 +102,8 @@ def test_every_warning_and_error_has_something_to_do_once() -> None:
     assert wanted - {"run.finished"} <= set(explained)
 
 
-def test_levels_of_events_are_those_of_the_program() -> None:
-    """Only where a call says both: `log.warning(..., extra={"event": ...})`."""
+def test_event_levels_match_the_program() -> None:
+    """Check only calls that contain both: `log.warning(..., extra={"event": ...})`."""
     levels = {row[0].strip("`"): row[1] for row in rows(section(LOGGING, "Events"))}
     checked = 0
     for call in (node for module in MODULES.values() for node in ast.walk(module) if isinstance(node, ast.Call)):
@@ -121,7 +121,7 @@ def test_every_exit_code_is_in_the_readme() -> None:
     assert codes == [*map(str, sorted(EXIT_CODES)), "128+n"]
 
 
-def test_every_exit_code_has_its_section() -> None:
+def test_every_exit_code_has_a_section() -> None:
     headings = [int(code) for code in re.findall(r"^### (\d+)(?::| and more:) \S", OPERATIONS, re.MULTILINE)]
     assert headings == [*sorted(EXIT_CODES), 128]
 
@@ -131,7 +131,7 @@ def test_every_variable_is_explained_once() -> None:
 
 
 @pytest.mark.parametrize("page", [CONFIGURATION, README.read_text()], ids=["configuration", "readme"])
-def test_defaults_are_those_of_the_program(page: str) -> None:
+def test_defaults_match_the_program(page: str) -> None:
     settings = load_settings({"DATABASE_URL": "dbname=a"}, default_dir="")._asdict()
     found = {
         row[0].strip("`"): row[1] for row in rows(section(page, "Variables" if "## Variables" in page else "Settings"))
@@ -165,7 +165,7 @@ def test_the_page_of_advice_is_up_to_date() -> None:
     assert ADVICE_PAGE.read_text() == error_advice(), "run scripts/docs"
 
 
-def test_every_advice_is_on_its_page() -> None:
+def test_all_advice_is_on_its_page() -> None:
     page = ADVICE_PAGE.read_text()
     table = dict(re.findall(r"^\| ([0-9A-Z]{5}) \| `\w+` \| (.+) \|$", page, re.MULTILINE))
     assert {code for code, advice in ADVICE.items() if advice not in table[code]} == set()
@@ -180,7 +180,7 @@ def test_every_field_of_a_failure_is_explained() -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_lines_of_the_log_are_as_the_program_writes_them(path: Path) -> None:
+def test_log_lines_in_the_docs_have_the_programs_format(path: Path) -> None:
     for block in re.findall(r"^```json\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL):
         for line in map(json.loads, block.splitlines()):
             assert list(line)[:4] == ["timestamp", "level", "message", "event"]
@@ -189,12 +189,12 @@ def test_lines_of_the_log_are_as_the_program_writes_them(path: Path) -> None:
                 assert line["advice"] == ADVICE[line["sqlstate"]]
 
 
-# The links of the page that scripts/bench writes are tested in the program that writes it.
+# scripts/bench writes performance.md, so its links are tested in the source of that script.
 LINKING = [*(page for page in PAGES if page.name != "performance.md"), ROOT / "benchmarks/report.py"]
 
 
 @pytest.mark.parametrize("path", LINKING, ids=lambda path: path.name)
-def test_links_lead_somewhere(path: Path) -> None:
+def test_links_are_valid(path: Path) -> None:
     for link in links(path):
         target, _, anchor = link.partition("#")
         file = (ROOT / "docs" if path.suffix == ".py" else path.parent) / target if target else path
@@ -202,7 +202,7 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert not anchor or anchor in anchors(file), link
 
 
-def test_the_readme_and_the_site_lead_to_every_page() -> None:
+def test_the_readme_and_the_site_link_to_every_page() -> None:
     linked = {link.partition("#")[0].removeprefix("docs/") for link in links(README)}
     assert set(DOCS) <= linked
     nav = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]

@@ -23,7 +23,7 @@ class Keeper(logging.Handler):
 
 @pytest.fixture
 def warned() -> Iterator[list[logging.LogRecord]]:
-    """What is logged during the test."""
+    """The records logged during the test."""
     keeper = Keeper()
     logging.getLogger("predeploy").addHandler(keeper)
     yield keeper.records
@@ -60,13 +60,13 @@ def events(records: Iterable[logging.LogRecord]) -> list[tuple[str, str]]:
         ("a", "", False),
     ],
 )
-def test_a_file_has_changed_when_both_checksums_are_known_and_differ(
+def test_a_file_has_changed_if_both_checksums_are_known_and_differ(
     on_disk: str | None, applied: str | None, changed: bool
 ) -> None:
     assert has_changed(Migration("001.sql", checksum=on_disk), applied) is changed
 
 
-def test_files_that_are_what_was_applied_cause_no_warning(warned: list[logging.LogRecord]) -> None:
+def test_unchanged_files_cause_no_warning(warned: list[logging.LogRecord]) -> None:
     warn_of_drift(files("1.sql", "2.sql"), rows("1.sql", "2.sql"))
     warn_of_drift(files("1.sql", "2.sql"), rows("1.sql"))
     warn_of_drift(files("1.sql"), {})
@@ -88,13 +88,13 @@ def test_changed_and_missing_files_are_named(warned: list[logging.LogRecord]) ->
     ]
 
 
-def test_a_name_with_a_percent_sign_is_only_a_name(warned: list[logging.LogRecord]) -> None:
+def test_a_percent_sign_in_a_name_is_not_a_format(warned: list[logging.LogRecord]) -> None:
     warn_of_drift(files(), rows("100%s.sql"))
     assert logged(warned)[0][2].startswith("100%s.sql is recorded as applied")
 
 
 @pytest.mark.parametrize(("missing", "lines"), [(20, 20), (21, 21), (500, 21)])
-def test_many_warnings_are_cut_to_twenty(warned: list[logging.LogRecord], missing: int, lines: int) -> None:
+def test_at_most_twenty_warnings_are_logged(warned: list[logging.LogRecord], missing: int, lines: int) -> None:
     warn_of_drift(files(), rows(*(f"{number:03}.sql" for number in range(missing))))
     assert len(warned) == lines
     assert events(warned)[19] == ("migration.missing", "019.sql")
@@ -122,7 +122,7 @@ def test_many_warnings_are_cut_to_twenty(warned: list[logging.LogRecord], missin
     ],
     ids=lambda value: None if value is None or len(str(value)) > 80 else str(value),
 )
-def test_numbers_against_the_order_of_the_names_are_one_warning(
+def test_numbers_that_contradict_the_order_of_names_cause_one_warning(
     warned: list[logging.LogRecord], names: list[str], pair: tuple[str, str] | None
 ) -> None:
     warn_of_order(files(*names), [], [])
@@ -144,7 +144,7 @@ def test_numbers_against_the_order_of_the_names_are_one_warning(
         ([], ["1.sql"], []),
     ],
 )
-def test_a_pending_file_that_sorts_before_an_applied_one_is_a_warning(
+def test_a_pending_file_that_sorts_before_an_applied_one_causes_a_warning(
     warned: list[logging.LogRecord], pending: list[str], applied: list[str], late: list[str]
 ) -> None:
     warn_of_order(files(*sorted({*pending, *applied})), pending, applied)

@@ -1,6 +1,6 @@
-"""Connection strings are only read here, never connected to.
+"""Connection strings are parsed; no test connects.
 
-Every password in the tables is made of MARKS, so that any piece of one is found wherever it shows.
+Every password in the tables consists of MARKS, so that any part of it is found in any output.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ URIS: list[tuple[str, Outcome]] = [
     ("postgresql://db/app?user=me&password=Zq7x%26Kv9w%3DYj2m%40", ("db", 5432)),
     (f"postgresql://db/app?sslpassword={PW}&sslkey=/key", ("db", 5432)),
     ("postgresql://db/app?password=Zq7x#Kv9w", ("db", 5432)),
-    # A piece of the password in the wrong place
+    # A part of the password in the wrong place
     ("postgresql://me:@Zq7x@db/app", INVALID),
     ("postgresql://me:Zq7x@4821@db:6543/app", INVALID),
     ("postgresql://me:/Zq7x@db/app", INVALID),
@@ -146,7 +146,7 @@ URIS: list[tuple[str, Outcome]] = [
     (f"postgresql://me:{PW}@db:%C2%B2/app", INVALID),
     (f"postgresql://me:{PW}@a:6543,b:{PW}/app", INVALID),
     ("postgresql://db:005432/app", ("db", 5432)),
-    # A host that is none
+    # Invalid hosts
     (f"postgresql://me%3A{PW}/app", INVALID),
     (f"postgresql://db%20{PW}/app", INVALID),
     (f"postgresql://db%3F{PW}/app", INVALID),
@@ -225,7 +225,7 @@ NOTHING: list[tuple[str, Outcome]] = [("", MISSING), (" ", MISSING), ("\n\t ", M
 
 @pytest.fixture(scope="module", autouse=True, params=["libpq alone", "psycopg"])
 def _reader(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Have connection strings read by libpq itself, and by psycopg as where the library cannot be loaded."""
+    """Have connection strings parsed by libpq through ctypes, and by psycopg as if the library could not be loaded."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "psycopg":
             patch.setattr(libpq, "load", lambda: None)
@@ -239,7 +239,7 @@ def host_and_port(text: str) -> tuple[str, int | str]:
 
 
 def secrets_of(text: str) -> AbstractSet[str]:
-    """Return what the program masks: the secrets of a readable connection string, or guesses at those of another."""
+    """Return what the program masks: the secrets of a readable connection string, or guesses for a malformed one."""
     try:
         return parse_dsn(text).secrets
     except (DatabaseUrlMissing, DatabaseUrlInvalid):
@@ -247,7 +247,7 @@ def secrets_of(text: str) -> AbstractSet[str]:
 
 
 def outcome_of(text: str) -> tuple[Outcome, str]:
-    """Return host and port, or the kind of error, and all that a log could show of it."""
+    """Return the host and port, or the error type and all its text that a log could show."""
     try:
         dsn = parse_dsn(text)
     except (DatabaseUrlMissing, DatabaseUrlInvalid) as error:
@@ -256,14 +256,14 @@ def outcome_of(text: str) -> tuple[Outcome, str]:
 
 
 def text_of(error: Exception) -> str:
-    """Return all that an error could show, which has to be a fixed text without a cause."""
+    """Return all text that an error could show, which must be constant and without a cause."""
     assert str(error) in TEXTS
     assert error.__context__ is None or error.__suppress_context__
     return f"{error} {error!r} {''.join(traceback.format_exception(error))}"
 
 
 def pieces(password: str) -> set[str]:
-    """Return every part of four characters."""
+    """Return every substring of four characters."""
     return {password[at : at + 4] for at in range(len(password) - 3)}
 
 
@@ -274,7 +274,7 @@ def test_a_connection_string_names_host_and_port_or_is_rejected(dsn: str, outcom
     assert [mark for mark in MARKS if mark in shown] == []
 
 
-def test_none_is_a_missing_connection_string() -> None:
+def test_none_counts_as_a_missing_connection_string() -> None:
     with pytest.raises(DatabaseUrlMissing, match=r"^DATABASE_URL environment variable is required\.$"):
         parse_dsn(None)
 
@@ -305,7 +305,7 @@ RESERVED = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ \t\nü€🐘"
 REJECTED_IN_A_PASSWORD = set("%/?@")
 
 
-def test_an_encoded_sign_is_read_as_itself() -> None:
+def test_an_encoded_character_is_decoded() -> None:
     user, password = f"us{RESERVED}er", f"pass{RESERVED}word"
     dsn = parse_dsn(f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@db/app")
     assert dsn.named == {"user": user, "password": password, "host": "db", "dbname": "app"}
@@ -314,7 +314,7 @@ def test_an_encoded_sign_is_read_as_itself() -> None:
 
 
 @pytest.mark.parametrize("sign", RESERVED, ids=ascii)
-def test_an_unencoded_sign_in_a_password_is_read_as_itself_or_rejected(sign: str) -> None:
+def test_an_unencoded_character_in_a_password_is_kept_or_rejected(sign: str) -> None:
     password = f"Zq7x{sign}Kv9w"
     dsn = f"postgresql://me:{password}@db/app"
     if sign in REJECTED_IN_A_PASSWORD:
@@ -336,7 +336,7 @@ def test_an_unencoded_sign_in_a_password_is_read_as_itself_or_rejected(sign: str
         ({"PGHOST": "env", "PGPORT": "6543"}, "dbname=app", ("env", 6543)),
         ({"PGPORT": "6543"}, "postgresql://db/app", ("db", 6543)),
         ({"PGPORT": "6543"}, "postgresql://db:6544/app", ("db", 6544)),
-        ({"PGPORT": "6543"}, "host=db port=''", ("db", 5432)),  # as libpq reads it
+        ({"PGPORT": "6543"}, "host=db port=''", ("db", 5432)),  # as in libpq
         ({"PGHOSTADDR": "10.0.0.1"}, "dbname=app", ("10.0.0.1", 5432)),
         ({"PGHOST": "a,b", "PGPORT": "1,2"}, "dbname=app", ("a,b", "1,2")),
         ({"PGHOST": "", "PGPORT": ""}, "dbname=app", LOCAL),
@@ -351,7 +351,7 @@ def test_an_unencoded_sign_in_a_password_is_read_as_itself_or_rejected(sign: str
         ({"PGHOST": f"me:{PW}"}, "dbname=app", INVALID),
     ],
 )
-def test_the_environment_fills_what_the_connection_string_leaves_out(
+def test_the_environment_supplies_what_the_connection_string_omits(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], dsn: str, outcome: Outcome
 ) -> None:
     for name, value in variables.items():
@@ -377,7 +377,7 @@ NO_SERVICE = "Cannot read the service that DATABASE_URL or PGSERVICE names"
 
 @pytest.fixture
 def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have a service file."""
+    """Create a service file."""
     path = tmp_path / "services"
     path.write_text(SERVICES)
     monkeypatch.setenv("PGSERVICEFILE", str(path))
@@ -395,7 +395,7 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 @pytest.mark.usefixtures("services")
-def test_a_service_fills_what_the_connection_string_leaves_out(
+def test_a_service_supplies_what_the_connection_string_omits(
     monkeypatch: pytest.MonkeyPatch, service: str, dsn: str
 ) -> None:
     monkeypatch.setenv("PGSERVICE", service)
@@ -404,7 +404,7 @@ def test_a_service_fills_what_the_connection_string_leaves_out(
 
 
 @pytest.mark.usefixtures("services")
-def test_the_connection_string_wins_over_the_service() -> None:
+def test_the_connection_string_overrides_the_service() -> None:
     assert host_and_port("service=app host=db") == ("db", 6543)
     assert "Yj2m" in secrets_of("service=app password=Yj2m")
 
@@ -428,7 +428,7 @@ def test_a_missing_service_file_is_an_error(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("by_variable", [True, False])
-def test_the_passwords_of_a_passfile_are_secret(
+def test_the_passwords_in_a_passfile_are_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_variable: bool
 ) -> None:
     passfile = tmp_path / "passfile"
@@ -453,7 +453,7 @@ def test_the_passfile_in_the_home_directory_is_read_too(tmp_path: Path, monkeypa
     assert "Zq7x-home" in secrets_of("postgresql://me@db/app")
 
 
-def test_reading_a_connection_string_connects_to_nothing() -> None:
+def test_parsing_a_connection_string_opens_no_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         port = listener.getsockname()[1]
@@ -487,9 +487,9 @@ def test_reading_a_connection_string_connects_to_nothing() -> None:
         ("postgresql://me:Zq:7x@db/app", ["Zq:7x"]),
         ("postgresql://me:a@db/app", ["me:a", ":a@", "password=a"]),
     ],
-    ids=lambda value: ascii(value) if isinstance(value, str) else "",  # a set has no order, an id needs one
+    ids=lambda value: ascii(value) if isinstance(value, str) else "",  # a set has no order, but an id needs one
 )
-def test_a_secret_is_known_in_every_form(dsn: str, expected: list[str]) -> None:
+def test_a_secret_is_recognised_in_every_form(dsn: str, expected: list[str]) -> None:
     assert parse_dsn(dsn).secrets >= {dsn, *expected}
 
 
@@ -520,11 +520,11 @@ def test_the_secrets_of_a_malformed_connection_string_are_guessed(dsn: str, expe
 @pytest.mark.parametrize(
     "dsn", ["postgresql://me@db:6543/app", "host=db", "host=db password=''", "postgresql://me:@db/app"]
 )
-def test_without_a_password_only_the_connection_string_is_secret(dsn: str) -> None:
+def test_only_the_connection_string_is_secret_if_there_is_no_password(dsn: str) -> None:
     assert secrets_of(dsn) == {dsn}
 
 
-def test_the_passwords_of_the_environment_are_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_passwords_in_the_environment_are_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSWORD", "Zq/7x")
     assert secrets_of("host=db") == {"host=db", "Zq/7x", "Zq%2F7x", "Zq%2f7x"}
     assert secrets_of("postgresql://me:Kv9w@db") >= {"Kv9w", "Zq/7x"}
@@ -551,7 +551,7 @@ templates = st.sampled_from(
 
 @settings(deadline=None)
 @given(templates, passwords)
-def test_any_encoded_password_is_read_as_itself_and_secret(template: str, password: str) -> None:
+def test_any_encoded_password_is_decoded_and_secret(template: str, password: str) -> None:
     dsn = template.format(quote(password, safe=""))
     assert parse_dsn(dsn).named["password"] == password
     assert {dsn, password, quote(password, safe="")} <= secrets_of(dsn)
@@ -560,7 +560,7 @@ def test_any_encoded_password_is_read_as_itself_and_secret(template: str, passwo
 
 @settings(deadline=None)
 @given(templates, passwords)
-def test_any_unencoded_password_is_read_as_itself_or_not_shown(template: str, password: str) -> None:
+def test_any_unencoded_password_is_kept_or_not_shown(template: str, password: str) -> None:
     dsn = template.format(password)
     try:
         parsed = parse_dsn(dsn)
@@ -576,8 +576,8 @@ def test_any_unencoded_password_is_read_as_itself_or_not_shown(template: str, pa
 
 @settings(deadline=None)
 @given(passwords)
-@example("%80")  # means nothing but itself
-def test_any_quoted_password_of_a_key_value_string_is_read_as_itself(password: str) -> None:
+@example("%80")  # a percent escape has no meaning here
+def test_any_quoted_password_in_a_key_value_string_is_unquoted(password: str) -> None:
     escaped = password.replace("\\", "\\\\").replace("'", "\\'")
     dsn = f"user=me password='{escaped}' host=db"
     assert parse_dsn(dsn).named == {"user": "me", "password": password, "host": "db"}
@@ -586,7 +586,7 @@ def test_any_quoted_password_of_a_key_value_string_is_read_as_itself(password: s
 
 @settings(deadline=None)
 @given(st.text())
-def test_any_text_is_read_or_rejected(text: str) -> None:
+def test_any_text_is_parsed_or_rejected(text: str) -> None:
     found, _ = outcome_of(text)
     assert isinstance(found, tuple) or issubclass(found, (DatabaseUrlMissing, DatabaseUrlInvalid))
     assert text in secrets_of(text)

@@ -1,4 +1,4 @@
-"""The exit codes and codes are a contract: podFailurePolicy and programs build on them."""
+"""Exit codes and error codes are a contract: podFailurePolicy and other programs depend on them."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ CONTRACT = [
 
 
 @pytest.mark.parametrize(("error", "code", "exit_code"), CONTRACT, ids=lambda value: type(value).__name__)
-def test_every_error_has_its_code_and_exit_code(error: StorageError, code: str, exit_code: int) -> None:
+def test_every_error_has_a_code_and_an_exit_code(error: StorageError, code: str, exit_code: int) -> None:
     assert (error.code, error.exit_code, str(error)) == (code, exit_code, "text")
 
 
-def test_no_error_is_without_a_contract() -> None:
+def test_every_error_is_covered_by_the_contract() -> None:
     exceptions = {value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)}
     assert exceptions == {type(error) for error, _, _ in CONTRACT}
 
 
-def test_every_exit_code_has_its_outcome() -> None:
+def test_every_exit_code_has_an_outcome() -> None:
     assert {code: known.outcome for code, known in EXIT_CODES.items()} == {
         0: "succeeded",
         1: "failed",
@@ -54,7 +54,7 @@ def test_every_exit_code_has_its_outcome() -> None:
     assert {error.exit_code for error, _, _ in CONTRACT} <= EXIT_CODES.keys()
 
 
-def test_a_lock_timeout_carries_the_statement_that_would_end_the_holder() -> None:
+def test_a_lock_timeout_contains_the_statement_that_terminates_the_holder() -> None:
     assert LockTimeout("text", "SELECT 1").fields == {"statement": "SELECT 1"}
     assert LockTimeout("text").fields == {}
 
@@ -64,7 +64,7 @@ def test_a_missing_or_malformed_url_is_a_configuration_error() -> None:
     assert issubclass(DatabaseUrlInvalid, ConfigurationError)
 
 
-def test_errors_of_the_server_carry_a_reason() -> None:
+def test_server_errors_have_a_reason() -> None:
     assert PostgresRefused("text", "tls").reason == "tls"
     assert PostgresUnavailable("text", "dns").reason == "dns"
     assert PostgresUnavailable("text").reason == "unknown"

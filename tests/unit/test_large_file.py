@@ -1,4 +1,4 @@
-"""A large file, read in blocks, is the file: its checksum, its text, its first bad byte, its lines."""
+"""Reading a large file in blocks gives the same checksum, text, first bad byte and lines as reading it whole."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_checksum_and_first_bad_line_do_not_depend_on_the_blocks(
     ],
     ids=["a statement", "a directive", "a comment", "a long comment", "a long block comment", "white space"],
 )
-def test_a_file_whose_first_block_leaves_open_what_it_is_may_run_without_a_transaction(
+def test_a_file_whose_first_block_is_inconclusive_may_be_a_no_transaction_file(
     file: Path, monkeypatch: pytest.MonkeyPatch, content: str, transactional: bool
 ) -> None:
     monkeypatch.setattr(large_file, "_BLOCK_BYTES", 40)
@@ -70,7 +70,7 @@ def test_a_file_whose_first_block_leaves_open_what_it_is_may_run_without_a_trans
 
 @in_one_file
 @given(text=texts)
-def test_the_text_is_that_of_the_file_without_its_byte_order_mark(file: Path, text: str) -> None:
+def test_the_text_is_the_file_without_its_byte_order_mark(file: Path, text: str) -> None:
     file.write_bytes(BOM + text.encode())
     checksum = hashlib.sha256(text.encode().replace(b"\r\n", b"\n")).hexdigest()
     assert "".join(read_text(str(file), checksum)) == text
@@ -80,19 +80,19 @@ def test_the_text_is_that_of_the_file_without_its_byte_order_mark(file: Path, te
 
 @in_one_file
 @given(text=texts)
-def test_its_lines_end_where_editors_end_them(file: Path, text: str) -> None:
+def test_line_endings_are_those_of_editors(file: Path, text: str) -> None:
     file.write_bytes(BOM + text.encode())
     assert list(read_lines(str(file))) == re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text)
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"ab\xf0\x9f"], ids=["bad", "cut off"])
-def test_a_file_that_is_not_utf_8_any_more_has_changed(file: Path, content: bytes) -> None:
+def test_a_file_that_is_no_longer_utf_8_has_changed(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     with pytest.raises(SourceFileError, match="has changed"):
         list(read_text(str(file), hashlib.sha256(content).hexdigest()))
 
 
-def test_a_file_that_is_gone_or_no_longer_regular_cannot_be_read(file: Path) -> None:
+def test_a_file_that_is_missing_or_no_longer_regular_cannot_be_read(file: Path) -> None:
     with pytest.raises(SourceFileError, match="the file cannot be read: No such file or directory"):
         list(read_text(str(file), ""))
     assert list(read_lines(str(file))) == []

@@ -1,4 +1,4 @@
-"""libpq by ctypes reads connection strings as psycopg does, which reads them where the library cannot be loaded."""
+"""libpq through ctypes parses connection strings like psycopg, the fallback if the library cannot be loaded."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ENVIRONMENTS = [
 
 
 def read_by_both(monkeypatch: pytest.MonkeyPatch, read: Callable[[ConninfoReader], object]) -> tuple[object, object]:
-    """Return what libpq says by ctypes, and what psycopg says."""
+    """Return the result of libpq through ctypes, and that of psycopg."""
     by_ctypes = libpq.conninfo()
     assert isinstance(by_ctypes, libpq.Libpq)
     with monkeypatch.context() as patch:
@@ -50,7 +50,7 @@ def read_by_both(monkeypatch: pytest.MonkeyPatch, read: Callable[[ConninfoReader
 
 @pytest.fixture(params=ENVIRONMENTS, ids=lambda variables: " ".join(variables) or "nothing")
 def environment(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables and files that libpq reads next to the connection string."""
+    """Set variables and create files that libpq reads in addition to the connection string."""
     (tmp_path / "services").write_text(SERVICES)
     (tmp_path / "passfile").write_text("*:*:*:me:Zq7x-me\ndb:5432:app:*:Zq7x-app\n*:*:*:*:Zq7x-any\n")
     (tmp_path / "passfile").chmod(0o600)
@@ -60,7 +60,7 @@ def environment(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyt
         monkeypatch.setenv(name, value)
 
 
-def test_both_read_every_connection_string_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_parse_every_connection_string_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     dsns = DSNS + [case.dsn for case in CASES.values() if "\0" not in case.dsn and "\udcff" not in case.dsn]
     by_ctypes, by_psycopg = read_by_both(
         monkeypatch, lambda reader: [(dsn, reader.parse(dsn.encode())) for dsn in dsns]
@@ -76,7 +76,7 @@ def test_both_read_every_environment_alike(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("environment")
-def test_both_find_alike_what_a_login_would_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_find_the_same_login_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     readable = [(dsn, options) for dsn in DSNS if (options := libpq.conninfo().parse(dsn.encode())) is not None]
 
     def resolve(reader: ConninfoReader) -> list[tuple[str, tuple[list[Option], bytes] | None]]:
@@ -94,18 +94,18 @@ def values(options: list[Option]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("value", ["", " ", "'", "\\", "\\'", "a b", "\n", "=", "ü€🐘", "a\\", "'a'", "x'y\\z "])
-def test_every_value_comes_back_from_what_is_written(value: str) -> None:
+def test_every_value_survives_quoting_and_parsing(value: str) -> None:
     assert parse_dsn(write_conninfo({"password": value, "host": "db"}).decode()).named == {
         "password": value,
         "host": "db",
     }
 
 
-# Where the library cannot be used
+# If the library cannot be used
 
 
 def package(directory: Path, libraries: dict[str, bytes | Path] | None) -> None:
-    """Put a psycopg_binary there, with these libraries next to it."""
+    """Create a psycopg_binary package with these libraries next to it."""
     (directory / "psycopg_binary").mkdir()
     (directory / "psycopg_binary" / "__init__.py").touch()
     if libraries is None:
@@ -145,14 +145,12 @@ def test_a_library_that_cannot_be_used_is_not_loaded(
     assert libpq.load.__wrapped__() is None
 
 
-def test_without_the_library_of_psycopgs_wheel_none_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_library_is_loaded_without_psycopgs_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [os.fspath(Path(os.__file__).parent)])
     assert libpq.load.__wrapped__() is None
 
 
-def test_where_psycopg_is_built_for_another_library_none_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_library_is_loaded_if_psycopg_is_built_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "psycopg_c").mkdir()
     (tmp_path / "psycopg_c" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
@@ -179,9 +177,9 @@ print(*(path for path in sorted(mapped) if "/libpq" in path), sep="\\n")
 
 
 def calls_in_a_run(directory: Path, *functions: str) -> list[int]:
-    """Return how often a run of `migrate` that finds no server calls each function, in whichever thread."""
+    """Return how often a run of `migrate` without a server calls each function, in any thread."""
     environ = {
-        "DATABASE_URL": f"host={directory} dbname=nowhere password={PW}",  # no socket is there
+        "DATABASE_URL": f"host={directory} dbname=nowhere password={PW}",  # there is no socket
         "MIGRATIONS_DIR": str(directory),
         "MIGRATE_WAIT_TIMEOUT": "0",
         "MIGRATE_LOG_FORMAT": "json",

@@ -51,7 +51,7 @@ def test_a_word_outside_strings_is_a_name(sql: str, name: str) -> None:
     assert name in read_literals(sql).names
 
 
-def test_a_word_that_occurs_only_in_strings_and_comments_is_no_name() -> None:
+def test_a_word_that_occurs_only_in_strings_and_comments_is_not_a_name() -> None:
     found = read_literals("DO $$ BEGIN EXECUTE 'TABLE users'; END $$; SELECT 'other' -- third\n /* fourth */")
     assert found.names.isdisjoint({"users", "other", "third", "fourth"})
     assert "table users" not in found.literals
@@ -97,11 +97,11 @@ def test_the_value_after_the_word_password_is_a_password(sql: str) -> None:
         "COMMENT ON COLUMN users.password IS 'what they type'",
     ],
 )
-def test_the_word_password_without_a_value_makes_no_password(sql: str) -> None:
+def test_the_word_password_without_a_value_is_not_followed_by_a_password(sql: str) -> None:
     assert read_literals(sql).passwords == set()
 
 
-def test_a_very_long_text_is_read_from_the_statement_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_very_long_text_is_read_from_the_failed_statement_onwards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("predeploy.sql.literals._MAX_CHARS", 1000)
     filler = "INSERT INTO t VALUES ('filler');\n" * 100
     sql = f"SELECT 'first';\n{filler}SELECT 'second';\n{filler}"

@@ -1,4 +1,4 @@
-"""The texts are those of libpq, the servers and PgBouncer; in other languages their SQLSTATE decides."""
+"""The texts come from libpq, the servers and PgBouncer; in other languages the SQLSTATE decides."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ PERMANENT = [
         '"zq7x" (server_login_retry)',
         "authentication",
     ),
-    # A permanent failure wins over a retryable one, whichever host came first.
+    # A permanent failure takes precedence over a retryable one, whatever the order of hosts.
     (TO + "Connection refused\n" + FATAL + 'password authentication failed for user "zq7x"', "authentication"),
     (FATAL + 'database "too many" does not exist', "unknown_database"),
     (FATAL + 'password authentication failed for user "starting up"', "authentication"),
@@ -150,7 +150,7 @@ UNKNOWN = [
     TO + "SSL SYSCALL error: EOF detected",
     TO + "received invalid response to SSL negotiation: H",
     FATAL + "Passwort-Authentifizierung für Benutzer »zq7x« fehlgeschlagen",
-    FATAL + "Datenbank »recovery« ist zq7x",  # a name says nothing, in no language's quotation marks
+    FATAL + "Datenbank »recovery« ist zq7x",  # a quoted name is ignored, in any language's quotation marks
     FATAL + 'Datenbank "too many" ist zq7x',
     FATAL + "Datenbank >>starting up<< ist zq7x",
     FATAL + "la base de données « SSL required » est zq7x",
@@ -162,14 +162,14 @@ IN_THE_TEXTS = ("zq7x", "kv9w", "9081", "10.9.8.7", "root.crt")
 
 
 @pytest.mark.parametrize(("text", "reason"), PERMANENT)
-def test_a_permanent_failure_is_refused(text: str, reason: str) -> None:
+def test_a_permanent_failure_means_refused(text: str, reason: str) -> None:
     error: Any = classify_login_error(psycopg.OperationalError(text))
     assert (type(error), error.reason) == (PostgresRefused, reason)
     assert_own_words(error)
 
 
 @pytest.mark.parametrize(("text", "reason"), RETRYABLE)
-def test_a_retryable_failure_is_unavailable(text: str, reason: str) -> None:
+def test_a_retryable_failure_means_unavailable(text: str, reason: str) -> None:
     error: Any = classify_login_error(psycopg.OperationalError(text))
     assert (type(error), error.reason) == (PostgresUnavailable, reason)
     assert_own_words(error)
@@ -183,7 +183,7 @@ def test_an_unknown_failure_is_retryable(text: str) -> None:
 
 
 def of_hosts(*hosts: tuple[str, str]) -> str:
-    """Return what psycopg says after several attempts."""
+    """Return psycopg's message after attempts on several hosts."""
     attempts = [f"- host: {host!r}, port: '5432', hostaddr: '10.9.8.7': {text}" for host, text in hosts]
     return "\n".join([hosts[-1][1], "Multiple connection attempts failed. All failures were:", *attempts])
 
@@ -208,16 +208,16 @@ NOT_ADMITTED, NO_TLS = FATAL + 'no pg_hba.conf entry for host "10.9.8.7"', TO + 
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_of_several_hosts_one_that_rejects_what_they_share_speaks_for_all(
+def test_one_host_that_rejects_shared_credentials_makes_the_failure_permanent(
     hosts: list[tuple[str, str]], kind: type[StorageError], reason: str
 ) -> None:
-    """In the last two one host has several addresses, and refuses permanently at the one where it listens."""
+    """In the last two cases, one host has several addresses and refuses permanently at the one where it listens."""
     error: Any = classify_login_error(psycopg.OperationalError(of_hosts(*hosts)))
     assert (type(error), error.reason) == (kind, reason)
 
 
 def verbose(severity: str, sqlstate: str, text: str, function: str = "f") -> str:
-    """Return what libpq writes after PQsetErrorVerbosity(VERBOSE)."""
+    """Return libpq's message after PQsetErrorVerbosity(VERBOSE)."""
     return f"{TO}{severity}:  {sqlstate}: {text}\nLOCATION:  {function}, file.c:326\n"
 
 
@@ -246,7 +246,7 @@ def verbose(severity: str, sqlstate: str, text: str, function: str = "f") -> str
         (verbose("FATAL", "XX000", "no pg_hba.conf entry"), PostgresRefused, "not_admitted"),
     ],
 )
-def test_the_sqlstate_of_a_verbose_text_decides_in_every_language(
+def test_the_sqlstate_in_a_verbose_text_decides_in_every_language(
     text: str, kind: type[StorageError], reason: str
 ) -> None:
     error: Any = classify_login_error(psycopg.OperationalError(text))
@@ -260,7 +260,7 @@ def test_the_sqlstate_of_a_verbose_text_decides_in_every_language(
         (verbose("FATAL", "57P03", "the database system is starting up"), PostgresUnavailable, "starting_up"),
         (verbose("FATAL", "57P03", "the database system is shutting down"), PostgresUnavailable, "shutting_down"),
         (verbose("FATAL", "28000", 'role "x" is not permitted to log in', "f"), PostgresRefused, "role"),
-        # A text that contradicts the SQLSTATE in whether waiting helps does not count.
+        # The text is ignored if it contradicts the SQLSTATE on whether waiting helps.
         (verbose("FATAL", "57P03", "password authentication failed"), PostgresUnavailable, "not_accepting"),
         (verbose("FATAL", "28P01", "too many clients"), PostgresRefused, "authentication"),
     ],
@@ -277,7 +277,7 @@ def test_an_english_text_refines_its_sqlstate_and_never_overrules_it(
 @pytest.mark.parametrize(
     ("sqlstate", "function", "reason"), [("55000", "CheckMyDatabase", "not_accepting"), ("XX000", "f", "unknown")]
 )
-def test_a_quoted_name_that_looks_like_a_sqlstate_decides_nothing(
+def test_a_quoted_name_that_looks_like_a_sqlstate_is_ignored(
     quotes: str, name: str, sqlstate: str, function: str, reason: str
 ) -> None:
     text = verbose("FATAL", sqlstate, f"blah {quotes.format(name)} blah\nDETAIL:  {quotes.format(name)}", function)
@@ -305,15 +305,15 @@ GERMAN_NOT_ADMITTED = verbose("FATAL", "28000", "kein pg_hba.conf-Eintrag für H
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_of_several_hosts_each_is_judged_by_its_own_sqlstate(
+def test_each_of_several_hosts_is_classified_by_its_own_sqlstate(
     hosts: list[tuple[str, str]], kind: type[StorageError], reason: str
 ) -> None:
     error: Any = classify_login_error(psycopg.OperationalError(of_hosts(*hosts)))
     assert (type(error), error.reason) == (kind, reason)
 
 
-def test_an_error_that_carries_its_sqlstate_is_judged_by_it() -> None:
-    """As those of a first statement do; psycopg's errors of a login carry none."""
+def test_an_error_with_a_sqlstate_is_classified_by_it() -> None:
+    """Errors of a first statement have one; psycopg's login errors do not."""
     error: Any = classify_login_error(psycopg.errors.CannotConnectNow("blah »28P01«"))
     assert (type(error), error.reason) == (PostgresUnavailable, "not_accepting")
 
@@ -329,7 +329,7 @@ def test_an_error_that_carries_its_sqlstate_is_judged_by_it() -> None:
     ],
     ids=["sslmode", "service", "ports", "connect_timeout", "host"],
 )
-def test_what_libpq_rejects_before_it_connects_is_a_configuration_error(error: psycopg.Error | UnicodeError) -> None:
+def test_a_connection_string_that_libpq_rejects_is_a_configuration_error(error: psycopg.Error | UnicodeError) -> None:
     assert_own_words(classified := classify_login_error(error))
     assert classified.exit_code == 2
 
@@ -366,7 +366,7 @@ def test_a_sqlstate_and_its_function_decide(sqlstate: str, function: str | None,
 
 
 @pytest.mark.parametrize("sqlstate", ["08P01", "XX000", "42601", "0A000"])
-def test_a_sqlstate_with_many_meanings_decides_nothing(sqlstate: str) -> None:
+def test_an_ambiguous_sqlstate_is_ignored(sqlstate: str) -> None:
     assert by_sqlstate(sqlstate, "errfinish") is None
 
 
@@ -413,7 +413,7 @@ def test_a_permanent_failure_is_a_sentence_with_a_remedy_and_a_retryable_one_a_c
     ],
     ids=lambda value: value.__name__,
 )
-def test_a_failed_statement_of_the_program_is_reported_with_its_sqlstate(
+def test_the_programs_own_failed_statement_is_reported_with_its_sqlstate(
     error: type[psycopg.Error], kind: type[StorageError]
 ) -> None:
     classified: Any = classify_statement_error(error("zq7x"))

@@ -28,7 +28,7 @@ log = logging.getLogger("predeploy.some_module")
 
 @pytest.fixture
 def _far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have another time zone than UTC."""
+    """Use a time zone other than UTC."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "IST-05:30")
         time.tzset()
@@ -99,7 +99,7 @@ def test_a_timestamp_is_utc_with_milliseconds(style: str, created: float, timest
     assert timestamp in stream.getvalue()
 
 
-def test_a_line_without_an_event_has_one_even_so() -> None:
+def test_a_line_without_an_event_gets_a_default_event() -> None:
     stream = io.StringIO()
     open_log(stream=stream)
     log.info("x")
@@ -107,7 +107,7 @@ def test_a_line_without_an_event_has_one_even_so() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1, -1, 2**63, 0.5, True, False, None, [], {}, [1, [2.5, None]], {"a": {"b": 1}}])
-def test_values_keep_their_types(value: object) -> None:
+def test_values_keep_their_json_types(value: object) -> None:
     stream = io.StringIO()
     open_log(stream=stream).add_secrets(["12345678", "9223372036854775808", "True", "None"])
     log.info("x", extra={"value": value})
@@ -129,7 +129,7 @@ def test_values_keep_their_types(value: object) -> None:
         "%s %d %",
     ],
 )
-def test_text_survives_in_one_line(text: str) -> None:
+def test_any_text_is_written_on_one_line(text: str) -> None:
     stream = io.StringIO()
     open_log(stream=stream)
     log.info("%s", text, extra={"field": text, "nested": {"list": [text]}})
@@ -137,7 +137,7 @@ def test_text_survives_in_one_line(text: str) -> None:
     assert (line["message"], line["field"], line["nested"]) == (text, text, {"list": [text]})
 
 
-def test_text_is_written_as_it_is_and_not_escaped() -> None:
+def test_non_ascii_text_is_not_escaped() -> None:
     stream = io.StringIO()
     open_log(stream=stream)
     log.info("Grüße 🐘")
@@ -145,7 +145,7 @@ def test_text_is_written_as_it_is_and_not_escaped() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8:strict", "utf-16"])
-def test_no_line_is_lost_to_the_encoding_of_the_terminal(encoding: str) -> None:
+def test_no_line_is_lost_because_of_the_terminals_encoding(encoding: str) -> None:
     source = (
         "import logging; from predeploy.log.setup import open_log; open_log(style='json');"
         "logging.getLogger('predeploy').info('Grüße 🐘 \\udcff')"
@@ -158,7 +158,7 @@ def test_no_line_is_lost_to_the_encoding_of_the_terminal(encoding: str) -> None:
     assert done.stderr == b""
 
 
-def test_each_line_is_on_its_way_before_the_next_step() -> None:
+def test_each_line_is_flushed_at_once() -> None:
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as end, os.fdopen(writer, "w") as stream:
         open_log(stream=stream)
@@ -175,7 +175,7 @@ def test_each_line_is_on_its_way_before_the_next_step() -> None:
         ("error", ["error"]),
     ],
 )
-def test_less_than_the_level_is_not_written(level: str, written: list[str]) -> None:
+def test_lines_below_the_level_are_not_written(level: str, written: list[str]) -> None:
     stream = io.StringIO()
     open_log(level=level, stream=stream)
     for name in ("debug", "info", "warning", "error"):
@@ -183,7 +183,7 @@ def test_less_than_the_level_is_not_written(level: str, written: list[str]) -> N
     assert [line["level"] for line in logged(stream)] == written
 
 
-def test_a_log_opened_again_replaces_the_first() -> None:
+def test_opening_the_log_again_replaces_the_first_log() -> None:
     first, second = io.StringIO(), io.StringIO()
     open_log(stream=first)
     open_log(stream=second)
@@ -196,7 +196,7 @@ def test_a_log_opened_again_replaces_the_first() -> None:
 
 
 @pytest.mark.parametrize(("style", "as_text"), [("auto", True), ("text", True), ("json", False)])
-def test_on_a_terminal_auto_is_text(style: str, as_text: bool) -> None:
+def test_auto_means_text_on_a_terminal(style: str, as_text: bool) -> None:
     control, terminal = os.openpty()
     with os.fdopen(control, "rb") as end, os.fdopen(terminal, "w") as stream:
         open_log(style=style, stream=stream)
@@ -207,7 +207,7 @@ def test_on_a_terminal_auto_is_text(style: str, as_text: bool) -> None:
 
 
 @pytest.mark.parametrize(("style", "as_text"), [("auto", False), ("text", True), ("json", False)])
-def test_in_a_pipe_or_a_file_auto_is_json(tmp_path: Path, style: str, as_text: bool) -> None:
+def test_auto_means_json_in_a_pipe_or_a_file(tmp_path: Path, style: str, as_text: bool) -> None:
     with (tmp_path / "log").open("w") as stream:
         open_log(style=style, stream=stream)
         log.info("Hello")
@@ -230,7 +230,7 @@ def test_other_loggers_write_nothing(name: str | None, capfd: pytest.CaptureFixt
     stream = io.StringIO()
     open_log(level="debug", stream=stream)
     root = logging.getLogger()
-    handlers, root.handlers[:] = root.handlers[:], []  # pytest's own
+    handlers, root.handlers[:] = root.handlers[:], []  # pytest's handlers
     try:
         logging.getLogger(name).critical("hunter2")
     finally:
@@ -239,7 +239,7 @@ def test_other_loggers_write_nothing(name: str | None, capfd: pytest.CaptureFixt
     assert capfd.readouterr() == ("", "")
 
 
-def test_handlers_of_others_get_nothing_of_ours() -> None:
+def test_other_handlers_receive_no_records_of_the_program() -> None:
     stream, other = io.StringIO(), io.StringIO()
     open_log(stream=stream).add_secrets(["hunter2"])
     root, handler = logging.getLogger(), logging.StreamHandler(other)
@@ -266,7 +266,7 @@ def test_warnings_write_nothing() -> None:
     ("message", "arguments"), [("%d", ("hunter2",)), ("%s %s", ("hunter2",)), ("%s", (Exploding(),))]
 )
 @pytest.mark.parametrize("style", ["json", "text"])
-def test_an_error_of_logging_itself_writes_nothing(
+def test_an_error_in_the_logging_module_writes_nothing(
     style: str, message: str, arguments: tuple[object, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
     stream = io.StringIO()
@@ -276,7 +276,7 @@ def test_an_error_of_logging_itself_writes_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_full_disk_stops_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_does_not_stop_the_program(capfd: pytest.CaptureFixture[str]) -> None:
     stream = FullDisk()
     open_log(stream=stream)
     log.info("hunter2")
@@ -308,7 +308,7 @@ def test_secrets_of_four_characters_or_more_are_masked(secrets: list[str], text:
     assert scrubber.scrub(text) == scrubbed
 
 
-def test_a_secret_inside_another_leaves_nothing_of_the_longer() -> None:
+def test_a_secret_inside_another_leaves_no_part_of_the_longer_one() -> None:
     scrubber = Scrubber()
     scrubber.add_secrets(["word"])
     scrubber.add_secrets(["password-with-word-in-it", "with-word"])
@@ -316,7 +316,7 @@ def test_a_secret_inside_another_leaves_nothing_of_the_longer() -> None:
     assert scrubber.scrub("<password-with-word-in-it>") == "<***>"
 
 
-def test_what_was_learned_before_stays_known() -> None:
+def test_adding_secrets_keeps_the_earlier_ones() -> None:
     scrubber = Scrubber()
     scrubber.add_secrets(["first-secret"])
     scrubber.add_secrets(["second-secret"])
@@ -338,13 +338,13 @@ def test_what_was_learned_before_stays_known() -> None:
     ],
     ids=repr,
 )
-def test_secrets_are_masked_at_any_depth_and_in_any_object(value: object, scrubbed: object) -> None:
+def test_secrets_are_masked_at_any_depth_and_in_any_object_type(value: object, scrubbed: object) -> None:
     scrubber = Scrubber()
     scrubber.add_secrets(["hunter2"])
     assert scrubber.scrub(value) == scrubbed
 
 
-def test_no_part_of_a_line_holds_a_secret() -> None:
+def test_no_part_of_a_line_contains_a_secret() -> None:
     secret = 'hun"ter\\2/ü\n!'
     stream = io.StringIO()
     open_log(stream=stream).add_secrets([secret])
@@ -355,7 +355,7 @@ def test_no_part_of_a_line_holds_a_secret() -> None:
     assert stream.getvalue().count("***") == 6
 
 
-def test_a_traceback_is_in_the_line_and_scrubbed() -> None:
+def test_a_traceback_is_part_of_the_line_and_its_secrets_are_masked() -> None:
     stream = io.StringIO()
     open_log(stream=stream).add_secrets(["hunter2"])
     log.error("Failed", exc_info=caught("it was hunter2"))
@@ -375,7 +375,7 @@ def test_a_traceback_is_in_the_line_and_scrubbed() -> None:
         ("it's me", repr("it's me" + '"')),
     ],
 )
-def test_a_secret_is_masked_however_often_it_is_quoted(secret: str, text: str, style: str) -> None:
+def test_a_secret_is_masked_at_any_level_of_quoting(secret: str, text: str, style: str) -> None:
     stream = io.StringIO()
     open_log(style=style, stream=stream).add_secrets([secret])
     log.error("%s", text)
@@ -384,7 +384,7 @@ def test_a_secret_is_masked_however_often_it_is_quoted(secret: str, text: str, s
 
 
 @pytest.mark.parametrize("password", ["succeeded", "pending", "refused", "NOTICE"])
-def test_a_password_that_is_a_constant_of_ours_does_not_change_it(password: str) -> None:
+def test_a_password_that_equals_a_constant_of_the_log_does_not_mask_the_constant(password: str) -> None:
     stream = io.StringIO()
     open_log(stream=stream).add_secrets([password])
     constants = dict.fromkeys(("outcome", "state", "reason", "severity"), password)
@@ -411,7 +411,7 @@ def test_a_password_that_is_a_common_word_leaves_the_constants_alone(password: s
 # Throttle
 
 
-def test_a_wait_is_logged_at_once_when_it_changes_and_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_is_logged_when_it_changes_and_otherwise_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("predeploy.log.throttle.time.monotonic", lambda: now)
     throttle = LogThrottle(10.0)
@@ -425,8 +425,8 @@ def test_a_wait_is_logged_at_once_when_it_changes_and_now_and_then(monkeypatch: 
         (1020.0, "refused"),
         (1024.9, "refused"),
         (1025.0, "refused"),  # ten seconds after that
-        (1026.0, "dns"),  # another again
-        (1030.0, None),  # nothing is a subject too
+        (1026.0, "dns"),  # another change
+        (1030.0, None),  # None is a subject too
         (1031.0, None),
     ]:
         now = at
@@ -441,7 +441,7 @@ def test_the_first_subject_is_logged_even_if_it_is_none() -> None:
     assert not throttle.should_log(None)
 
 
-def test_the_interval_may_double_until_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interval_can_double_until_the_subject_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("predeploy.log.throttle.time.monotonic", lambda: now)
     throttle = LogThrottle(10.0, 60.0)

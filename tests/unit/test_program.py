@@ -1,4 +1,4 @@
-"""The scan that every test of the program goes through has to bite."""
+"""The check for secrets and stderr output that every test of the program makes does find them."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_anything_on_stderr_fails_the_test(tmp_path: Path) -> None:
         program(tmp_path, "print('oops', file=sys.stderr)").run()
 
 
-def test_a_line_that_is_not_json_fails_the_test(tmp_path: Path) -> None:
+def test_a_log_line_that_is_not_json_fails_the_test(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Expecting value"):
         program(tmp_path, "print('hello')").run()
 
 
-def test_events_come_in_order_and_each_once(tmp_path: Path) -> None:
+def test_each_event_is_returned_once_and_in_order(tmp_path: Path) -> None:
     source = """
 for number in range(3):
     print(json.dumps({"event": "step", "number": number}), flush=True)
@@ -73,7 +73,7 @@ signal.pause()
     assert [event["number"] for event in run.named("step")] == [0, 1, 2]
 
 
-def test_nothing_of_our_environment_reaches_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_does_not_inherit_the_tests_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PGPASSWORD", "MIGRATE_RETRIES", "PYTHONDONTWRITEBYTECODE", "DATABASE_URL_FILE"):
         monkeypatch.setenv(name, "1")
     run = program(tmp_path, "print(json.dumps(dict.fromkeys(os.environ)))").run(DATABASE_URL=None)

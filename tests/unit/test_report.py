@@ -31,13 +31,13 @@ class Log(io.StringIO):
 
 @pytest.fixture
 def stream() -> Log:
-    """Where the log goes during the test."""
+    """The stream that receives the log during the test."""
     return Log()
 
 
 @pytest.fixture
 def report(stream: Log, tmp_path: Path) -> Report:
-    """A report that has just begun, with a place for its termination message."""
+    """A new report with a path for its termination message."""
     return begin(stream, tmp_path)
 
 
@@ -76,7 +76,7 @@ def message_of(report: Report) -> tuple[str, dict[str, Any]]:
         (143, "interrupted"),
     ],
 )
-def test_the_last_line_the_message_and_the_exit_code_say_the_same(
+def test_the_last_line_the_message_and_the_exit_code_agree(
     report: Report, stream: Log, exit_code: int, outcome: str
 ) -> None:
     report.set_outcome(exit_code, "What happened.")
@@ -105,13 +105,13 @@ def test_the_summary_counts_files_and_time(stream: Log) -> None:
     assert round(line["duration_ms"], 1) == line["duration_ms"]
 
 
-def test_more_fields_are_on_the_last_line_and_in_the_message(report: Report, stream: Log) -> None:
+def test_extra_fields_are_on_the_last_line_and_in_the_message(report: Report, stream: Log) -> None:
     report.set_outcome(2, "x", code="STORAGE_CONFIGURATION")
     report.write()
     assert stream.lines[0]["code"] == message_of(report)[1]["code"] == "STORAGE_CONFIGURATION"
 
 
-def test_the_last_outcome_that_is_set_counts(report: Report, stream: Log) -> None:
+def test_the_last_outcome_set_is_reported(report: Report, stream: Log) -> None:
     report.set_outcome(0, "Done.", pending=0)
     report.set_outcome(143, "Interrupted by SIGTERM")
     assert report.write() == 143
@@ -119,18 +119,18 @@ def test_the_last_outcome_that_is_set_counts(report: Report, stream: Log) -> Non
     assert "pending" not in stream.lines[0]
 
 
-def test_only_the_first_write_writes_and_its_outcome_stands(report: Report, stream: Log) -> None:
+def test_only_the_first_write_has_an_effect(report: Report, stream: Log) -> None:
     assert report.termination_log
     report.set_outcome(0, "Done.")
     assert report.write() == 0
     Path(report.termination_log).unlink()
     report.set_outcome(143, "Interrupted by SIGTERM")
-    assert report.write() == 0  # what has been written stands
+    assert report.write() == 0  # a second write changes nothing
     assert [line["message"] for line in stream.lines] == ["Done."]
     assert not Path(report.termination_log).exists()
 
 
-def test_of_several_threads_that_write_only_one_does(report: Report, stream: Log) -> None:
+def test_only_one_of_several_threads_writes(report: Report, stream: Log) -> None:
     report.set_outcome(0, "Done.")
     gate = threading.Barrier(8)
 
@@ -146,13 +146,13 @@ def test_of_several_threads_that_write_only_one_does(report: Report, stream: Log
     assert len(stream.lines) == 1
 
 
-def test_a_run_without_an_outcome_has_crashed(report: Report, stream: Log) -> None:
+def test_a_run_without_an_outcome_is_reported_as_crashed(report: Report, stream: Log) -> None:
     assert report.write() == 70
     assert stream.lines[0]["outcome"] == "crashed"
     assert stream.lines[0]["message"]
 
 
-def test_a_run_that_is_followed_is_reported_with_its_result(report: Report, stream: Log) -> None:
+def test_the_report_contains_the_result_of_the_run(report: Report, stream: Log) -> None:
     result = MigrationResult(applied=["1.sql"])
     report.follow(result, lambda: None)
     result.applied.append("2.sql")
@@ -162,7 +162,7 @@ def test_a_run_that_is_followed_is_reported_with_its_result(report: Report, stre
 
 
 @pytest.mark.parametrize("running", [("2.sql", "; it was rolled back"), None])
-def test_a_signal_is_reported_with_the_migration_that_it_interrupted(
+def test_a_signal_is_reported_with_the_interrupted_migration(
     report: Report, stream: Log, running: tuple[str, str] | None
 ) -> None:
     report.follow(MigrationResult(applied=["1.sql"]), lambda: running)
@@ -191,7 +191,7 @@ def test_a_signal_is_reported_with_the_migration_that_it_interrupted(
         (0, 0, 11, 0, f"11 failed ({', '.join(f'f{n}.sql' for n in range(10))}, ...), 0 applied, 0 skipped"),
     ],
 )
-def test_without_a_message_the_outcome_is_a_sentence_about_the_files(
+def test_the_default_message_is_a_sentence_about_the_files(
     report: Report, stream: Log, applied: int, skipped: int, failed: int, not_run: int, sentence: str
 ) -> None:
     report.result.applied += [f"a{n}.sql" for n in range(applied)]
@@ -214,8 +214,8 @@ def test_without_a_message_the_outcome_is_a_sentence_about_the_files(
 
 @pytest.mark.parametrize("sign", ["x", "ü", "€", "🐘", "\udcff", '"', "\\"], ids=ascii)
 @pytest.mark.parametrize("shift", [0, 1, 2, 3])
-def test_a_huge_message_is_cut_at_a_character(stream: Log, tmp_path: Path, sign: str, shift: int) -> None:
-    report = begin(stream, tmp_path)  # here, and not before: xdist cannot carry lone surrogates in captured logs
+def test_a_huge_message_is_cut_between_characters(stream: Log, tmp_path: Path, sign: str, shift: int) -> None:
+    report = begin(stream, tmp_path)  # not in a fixture: xdist cannot transfer lone surrogates in captured logs
     message = "-" * shift + sign * 10_000
     report.set_outcome(1, message)
     report.write()
@@ -226,10 +226,10 @@ def test_a_huge_message_is_cut_at_a_character(stream: Log, tmp_path: Path, sign:
     assert report.termination_log
     assert Path(report.termination_log).stat().st_size > 4096 - len(sign.encode(errors="backslashreplace"))
     assert summary["exit_code"] == 1
-    assert stream.lines[0]["message"] == message  # the log line is whole
+    assert stream.lines[0]["message"] == message  # the log line is not cut
 
 
-def test_a_message_is_whole_as_long_as_it_fits(report: Report) -> None:
+def test_a_message_that_fits_is_not_cut(report: Report) -> None:
     seen = set()
     for length in range(3900, 4080):
         fresh = Report(time.monotonic(), report.scrubber)
@@ -252,7 +252,7 @@ def test_the_termination_message_has_no_control_characters(report: Report) -> No
     assert re.findall(rb"[\x00-\x09\x0b-\x1f\x7f]", Path(report.termination_log).read_bytes()) == []
 
 
-def test_the_termination_message_holds_the_first_failures_with_their_errors(report: Report, stream: Log) -> None:
+def test_the_termination_message_contains_the_first_failures_with_their_errors(report: Report, stream: Log) -> None:
     report.result.applied += ["1.sql"]
     report.result.errors += [
         MigrationError("2.sql", "no such table (SQLSTATE 42P01, line 37, column 12)", "42P01", 37),
@@ -269,14 +269,14 @@ def test_the_termination_message_holds_the_first_failures_with_their_errors(repo
     assert stream.lines[0]["first_failure"] == summary["first_failure"]
 
 
-def test_a_signal_does_not_hide_what_failed_before(report: Report) -> None:
+def test_a_signal_does_not_hide_earlier_failures(report: Report) -> None:
     report.result.errors.append(MigrationError("2.sql", "no such table"))
     report.set_interrupted(143, "SIGTERM")
     report.write()
     assert message_of(report)[0] == "Interrupted by SIGTERM. Earlier failures: 2.sql: no such table"
 
 
-def test_a_long_error_leaves_room_for_its_place_and_for_the_next_file(report: Report) -> None:
+def test_a_long_error_leaves_room_for_its_position_and_the_next_file(report: Report) -> None:
     for name in ("1.sql", "2.sql"):
         error = f"{'long ' * 500}(SQLSTATE P0001, line 5)"
         report.result.errors.append(MigrationError(name, error, "P0001", 5))
@@ -286,7 +286,7 @@ def test_a_long_error_leaves_room_for_its_place_and_for_the_next_file(report: Re
     assert sentence.count("… (SQLSTATE P0001, line 5)") == 2
 
 
-def test_fields_that_are_too_long_are_left_out_and_not_cut(report: Report, stream: Log) -> None:
+def test_fields_that_are_too_long_are_omitted_and_not_cut(report: Report, stream: Log) -> None:
     report.set_outcome(4, "x" * 5000, holder={"application_name": "🐘" * 1000}, pid=12)
     report.write()
     sentence, summary = message_of(report)
@@ -320,7 +320,7 @@ def test_any_message_is_complete_short_and_without_secrets(
 ) -> None:
     report = Report(time.monotonic(), open_log(stream=stream))
     report.scrubber.add_secrets(SECRETS)
-    logging.getLogger("predeploy").handlers.clear()  # the log is of no interest here
+    logging.getLogger("predeploy").handlers.clear()  # this test does not check the log
     report.termination_log = str(tmp_path_factory.getbasetemp() / "message-of-any-kind")
     report.result.errors += failures * times
     report.set_outcome(1, message, **fields)
@@ -333,7 +333,7 @@ def test_any_message_is_complete_short_and_without_secrets(
 
 
 def texts_in(value: object) -> list[str]:
-    """Return every text in a JSON value, keys aside."""
+    """Return every string in a JSON value except the keys."""
     if isinstance(value, str):
         return [value]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
@@ -350,7 +350,7 @@ def test_the_first_line_is_one_line(report: Report, stream: Log, message: str) -
     assert stream.lines[0]["message"] == message
 
 
-def test_the_message_is_scrubbed_before_it_is_cut(report: Report, stream: Log) -> None:
+def test_secrets_are_masked_before_the_message_is_cut(report: Report, stream: Log) -> None:
     report.scrubber.add_secrets(["hunter2-" * 20])
     report.set_outcome(1, "hunter2-" * 20 + "x" * 3700 + "hunter2-" * 20, code="hunter2-" * 20)
     report.write()
@@ -362,16 +362,14 @@ def test_the_message_is_scrubbed_before_it_is_cut(report: Report, stream: Log) -
 @pytest.mark.parametrize(
     ("secret", "text"), [("two words", "two\nwords"), ("two\nlines", "two\nlines"), ("a\x01b c", "a\x01b c")]
 )
-def test_a_secret_is_masked_before_and_after_white_space_has_become_a_space(
-    report: Report, secret: str, text: str
-) -> None:
+def test_a_secret_is_masked_before_and_after_white_space_is_normalised(report: Report, secret: str, text: str) -> None:
     report.scrubber.add_secrets([secret])
     report.set_outcome(1, f"<{text}>")
     report.write()
     assert message_of(report)[0] == "<***>"
 
 
-def test_the_message_replaces_what_was_there(report: Report) -> None:
+def test_the_message_replaces_an_earlier_one(report: Report) -> None:
     assert report.termination_log
     Path(report.termination_log).write_text("old " * 5000)
     report.set_outcome(0, "Done.")
@@ -388,7 +386,7 @@ def test_the_message_replaces_what_was_there(report: Report) -> None:
         ("full", "No space left on device"),
     ],
 )
-def test_a_message_that_cannot_be_written_is_a_warning(
+def test_a_message_that_cannot_be_written_causes_a_warning(
     report: Report, stream: Log, tmp_path: Path, path: str, why: str
 ) -> None:
     (tmp_path / "file").touch()
@@ -402,7 +400,7 @@ def test_a_message_that_cannot_be_written_is_a_warning(
     assert (last["event"], last["message"]) == ("run.finished", "Done.")
 
 
-def test_without_a_place_no_message_is_written(report: Report, stream: Log, tmp_path: Path) -> None:
+def test_no_message_is_written_without_a_path(report: Report, stream: Log, tmp_path: Path) -> None:
     report.termination_log = None
     report.set_outcome(0, "Done.")
     assert report.write() == 0

@@ -1,4 +1,4 @@
-"""Made messages: those of localised servers, and what no server at hand can be brought to say."""
+"""Constructed messages: those of localised servers, and those that the test servers cannot be made to send."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LITERAL = "SELECT 'hunter2'::regclass"
 
 @dataclass(frozen=True)
 class Message:
-    """What psycopg's Diagnostic offers of a message."""
+    """The attributes of psycopg's Diagnostic."""
 
     message_primary: str | None
     sqlstate: str | None = None
@@ -72,12 +72,12 @@ def shown(text: str, sqlstate: str, sql: str = LITERAL, **fields: str) -> str | 
         ('relation "a"hunter2" does not exist', "42P01", 'relation "a"***"***'),
     ],
 )  # fmt: skip
-def test_what_a_message_quotes_is_masked(text: str, sqlstate: str, expected: str) -> None:
+def test_quoted_text_in_a_message_is_masked(text: str, sqlstate: str, expected: str) -> None:
     assert shown(text, sqlstate) == expected
 
 
 @pytest.mark.parametrize("sqlstate", ["42601", "42602", "42622", "42703", "22P02", "XX000"])
-def test_a_name_that_may_be_a_string_in_the_wrong_quotes_is_masked(sqlstate: str) -> None:
+def test_a_name_that_may_be_a_string_in_double_quotes_is_masked(sqlstate: str) -> None:
     assert shown('what about "hunter2"?', sqlstate, 'SELECT "hunter2"') == 'what about "***"?'
 
 
@@ -87,7 +87,7 @@ def test_a_file_is_read_once_for_all_its_notices() -> None:
     for _ in range(100):
         assert shown('relation "users" already exists, skipping', "42P07", sql) is not None
         assert shown("some words", "00000", sql, source_function="exec_stmt_raise") == "some words"
-    assert read_literals.cache_info().misses - before == 2  # the other time without its RAISEs
+    assert read_literals.cache_info().misses - before == 2  # the second time without its RAISE statements
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_names_are_shown_in_every_language(text: str, sqlstate: str) -> None:
     assert shown(text, sqlstate) == text
 
 
-def test_a_parameter_is_shown_and_its_value_is_masked() -> None:
+def test_a_parameter_is_shown_but_its_value_is_masked() -> None:
     sql = "SET work_mem = 'much'"
     assert shown('invalid value for parameter "work_mem": "much"', "22023", sql) == (
         'invalid value for parameter "work_mem": "***"'
@@ -119,7 +119,7 @@ def test_a_parameter_is_shown_and_its_value_is_masked() -> None:
     )
 
 
-def test_an_object_that_the_server_names_is_shown_whatever_the_file_quotes() -> None:
+def test_an_object_that_the_server_names_is_shown_even_if_the_file_quotes_it() -> None:
     text = 'duplicate key value violates unique constraint "hunter2"'
     assert shown(text, "23505", constraint_name="hunter2") == text
     assert shown(text, "23505") == 'duplicate key value violates unique constraint "***"'
@@ -144,17 +144,17 @@ def test_an_object_that_the_server_names_is_shown_whatever_the_file_quotes() -> 
         ("", "password hash missing", "password hash missing"),
     ],
 )
-def test_the_authors_words_are_shown_but_for_passwords(sql: str, text: str, expected: str) -> None:
+def test_the_authors_words_are_shown_except_passwords(sql: str, text: str, expected: str) -> None:
     assert shown(text, "P0001", sql, source_function="exec_stmt_raise") == expected
 
 
-def test_a_hint_shows_existing_objects_and_no_string_of_the_file() -> None:
+def test_a_hint_shows_existing_objects_but_no_string_from_the_file() -> None:
     message: Any = Message("x", "22P02", message_hint='Perhaps you meant "users" or "hunter2".')
     assert redact_hint(message, LITERAL) == 'Perhaps you meant "users" or "***".'
     assert redact_hint(Message("x", "22P02"), LITERAL) is None  # type: ignore[arg-type]
 
 
-def test_the_name_of_an_object_is_masked_where_the_migration_has_it_as_a_string_only() -> None:
+def test_an_object_name_is_masked_if_the_migration_contains_it_only_as_a_string() -> None:
     message: Any = Message("x", "42P01")
     assert redact_name("hunter2", message, LITERAL) == "***"
     assert redact_name("hunter", message, "SELECT 'hunter'") == "***"
@@ -163,7 +163,7 @@ def test_the_name_of_an_object_is_masked_where_the_migration_has_it_as_a_string_
     assert redact_name(None, message) is None
 
 
-def test_a_text_without_a_server_is_shown_but_for_passwords() -> None:
+def test_a_text_that_is_not_from_a_server_is_shown_except_passwords() -> None:
     assert redact_text("at\x1b'here', password = hunter2") == "at 'here', password = ***"
 
 
@@ -204,7 +204,7 @@ def test_a_missing_message_is_none(text: str | None) -> None:
     ],
 )
 @pytest.mark.parametrize("text", ['syntax error at or near "{}"', "Syntaxfehler bei »{}«", "「{}」で構文エラー"])
-def test_the_token_of_a_syntax_error_is_shown_where_it_is_a_word_of_sql(sql: str, token: str, text: str) -> None:
+def test_the_token_of_a_syntax_error_is_shown_if_it_is_an_sql_keyword(sql: str, token: str, text: str) -> None:
     assert shown(text.format(token), "42601", sql) == text.format(token)
 
 
@@ -256,12 +256,12 @@ def test_the_token_of_a_syntax_error_is_shown_where_it_is_a_word_of_sql(sql: str
         ("SELECT tex", "tex"),
     ],
 )
-def test_the_token_of_a_syntax_error_is_masked_where_it_may_be_a_secret(sql: str, token: str) -> None:
+def test_the_token_of_a_syntax_error_is_masked_if_it_may_be_a_secret(sql: str, token: str) -> None:
     assert shown(f'syntax error at or near "{token}"', "42601", sql) == 'syntax error at or near "***"'
     assert shown(f"Syntaxfehler bei »{token}«", "42601", sql) == "Syntaxfehler bei »***«"
 
 
-def test_the_keywords_are_those_of_the_servers_own_scanner() -> None:
+def test_the_keywords_are_those_of_the_servers_scanner() -> None:
     tokens = postgast.scan("SELECT").tokens[0].DESCRIPTOR.fields_by_name["token"].enum_type.values
     names = {token.name.lower().removesuffix("_p") for token in tokens if token.name.replace("_", "").isalpha()}
     keywords = {name for name in names if postgast.scan(name).tokens[0].keyword_kind}
@@ -269,12 +269,12 @@ def test_the_keywords_are_those_of_the_servers_own_scanner() -> None:
     assert keywords <= KEYWORDS
 
 
-def test_two_quoted_texts_are_not_a_token() -> None:
+def test_two_quoted_texts_are_not_treated_as_a_token() -> None:
     assert shown('"FORM" or "FROM"', "42601", "SELECT * FORM a FROM b") == '"***"'
 
 
 @pytest.mark.parametrize("sqlstate", ["22P02", "22023", "42602", "42703", "XX000"])
-def test_what_another_error_quotes_is_no_token(sqlstate: str) -> None:
+def test_text_quoted_by_other_errors_is_not_treated_as_a_token(sqlstate: str) -> None:
     assert shown('what about "FORM"?', sqlstate, "SELECT * FORM users") == 'what about "***"?'
 
 
@@ -293,24 +293,24 @@ def test_what_another_error_quotes_is_no_token(sqlstate: str) -> None:
     ],
 )
 @pytest.mark.parametrize("sql", ["SELECT '§'", "SELECT 1 -- §\n, $$§$$"])
-def test_words_of_the_server_are_shown_though_the_file_quotes_them(text: str, sqlstate: str, sql: str) -> None:
+def test_the_servers_own_words_are_shown_even_if_the_file_quotes_them(text: str, sqlstate: str, sql: str) -> None:
     quoted = "; ".join(sql.replace("§", word) for word in re.findall(r"\w+", text) if word not in {"nope", "users"})
     assert shown(text, sqlstate, quoted) == text
 
 
-def test_a_word_of_the_server_is_shown_though_it_is_a_password_of_the_file() -> None:
-    """Masked, it would tell the password."""
+def test_a_server_word_is_shown_even_if_the_file_uses_it_as_a_password() -> None:
+    """Masking it would reveal the password."""
     assert shown("division by zero", "22012", "ALTER ROLE x PASSWORD 'zero'") == "division by zero"
     assert shown("unrecognized role option", "42601", "ALTER ROLE x PASSWORD 'role'") == "unrecognized role option"
 
 
-def test_a_string_that_reads_like_code_is_no_name() -> None:
+def test_a_string_that_resembles_code_is_not_a_name() -> None:
     assert shown('relation "select horse" does not exist', "42P01", "SELECT f('select horse')") == (
         'relation "***" does not exist'
     )
 
 
-def test_a_word_is_masked_behind_a_colon_and_in_free_text() -> None:
+def test_a_word_is_masked_after_a_colon_and_in_free_text() -> None:
     sql = "SELECT 'hunter'"
     assert shown("hunter said: hunter", "22000", sql) == "hunter said: ***"
     assert shown("hunter 説明\uff1ahunter", "22000", sql) == "hunter 説明\uff1a***"
@@ -318,17 +318,17 @@ def test_a_word_is_masked_behind_a_colon_and_in_free_text() -> None:
         assert shown("hunter said", sqlstate, sql) == "*** said"
 
 
-def test_a_string_that_is_no_plain_word_is_masked_in_the_sentence_too() -> None:
+def test_a_string_that_is_not_a_plain_word_is_masked_in_the_sentence_too() -> None:
     assert shown("about hunter2 here", "22000") == "about *** here"
     assert shown("about hunter:2 here", "22000", "SELECT 'hunter:2'") == "about *** here"
 
 
-def test_a_password_that_is_a_name_too_is_masked_in_the_sentence() -> None:
+def test_a_password_that_is_also_a_name_is_masked_in_the_sentence() -> None:
     sql = "ALTER ROLE hunter PASSWORD 'hunter'"
     assert shown("must be owner of role hunter", "42501", sql) == "must be owner of role ***"
 
 
-# A secret in any place of any migration
+# A secret anywhere in any migration
 
 SECRET = st.one_of(
     st.text("abcdefghjkqvwxyz", min_size=8, max_size=16),
@@ -354,7 +354,7 @@ PLACES = {
     "executed": "DO $$ BEGIN EXECUTE 'CREATE ROLE x PASSWORD ''§'' a'; END $$",
 }
 BARE = {place for place in PLACES if place.startswith(("bare", "identified", "no ", "password, equals"))}
-REPEATED = {"literal", "dollar quote", "password", "in a block"}  # whole strings: other texts may repeat them too
+REPEATED = {"literal", "dollar quote", "password", "in a block"}  # whole strings, which other texts may repeat
 AROUND = st.lists(
     st.sampled_from(["SELECT * FORM users", "CREATE TABLE u (a int, password text)", "SELECT 'a', \"b\"", "/* ' */"]),
     max_size=2,
@@ -383,18 +383,18 @@ def test_no_message_about_any_migration_shows_a_secret(before: str, place: str, 
             assert token not in str(redact_message(message, sql)), sql
 
 
-def test_control_characters_become_spaces_and_lines_stay_lines() -> None:
+def test_control_characters_become_spaces_but_line_breaks_are_kept() -> None:
     text = "a\x00b\x1b[31mc\x85d\u2028e\nf\tg"
     assert shown(text, "P0001", source_function="exec_stmt_raise") == "a b [31mc d e\nf\tg"
 
 
-def test_a_long_text_is_cut_and_says_so() -> None:
+def test_a_long_text_is_cut_and_marked_as_cut() -> None:
     assert shown("x" * MAX_CHARS, "P0001") == "x" * MAX_CHARS
     assert shown("x" * (MAX_CHARS + 1), "P0001") == "x" * MAX_CHARS + "… (1 more characters)"
     assert shown("y" * 10_000_000, "P0001") == "y" * MAX_CHARS + f"… ({10_000_000 - MAX_CHARS} more characters)"
 
 
-def test_a_secret_on_the_edge_of_the_cut_is_masked_first() -> None:
+def test_a_secret_at_the_cut_is_masked_before_cutting() -> None:
     text = shown("x" * (MAX_CHARS - 3) + " hunter2 " + "y" * 99, "XX000")
     assert text is not None
     assert "hu" not in text
@@ -424,7 +424,7 @@ def test_a_secret_on_the_edge_of_the_cut_is_masked_first() -> None:
 )
 @pytest.mark.parametrize("source_function", ["", "exec_stmt_raise"])
 def test_any_text_is_read_in_linear_time(sql: str, source_function: str) -> None:
-    """Not a test of speed: the bound is some hundred times what it takes, and square time takes longer."""
+    """The bound is about a hundred times the usual duration; quadratic time would exceed it."""
     started = time.monotonic()
     shown('syntax error at or near "' + sql[:70_000], "42601", sql, source_function=source_function)
     shown(sql[:70_000], "42P01", sql, source_function=source_function)

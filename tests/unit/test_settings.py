@@ -50,7 +50,7 @@ def test_only_the_connection_string_is_required() -> None:
 
 
 @pytest.mark.parametrize("variable", DURATIONS)
-def test_every_duration_is_read_and_a_bad_one_named(variable: str) -> None:
+def test_every_duration_is_parsed_and_an_error_names_the_variable(variable: str) -> None:
     assert getattr(load(**{variable: "5m"}), attribute(variable)) == 300
     with pytest.raises(ConfigurationError, match=f"^Invalid {variable}: expected a duration "):
         load(**{variable: "soon"})
@@ -74,7 +74,7 @@ def test_every_duration_is_read_and_a_bad_one_named(variable: str) -> None:
         ("2147483", 2_147_483),
     ],
 )
-def test_a_duration_is_seconds_or_has_a_unit(text: str, seconds: float) -> None:
+def test_a_duration_is_in_seconds_or_has_a_unit(text: str, seconds: float) -> None:
     assert load(MIGRATE_WAIT_TIMEOUT=text).wait_timeout == pytest.approx(seconds)
 
 
@@ -118,7 +118,7 @@ def test_a_bad_duration_is_an_error_that_names_the_variable_and_not_its_value(te
 
 
 @pytest.mark.parametrize(("text", "count"), [("1", 1), ("5", 5), (" 7 ", 7), ("9999", 9999)])
-def test_retries_is_a_count(text: str, count: int) -> None:
+def test_retries_is_an_integer(text: str, count: int) -> None:
     assert load(MIGRATE_RETRIES=text).retries == count
 
 
@@ -137,7 +137,7 @@ def test_a_bad_count_is_an_error_that_names_the_variable_and_not_its_value(text:
         ("MIGRATE_LOG_FORMAT", ("auto", "json", "text")),
     ],
 )
-def test_a_choice_is_one_of_its_words(variable: str, words: tuple[str, ...]) -> None:
+def test_a_choice_must_be_one_of_its_words(variable: str, words: tuple[str, ...]) -> None:
     for word in words:
         for written in (word, word.upper(), f" {word.title()}\n"):
             assert getattr(load(**{variable: written}), attribute(variable)) == word
@@ -154,22 +154,22 @@ def test_a_choice_is_one_of_its_words(variable: str, words: tuple[str, ...]) -> 
         *[(word, False) for word in ("false", "False", "0", "no", "off")],
     ],
 )
-def test_a_truth_value_has_the_usual_spellings(text: str, truth: bool) -> None:
+def test_a_boolean_has_the_usual_spellings(text: str, truth: bool) -> None:
     assert load(MIGRATE_REQUIRE_FILES=text).require_files is truth
 
 
 @pytest.mark.parametrize("text", ["hunter2", "2", "t", "y", "si", " "])
-def test_a_bad_truth_value_is_an_error_that_names_the_variable_and_not_its_value(text: str) -> None:
+def test_a_bad_boolean_is_an_error_that_names_the_variable_and_not_its_value(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(MIGRATE_REQUIRE_FILES=text)
     assert str(caught.value) == "Invalid MIGRATE_REQUIRE_FILES: expected true or false."
 
 
-def test_the_directory_is_used_as_it_is_written() -> None:
+def test_the_directory_is_used_unchanged() -> None:
     assert load(MIGRATIONS_DIR="some dir/ü").migrations_dir == "some dir/ü"
 
 
-def test_an_empty_variable_counts_as_not_set() -> None:
+def test_an_empty_variable_counts_as_unset() -> None:
     names = (
         *DURATIONS,
         "MIGRATE_RETRIES",
@@ -184,7 +184,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
     assert load(**dict.fromkeys(names, "")) == load()
 
 
-def test_unknown_names_are_listed_in_order_and_stop_nothing() -> None:
+def test_unknown_names_are_listed_in_order_and_are_not_an_error() -> None:
     known = {"MIGRATE_TERMINATION_LOG": "/tmp/x", "MIGRATE_RETRIES": "2"}  # noqa: S108  never opened
     others = {
         "MIGRATE_SERVICE_HOST": "10.0.0.1",
@@ -212,7 +212,7 @@ def test_unknown_names_are_listed_in_order_and_stop_nothing() -> None:
         {"database_url": DSN},
     ],
 )
-def test_a_missing_connection_string_has_an_error_of_its_own(environ: dict[str, str]) -> None:
+def test_a_missing_connection_string_has_its_own_error(environ: dict[str, str]) -> None:
     with pytest.raises(DatabaseUrlMissing, match=r"^DATABASE_URL environment variable is required\.$"):
         load_settings(environ, default_dir=DEFAULT_DIR)
 
@@ -239,7 +239,7 @@ def test_the_connection_string_is_not_in_the_repr() -> None:
     ],
     ids=["bare", "newline", "crlf", "blank lines", "byte order mark"],
 )
-def test_a_file_holds_the_connection_string(tmp_path: Path, content: bytes) -> None:
+def test_the_connection_string_is_read_from_a_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "url").write_bytes(content)
     settings = load_settings({"DATABASE_URL_FILE": str(tmp_path / "url"), "DATABASE_URL": ""}, default_dir=DEFAULT_DIR)
     assert settings.database_url == DSN
@@ -309,13 +309,13 @@ def test_a_connection_string_in_the_wrong_variable_is_not_shown(variable: str) -
     assert "hunter2" not in str(caught.value)
 
 
-def test_the_termination_log_is_the_one_that_is_named(tmp_path: Path) -> None:
+def test_the_termination_log_is_the_file_that_the_variable_names(tmp_path: Path) -> None:
     assert termination_log({"MIGRATE_TERMINATION_LOG": str(tmp_path / "log")}) == str(tmp_path / "log")
 
 
 @pytest.mark.parametrize("environ", [{}, {"MIGRATE_TERMINATION_LOG": ""}])
 @pytest.mark.parametrize("there", [True, False])
-def test_the_termination_log_is_the_one_of_kubernetes_where_it_exists(
+def test_the_termination_log_defaults_to_that_of_kubernetes_if_it_exists(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], there: bool
 ) -> None:
     monkeypatch.setattr("os.path.exists", lambda path: there and path == "/dev/termination-log")
@@ -325,6 +325,6 @@ def test_the_termination_log_is_the_one_of_kubernetes_where_it_exists(
 @pytest.mark.parametrize(
     "variable", ["DATABASE_UNPOOLED_URL", "DATABASE_URL_UNPOOLED", "DIRECT_DATABASE_URL", "DIRECT_URL"]
 )
-def test_a_direct_connection_string_is_known_by_the_name_of_its_variable(variable: str) -> None:
+def test_a_direct_connection_string_is_recognised_by_its_variable(variable: str) -> None:
     assert load(**{variable: "postgres://someone:hunter2@direct/app"}).direct_url == variable
     assert load(**{variable: ""}).direct_url == ""

@@ -1,4 +1,4 @@
-"""What a signal does to a process of its own; tests/integration/test_signals.py has the whole program."""
+"""The effect of a signal on a small process; tests/integration/test_signals.py tests the whole program."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ raise_on_signals(report_forced_exit)
 
 
 def run(source: str) -> tuple[int, list[str]]:
-    """Return the exit code of a process and the lines that it has printed."""
+    """Return the exit code of a process and the lines that it printed."""
     command = [sys.executable, "-c", BEGIN + source]
     done = subprocess.run(command, cwd=ROOT, env={}, capture_output=True, text=True, check=False, timeout=60)
     assert done.stderr == ""
@@ -83,20 +83,20 @@ def test_a_signal_does_not_interrupt_the_report() -> None:
     ["with deferred():\n    send()\n    time.sleep(60)", "ignore_signals_until_reported()\nsend()\ntime.sleep(60)"],
     ids=["deferred", "while it reports"],
 )
-def test_a_process_that_does_not_end_after_a_signal_is_ended(source: str) -> None:
+def test_a_process_that_does_not_end_after_a_signal_is_forced_to_exit(source: str) -> None:
     started = time.monotonic()
     assert run(source) == (99, ["forced SIGTERM"])
     assert FORCED_EXIT_AFTER_S < time.monotonic() - started < FORCED_EXIT_AFTER_S + BUSY_S
 
 
-def test_a_forced_exit_whose_report_blocks_comes_all_the_same() -> None:
+def test_a_forced_exit_happens_even_if_the_report_blocks() -> None:
     source = "raise_on_signals(lambda end: time.sleep(60))\nwith deferred():\n    send()\n    time.sleep(60)"
     started = time.monotonic()
     assert run(source) == (143, [])
     assert FORCED_EXIT_AFTER_S + FINAL_LINE_S < time.monotonic() - started < FORCED_EXIT_AFTER_S + BUSY_S
 
 
-def test_the_signal_is_found_behind_the_error_that_it_became() -> None:
+def test_the_signal_is_found_in_the_chain_of_the_error_that_replaced_it() -> None:
     end = Terminated(signal.SIGTERM)
     caused, during = RuntimeError(), RuntimeError()
     caused.__cause__ = end

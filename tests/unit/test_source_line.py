@@ -25,11 +25,11 @@ SQL = "first\nsecond\r\nthird\rfourth\n\nsixth"
 @pytest.mark.parametrize(
     ("line", "text"), [(1, "first"), (2, "second"), (3, "third"), (4, "fourth"), (5, ""), (6, "sixth")]
 )
-def test_a_line_is_found_whatever_ends_it(line: int, text: str) -> None:
+def test_a_line_is_found_with_any_line_ending(line: int, text: str) -> None:
     assert SourceLine(Migration("001.sql", SQL), line, 3).read() == (line, text, 3)
 
 
-def test_a_line_of_a_file_that_is_not_kept_is_read_from_it(tmp_path: Path) -> None:
+def test_a_line_of_a_file_that_is_not_in_memory_is_read_from_disk(tmp_path: Path) -> None:
     path = tmp_path / "001.sql"
     path.write_bytes(SQL.encode())
     assert SourceLine(Migration("001.sql", path=str(path)), 2, 3).read() == (2, "second", 3)
@@ -38,7 +38,7 @@ def test_a_line_of_a_file_that_is_not_kept_is_read_from_it(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("sql", ["", "one", "one\n"])
-def test_a_line_that_is_not_there_is_the_last(sql: str) -> None:
+def test_a_line_number_beyond_the_end_gives_the_last_line(sql: str) -> None:
     assert SourceLine(Migration("001.sql", sql), 99).read()[2] is None
 
 
@@ -57,16 +57,16 @@ def test_a_line_that_is_not_there_is_the_last(sql: str) -> None:
     ],
     ids=["str", "repr", "format", "percent", "json", "json of vars", "pickle", "deepcopy", "in a list"],
 )
-def test_nothing_that_writes_it_writes_the_file(written: Callable[[SourceLine], str]) -> None:
+def test_no_serialisation_of_an_excerpt_contains_the_files_text(written: Callable[[SourceLine], str]) -> None:
     assert "hunter2" not in written(SourceLine(Migration("001.sql", "PASSWORD 'hunter2'"), 1, 3))
 
 
 def vars_of(value: object) -> object:
-    """Return what a nosy encoder would."""
+    """Return what an encoder that inspects attributes would write."""
     return getattr(value, "__dict__", repr(value))
 
 
-def test_no_json_line_holds_an_excerpt_or_its_name() -> None:
+def test_no_json_line_contains_an_excerpt_or_its_name() -> None:
     stream = io.StringIO()
     open_log(stream=stream, style="json")
     excerpt = SourceLine(Migration("001.sql", "PASSWORD 'hunter2'"), 1, 3)
@@ -74,7 +74,7 @@ def test_no_json_line_holds_an_excerpt_or_its_name() -> None:
     assert set(json.loads(stream.getvalue())) == {"timestamp", "level", "message", "event"}
 
 
-def test_an_applications_own_json_log_gets_no_text_of_the_file() -> None:
+def test_an_applications_own_json_log_contains_no_text_from_the_file() -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())

@@ -130,7 +130,7 @@ def test_a_statement_has_its_offsets_line_and_first_words() -> None:
         ("\u017felect straße; x", "\u017felect straße"),
     ],
 )
-def test_words_end_at_the_first_token_that_is_not_a_bare_word(sql: str, words: str) -> None:
+def test_first_words_end_at_the_first_token_that_is_not_a_bare_word(sql: str, words: str) -> None:
     assert split(sql)[0].words == split(f"{sql};")[0].words == tuple(words.split())
 
 
@@ -222,7 +222,7 @@ def test_tokens_omit_comments_and_white_space() -> None:
         ('a "b\'c"', None),
     ],
 )
-def test_literals_are_replaced_where_no_other_token_can_contain_a_quote(sql: str, text: str | None) -> None:
+def test_literals_are_replaced_only_if_no_other_token_can_contain_a_quote(sql: str, text: str | None) -> None:
     statement = next(statement for statement in split(sql) if statement.words[0] in {"A", "A1", "INSERT"})
     assert without_literals(sql, statement) == text
 
@@ -242,7 +242,7 @@ def test_literals_are_replaced_where_no_other_token_can_contain_a_quote(sql: str
         ("é\u2028\f\x85€x", 5, (1, 6)),
     ],
 )
-def test_lines_end_where_editors_end_them(sql: str, offset: int, place: tuple[int, int]) -> None:
+def test_line_endings_are_those_of_editors(sql: str, offset: int, place: tuple[int, int]) -> None:
     assert line_and_column(sql, offset) == place
 
 
@@ -273,7 +273,7 @@ def test_time_is_linear_for_any_text(sql: str) -> None:
 
 
 def test_every_possessive_group_is_safe_before_python_3_11_5() -> None:
-    # Later versions pass every other test without it; Debian 12 has 3.11.2.
+    # On later versions, every other test passes even if a group is unsafe; Debian 12 has 3.11.2.
     patterns = [value.pattern for value in vars(splitter).values() if isinstance(value, re.Pattern)]
     bare = "".join(re.sub(r"\[(?:\\.|[^\]])*\]", "[]", pattern, flags=re.DOTALL) for pattern in patterns)
     groups = re.findall(r"(.{5})\)(?:[*+?]|\{\d+,\d+\})\+", bare, re.DOTALL)

@@ -1,6 +1,6 @@
 """Compare the lexer with libpg_query, the server's own scanner and grammar, on generated files and token soup.
 
-LEXER_SEED, LEXER_FILES and LEXER_SOUPS select another or a longer run.
+LEXER_SEED, LEXER_FILES and LEXER_SOUPS select a different or longer run.
 """
 
 # ruff: noqa: E501 (tables of fragments)
@@ -24,11 +24,11 @@ from predeploy.sql.splitter import Statement, scan, split, tokens, without_liter
 
 SEED = int(os.environ.get("LEXER_SEED", "20261122"))
 FILES = int(os.environ.get("LEXER_FILES", "8000"))
-BATCHES = 8  # for several workers; coverage makes them three times as slow
+BATCHES = 8  # for several workers; coverage makes the batches three times as slow
 SOUPS = int(os.environ.get("LEXER_SOUPS", "4000"))
 
-# libpg_query returns comments as tokens, and so ends a string before a `--` comment, while the server (checked with
-# 17.10) continues it. It matters only for backslashes in E strings.
+# libpg_query returns comments as tokens and therefore ends a string before a `--` comment; the server (checked with
+# 17.10) continues the string. The difference matters only for backslashes in E strings.
 _CONTINUED_OVER_COMMENT = re.compile(r"'[ \t\n\r\f\v]*--[^\n\r]*[\n\r](?:[ \t\n\r\f\v]|--[^\n\r]*[\n\r])*'")
 
 
@@ -39,7 +39,7 @@ class Token(NamedTuple):
 
 
 def server_tokens(sql: str) -> list[Token]:
-    """Return the server scanner's tokens, comments too, placed by characters as it places them by bytes."""
+    """Return the server scanner's tokens, including comments, with offsets converted from bytes to characters."""
     places = [i for i, character in enumerate(sql) for _ in character.encode()] + [len(sql)]
     spans = [(places[t.start], places[t.end]) for t in postgast.scan(sql).tokens]
     return [Token(start, end, sql[start:end]) for start, end in spans]
@@ -71,7 +71,7 @@ def between_semicolons(found: list[Token]) -> list[tuple[int, int]]:
 
 
 def compare(sql: str) -> str:
-    """Assert that lexer and server agree about a text; return how far the server could read it."""
+    """Assert that the lexer and the server agree about a text; return how far the server could read it."""
     if "\\" in sql and _CONTINUED_OVER_COMMENT.search(sql):
         return "libpg_query is no authority"
     result = scan(sql)
@@ -91,7 +91,7 @@ def compare(sql: str) -> str:
     try:
         expected = server_statements(sql, found)
     except postgast.PgQueryError:
-        # No grammar decides then: each semicolon ends a statement, except in CREATE, which may contain some.
+        # Without the grammar, each semicolon ends a statement, except in CREATE, which may contain semicolons.
         if "create" not in sql.lower():
             assert spans == between_semicolons(found), sql
         return "rejected by the grammar"
@@ -108,9 +108,9 @@ def scanner_error(sql: str) -> str | None:
 
 
 class Author:
-    r"""Writes files like those of people and tools, from a stream of random numbers.
+    r"""Writes files like those that people and tools write, from a stream of random numbers.
 
-    A space separates tokens and becomes any white space or comment; a space inside a token is written \0.
+    A space separates tokens and becomes random white space or a comment; a space inside a token is written \0.
     """
 
     def __init__(self, stream: random.Random) -> None:
@@ -295,7 +295,7 @@ def test_token_soup_is_split_where_the_server_splits_it() -> None:
     assert outcomes["unterminated"] > 0.1 * SOUPS
 
 
-def test_a_text_without_literals_has_the_other_tokens_of_the_original() -> None:
+def test_replacing_literals_keeps_all_other_tokens() -> None:
     stream, replaced, files = random.Random(SEED), 0, FILES // 4  # noqa: S311
     for _ in range(files):
         file = Author(stream).file()
@@ -304,7 +304,7 @@ def test_a_text_without_literals_has_the_other_tokens_of_the_original() -> None:
             if text is not None:
                 replaced += "''" in text
                 assert other_tokens(text, split(text)[0]) == other_tokens(file, statement), text
-    assert replaced > 0.04 * files  # most have a comment or a dollar sign
+    assert replaced > 0.04 * files  # most files have a comment or a dollar sign
 
 
 def other_tokens(sql: str, statement: Statement) -> list[str]:

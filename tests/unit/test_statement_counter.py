@@ -1,4 +1,4 @@
-"""Which statement of a migration runs, as far as the results tell."""
+"""Which statement of a migration is running, as far as the results show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def whole(sql: str) -> Chunk:
 
 
 def after(first: int = 0, end: int | None = None, *, results: int = 0) -> StatementCounter:
-    """Return a counter after a message with the statements from `first` to before `end`, and that many results."""
+    """Return a counter after a message with the statements `first` to `end - 1` and the given number of results."""
     counter = StatementCounter()
     counter.start_message(whole(SQL), first, end)
     for _ in range(results):
@@ -43,7 +43,7 @@ def after(first: int = 0, end: int | None = None, *, results: int = 0) -> Statem
     ],
     ids=["sent", "one result", "two", "more than there are", "alone", "alone, one", "last sent", "from 2"],
 )
-def test_the_number_is_exact_where_the_message_holds_no_later_statement(
+def test_the_number_is_exact_if_the_message_contains_no_later_statement(
     counter: StatementCounter, fields: dict[str, Any]
 ) -> None:
     assert counter.fields() == fields
@@ -54,20 +54,20 @@ def test_every_result_is_counted() -> None:
 
 
 @pytest.mark.parametrize("sql", [None, "", "-- a comment"])
-def test_a_migration_without_statements_or_before_its_first_message_has_no_fields(sql: str | None) -> None:
+def test_there_are_no_fields_without_statements_or_before_the_first_message(sql: str | None) -> None:
     counter = StatementCounter()
     if sql is not None:
         counter.start_message(whole(sql))
     assert counter.fields() == {}
 
 
-def test_a_migration_that_is_run_again_begins_again() -> None:
+def test_counting_restarts_when_a_migration_is_run_again() -> None:
     counter = after(results=2)
     counter.start_message(whole(SQL))
     assert counter.fields() == FIRST
 
 
-def test_statements_and_lines_of_a_chunk_are_those_of_the_file() -> None:
+def test_statements_and_lines_of_a_chunk_are_counted_from_the_start_of_the_file() -> None:
     counter = StatementCounter()
     counter.start_message(Chunk(SQL, scan(SQL), 100, 50, last=False))
     counter.count()

@@ -1,4 +1,4 @@
-"""What the text of a statement shows; tests/integration/test_planned_locks.py compares the locks with a server's."""
+"""Locks derived from a statement's text; tests/integration/test_planned_locks.py compares them with a server's."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def names(sql: str) -> list[str]:
         ('"select" 1', ["OTHER"]),
     ],
 )  # fmt: skip
-def test_the_actions_of_a_statement_are_named(sql: str, actions: list[str]) -> None:
+def test_the_actions_of_a_statement_are_listed(sql: str, actions: list[str]) -> None:
     assert read(sql).actions == actions
 
 
@@ -89,16 +89,16 @@ def test_invalid_sql_raises_no_error(sql: str) -> None:
         ("DELETE FROM a WHERE x = 'values (1), (2), ' AND EXISTS (SELECT FROM b)", ["a", "b"]),
     ],
 )
-def test_literals_and_rows_hide_no_relation(sql: str, relations: list[str]) -> None:
+def test_relations_are_found_despite_literals_and_rows(sql: str, relations: list[str]) -> None:
     assert names(sql) == relations
 
 
-def test_literals_hide_no_change_of_search_path() -> None:
+def test_a_change_of_search_path_is_found_despite_literals() -> None:
     assert read("INSERT INTO a SELECT set_config('search_path', 'x', false)").changes_search_path
     assert not read("INSERT INTO a SELECT set_config('work_mem', '8MB', false)").changes_search_path
 
 
-def test_rows_hide_no_function() -> None:
+def test_functions_are_found_despite_rows() -> None:
     assert "own" in read("INSERT INTO a VALUES (1), (own(2)), (3), (4)").calls
     assert "own" in read("INSERT INTO a VALUES (1), (2), (public.own('x'))").calls
 

@@ -24,7 +24,7 @@ LOCKS = sorted(ROOT.glob("requirements/*.txt"))
 VULNERABILITY = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fixed_in": ["2.0"], "withdrawn": None}
 CANARY = {"pycrypto/2.6.1": {"info": {"version": "2.6.1"}, "vulnerabilities": [VULNERABILITY]}}
 
-# Files that may run pip, and files that people copy commands from.
+# Files that may run pip, and files from which people copy commands.
 SOURCES = [ROOT / name for name in ("Dockerfile", "README.md", "CONTRIBUTING.md", ".ci/run")]
 SOURCES += [path for folder in ("ci", "scripts", ".github", "docs", "examples") for path in (ROOT / folder).rglob("*")]
 SOURCES = [path for path in SOURCES if path.is_file() and path.suffix != ".pyc"]
@@ -64,7 +64,7 @@ def audit(address: str, *packages: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
-def test_every_requirement_is_one_version_with_its_hashes(path: Path) -> None:
+def test_every_requirement_is_pinned_to_one_version_with_hashes(path: Path) -> None:
     entries = re.sub(r"\\\n", " ", re.sub(r"(?m)^\s*#.*\n", "", path.read_text())).splitlines()
     assert entries
     for entry in entries:
@@ -86,7 +86,7 @@ def test_a_known_vulnerability_fails_the_audit(path: str) -> None:
     assert "some 1.0: PYSEC-1 (CVE-1), fixed in 2.0" in output
 
 
-def test_a_withdrawn_advisory_does_not_count() -> None:
+def test_a_withdrawn_advisory_is_ignored() -> None:
     with index({**CANARY, "some": record("1.0", {**VULNERABILITY, "withdrawn": "2026-01-01"})}) as address:
         status, output = audit(address, "some==1.0")
     assert (status, output) == (0, "audit: 1 of 1 locked versions audited, 0 vulnerable\n")

@@ -1,4 +1,4 @@
-"""What a migration must not contain, and how its chunks are read: in order, ahead, and none that is invalid."""
+"""What a migration must not contain, and how its chunks are read ahead in order, without any invalid ones."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_text_that_may_be_sent_has_no_violation(sql: str) -> None:
     assert violation(sql) is None
 
 
-def test_the_message_quotes_nothing_of_the_file() -> None:
+def test_the_message_quotes_nothing_from_the_file() -> None:
     for sql in (
         "BEGIN sesame;",
         "\\sesame",
@@ -141,13 +141,13 @@ def chunk(sql: str, *, lines: int = 0, column: int = 0) -> Chunk:
     return Chunk(sql, scan(sql), lines=lines, column=column)
 
 
-def test_the_line_of_a_violation_is_that_of_the_file() -> None:
+def test_the_line_of_a_violation_is_its_line_in_the_file() -> None:
     with pytest.raises(MigrationFailure, match=r"^COMMIT: .* \(line 42\)$") as caught:
         validate(Migration("001.sql"), chunk("a;\nCOMMIT;", lines=40))
     assert caught.value.fields == {"line": 42}
 
 
-def test_a_mark_that_is_no_whole_line_of_the_file_is_none() -> None:
+def test_a_marker_must_be_a_whole_line_of_the_file() -> None:
     sql = "-- migrate:down\nb;"
     validate(Migration("001.sql"), chunk(sql, lines=40, column=3))
     with pytest.raises(MigrationFailure, match=r"line 41\)$"):
@@ -165,7 +165,7 @@ def test_a_mark_that_is_no_whole_line_of_the_file_is_none() -> None:
         ("SELECT * FROM my_migrations, _migrations_old", None),
     ],
 )
-def test_only_a_file_that_runs_in_a_transaction_may_touch_the_table_of_migrations(sql: str, line: int | None) -> None:
+def test_only_a_file_that_runs_in_a_transaction_may_change_the_migrations_table(sql: str, line: int | None) -> None:
     validate(Migration("001.sql", sql), chunk(sql))
     without_transaction = Migration("001.sql", f"-- migrate:no-transaction\n{sql}")
     if line is None:
@@ -205,7 +205,7 @@ def test_the_chunks_are_the_same_with_and_without_reading_ahead(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("wrong", ["COMMIT;", "SELECT $body$;", None], ids=["a violation", "never closed", "changed"])
-def test_of_a_large_file_the_failure_comes_in_place_of_the_chunk_that_has_it(tmp_path: Path, wrong: str | None) -> None:
+def test_a_large_file_fails_at_the_chunk_that_contains_the_problem(tmp_path: Path, wrong: str | None) -> None:
     reader = ChunkReader(large(tmp_path, LINE * LINES + (wrong or ""), None if wrong else "another"))
     chunks = []
     with pytest.raises(MigrationFailure):
@@ -214,24 +214,24 @@ def test_of_a_large_file_the_failure_comes_in_place_of_the_chunk_that_has_it(tmp
             try:
                 reader.read_ahead()
             except MigrationFailure:
-                pytest.fail("it comes too early: the server may report an earlier one")
+                pytest.fail("raised too early: the server may report an earlier error")
     assert chunks == list(ChunkReader(large(tmp_path, LINE * LINES)))[: len(chunks)]
     assert sum(len(found.text) for found in chunks) > CHUNK_CHARS
 
 
-def test_of_a_kept_file_no_chunk_comes_before_all_are_valid() -> None:
+def test_a_file_in_memory_yields_no_chunk_until_all_are_valid() -> None:
     sql = LINE * (2 * MAX_MESSAGE_CHARS // len(LINE))
     assert len(list(ChunkReader(Migration("001.sql", sql)))) > 1
     with pytest.raises(MigrationFailure, match="COMMIT"):
         next(ChunkReader(Migration("001.sql", sql + "COMMIT;")))
 
 
-def test_a_file_with_a_problem_has_no_chunk() -> None:
+def test_a_file_with_a_problem_yields_no_chunk() -> None:
     with pytest.raises(MigrationFailure, match=r"^the file cannot be read$"):
         next(ChunkReader(Migration("001.sql", problem="the file cannot be read")))
 
 
-def test_reading_ahead_at_the_end_finds_nothing() -> None:
+def test_reading_ahead_at_the_end_is_harmless() -> None:
     reader = ChunkReader(Migration("001.sql", "SELECT 1"))
     assert next(reader).text == "SELECT 1"
     reader.read_ahead()

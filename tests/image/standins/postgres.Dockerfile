@@ -1,4 +1,4 @@
-# The development wheel's Postgres where postgres:17 cannot be pulled, with the official image's variables.
+# The development wheel's Postgres with the official image's variables, for use if postgres:17 cannot be pulled.
 ARG PYTHON_IMAGE
 FROM ${PYTHON_IMAGE}
 RUN echo postgres:x:999:999::/:/bin/sh >>/etc/passwd && echo postgres:x:999: >>/etc/group && \
