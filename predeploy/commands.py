@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING
 from predeploy import __version__
 from predeploy.errors import ConfigurationError
 from predeploy.migrations.directory import read_migrations
+from predeploy.migrations.layout import CALLBACK, NOT_READ, ROLLBACK
+from predeploy.migrations.order import order_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from predeploy.connection.connect import Connection
+    from predeploy.apply.migrations_table import Row
     from predeploy.connection.dsn import Dsn
     from predeploy.migrations.migration import MigrationFiles
     from predeploy.report import Report
@@ -27,6 +30,8 @@ log = logging.getLogger("predeploy")
 
 STATES = ("applied", "pending", "changed", "missing")
 _MAX_NAMES = 5
+_MAX_IGNORED = 100  # names in the fields of one log line
+_MISTYPED = re.compile(r"""["'*]|^[a-z][a-z0-9+.-]*://|^file:|^~|^\s|\s$""", re.IGNORECASE)
 
 
 def migrate(settings: Settings, dsn: Dsn, report: Report) -> None:
@@ -34,10 +39,10 @@ def migrate(settings: Settings, dsn: Dsn, report: Report) -> None:
     from predeploy.apply.fast_path import FastPath
 
     started = time.monotonic()
-    fast_path = FastPath(dsn, wait_timeout=settings.wait_timeout)  # logs in while the files are being read
+    fast_path = FastPath(dsn, settings.table, wait_timeout=settings.wait_timeout)  # logs in while files are read
     files = _read_files(settings, dsn)
-    if fast_path.everything_is_applied(files, report.result):
-        report.set_outcome(0)
+    if fast_path.everything_is_applied(files, settings.strict, report.result):
+        _set_outcome(report, files, settings)
         return
     gc.disable()  # imports create no garbage; collection during imports takes 10 ms in a run that applies 20 files
     from predeploy.apply.migrator import Migrator
@@ -55,23 +60,38 @@ def migrate(settings: Settings, dsn: Dsn, report: Report) -> None:
         watch_after=settings.watch_after,
         stop_on_error=settings.on_error == "stop",
         direct_url=settings.direct_url,
+        table=settings.table,
+        strict=settings.strict,
     )
     migrator = Migrator(server, files, options)
     report.follow(migrator.state.result, lambda: migrator.state.interrupted)
     migrator.run()
-    report.set_outcome(1 if report.result.errors else 0)
+    _set_outcome(report, files, settings)
 
 
 def status(settings: Settings, dsn: Dsn, report: Report) -> None:
     """List every migration with its state."""
-    counts = _log_status(_statuses(settings, dsn))
-    report.set_outcome(0, ", ".join(f"{count} {state}" for state, count in counts.items()), **counts)
+    files = _read_files(settings, dsn)
+    counts = _log_status(migration_status(files, _read_rows(settings, dsn)))
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items())
+    report.set_outcome(
+        0, summary if any(counts.values()) else no_files_message(files, settings.migrations_dir), **counts
+    )
 
 
 def check(settings: Settings, dsn: Dsn, report: Report) -> None:
-    """Report through the exit code whether any migration is pending."""
-    pending = [row.name for row in _statuses(settings, dsn) if row.state == "pending"]
-    report.set_outcome(10 if pending else 0, _describe_pending(pending), pending=len(pending))
+    """Report through the exit code whether any migration is pending, or MIGRATE_STRICT forbids what is found."""
+    from predeploy.apply.drift import find_drift, refuse
+    from predeploy.apply.migrations_table import checksums
+
+    files = _read_files(settings, dsn)
+    drift = find_drift(files, checksums(_read_rows(settings, dsn)))
+    pending = [migration.name for migration in drift.pending]
+    if refuse(drift.findings, settings.strict, report.result):
+        report.set_outcome(1, pending=len(pending))
+        return
+    message = _describe_pending(pending) if files.migrations else no_files_message(files, settings.migrations_dir)
+    report.set_outcome(10 if pending else 0, message, pending=len(pending))
 
 
 def plan(settings: Settings, dsn: Dsn, report: Report) -> None:
@@ -81,7 +101,7 @@ def plan(settings: Settings, dsn: Dsn, report: Report) -> None:
 
     files = _read_files(settings, dsn)
     with Server(dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
-        message, fields = log_plan(conn, files, report.result)
+        message, fields = log_plan(conn, files, settings.table, report.result)
     report.set_outcome(1 if report.result.errors else 0, message, **fields)
 
 
@@ -98,6 +118,7 @@ def rehearse(settings: Settings, dsn: Dsn, report: Report) -> None:
         lock_wait_timeout=settings.lock_wait_timeout,
         lock_timeout=settings.lock_timeout,
         statement_timeout=settings.statement_timeout,
+        table=settings.table,
     )
     report.set_outcome(1 if report.result.errors else 0, message, **fields)
 
@@ -132,20 +153,36 @@ class MigrationStatus:
     applied_at: datetime | None = None
 
 
-def migration_status(conn: Connection, files: MigrationFiles) -> list[MigrationStatus]:
-    """Return the state of every file, and of every row without a file, sorted by name."""
-    from predeploy.apply.drift import has_changed
-    from predeploy.apply.migrations_table import read_rows
+def migration_status(files: MigrationFiles, rows: Mapping[str, Row]) -> list[MigrationStatus]:
+    """Return the state of every file, and of every row without a file, in the order of the run."""
+    from predeploy.apply.drift import find_drift
+    from predeploy.apply.migrations_table import checksums
 
-    rows = read_rows(conn) or {}
-    found = {}
-    for migration in files.migrations:
-        row = rows.get(migration.name)
-        state = "pending" if row is None else "changed" if has_changed(migration, row.checksum) else "applied"
-        found[migration.name] = MigrationStatus(migration.name, state, row.applied_at if row else None)
-    for name in rows.keys() - found.keys():
-        found[name] = MigrationStatus(name, "missing", rows[name].applied_at)
-    return [found[name] for name in sorted(found)]
+    drift = find_drift(files, checksums(rows))
+    states = {finding.name: finding.kind for finding in drift.findings if finding.kind in STATES}
+    states |= {migration.name: "pending" for migration in drift.pending}
+    names = [migration.name for migration in files.migrations]
+    names += [name for name, state in states.items() if state == "missing"]
+    found = []
+    for name in sorted(names, key=order_key(names, numeric=files.numeric)):
+        row = rows.get(drift.renamed.get(name, name))
+        found.append(MigrationStatus(name, states.get(name, "applied"), row.applied_at if row else None))
+    return found
+
+
+def no_files_message(files: MigrationFiles, directory: str) -> str:
+    """Return a sentence for a directory without migrations, which differs from that for a finished run."""
+    if not files.found:
+        return f"No migrations: the directory {directory} does not exist"
+    return f"No migrations: the directory {directory} contains no migration files"
+
+
+def _set_outcome(report: Report, files: MigrationFiles, settings: Settings) -> None:
+    no_files = None if files.migrations else no_files_message(files, settings.migrations_dir)
+    if report.result.errors:
+        report.set_outcome(1)
+    else:
+        report.set_outcome(0, no_files)
 
 
 def _read_files(settings: Settings, dsn: Dsn) -> MigrationFiles:
@@ -157,10 +194,13 @@ def _read_files(settings: Settings, dsn: Dsn) -> MigrationFiles:
         names = {"event": "settings.unknown", "names": list(settings.unknown)}
         plural = "s" if len(settings.unknown) > 1 else ""
         log.warning("Ignoring unknown setting%s %s", plural, ", ".join(settings.unknown), extra=names)
-    files = read_migrations(settings.migrations_dir)
-    for name in files.lookalikes:
-        fields = {"event": "migration.ignored", "migration": name}
-        log.warning("Ignoring %s: the extension must be lower-case .sql", name, extra=fields)
+    files = read_migrations(settings.migrations_dir, numeric=settings.numeric_order)
+    if not files.found and _MISTYPED.search(settings.migrations_dir):
+        raise ConfigurationError(
+            "MIGRATIONS_DIR does not exist and seems mistyped: it contains quotes, *, a URL scheme, ~ or white space "
+            "at either end. Set it to the path of a directory."
+        )
+    _log_ignored(files)
     if settings.require_files and not files.migrations:
         raise ConfigurationError(
             "MIGRATE_REQUIRE_FILES is set, but MIGRATIONS_DIR has no .sql files. Check that the directory is mounted."
@@ -168,12 +208,30 @@ def _read_files(settings: Settings, dsn: Dsn) -> MigrationFiles:
     return files
 
 
-def _statuses(settings: Settings, dsn: Dsn) -> list[MigrationStatus]:
+def _log_ignored(files: MigrationFiles) -> None:
+    """Log the files that never run, one line per kind."""
+    kinds = {
+        ROLLBACK: (logging.INFO, "rollback files never run"),
+        CALLBACK: (logging.WARNING, "callbacks of Flyway never run"),
+        NOT_READ: (
+            logging.WARNING,
+            "a migration is a file NAME.sql, or NAME/migration.sql or NAME/up.sql in a directory without .sql files",
+        ),
+    }
+    for kind, (level, why) in kinds.items():
+        if names := [file.name for file in files.ignored if file.kind == kind]:
+            shown = f"{', '.join(names[:_MAX_NAMES])}{_more(names)}"
+            fields = {"migration": names[0], "count": len(names), "names": names[:_MAX_IGNORED]}
+            extra = {"event": "migration.ignored", **fields}
+            log.log(level, "Ignoring %s file%s: %s; %s", len(names), "s"[: len(names) > 1], shown, why, extra=extra)
+
+
+def _read_rows(settings: Settings, dsn: Dsn) -> dict[str, Row]:
+    from predeploy.apply.migrations_table import read_rows
     from predeploy.connection.connect import Server
 
-    files = _read_files(settings, dsn)
     with Server(dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
-        return migration_status(conn, files)
+        return read_rows(conn, settings.table) or {}
 
 
 def _log_status(rows: list[MigrationStatus]) -> dict[str, int]:
@@ -189,5 +247,8 @@ def _log_status(rows: list[MigrationStatus]) -> dict[str, int]:
 def _describe_pending(names: list[str]) -> str:
     if not names:
         return "No pending migrations"
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return f"{len(names)} pending: {', '.join(names[:_MAX_NAMES])}{more}"
+    return f"{len(names)} pending: {', '.join(names[:_MAX_NAMES])}{_more(names)}"
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from predeploy.errors import ConfigurationError, DatabaseUrlMissing
+from predeploy.sql.table_name import TableName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,7 @@ _DIRECT_URLS = (  # in which platforms provide a connection string that bypasses
     "DIRECT_DATABASE_URL",
     "DIRECT_URL",
 )
+STRICT_KINDS = ("changed", "missing", "late", "misordered", "renamed", "ignored")  # see apply/drift.py
 _KNOWN = {
     "MIGRATE_WAIT_TIMEOUT",
     "MIGRATE_LOCK_WAIT_TIMEOUT",
@@ -39,6 +41,9 @@ _KNOWN = {
     "MIGRATE_WATCH_AFTER",
     "MIGRATE_ON_ERROR",
     "MIGRATE_REQUIRE_FILES",
+    "MIGRATE_ORDER",
+    "MIGRATE_STRICT",
+    "MIGRATE_TABLE",
     "MIGRATE_LOG_LEVEL",
     "MIGRATE_LOG_FORMAT",
     "MIGRATE_TERMINATION_LOG",
@@ -62,6 +67,9 @@ class Settings(NamedTuple):  # creating this class takes 0.1 ms; a frozen datacl
     watch_after: float
     on_error: str
     require_files: bool
+    numeric_order: bool
+    strict: frozenset[str]
+    table: TableName
     log_level: str
     log_format: str
     direct_url: str
@@ -89,6 +97,9 @@ def load_settings(environ: Mapping[str, str], *, default_dir: str) -> Settings:
         watch_after=_duration(environ, "MIGRATE_WATCH_AFTER", 5),
         on_error=_choice(environ, "MIGRATE_ON_ERROR", "continue", "stop"),
         require_files=_truth(environ, "MIGRATE_REQUIRE_FILES"),
+        numeric_order=_choice(environ, "MIGRATE_ORDER", "name", "numeric") == "numeric",
+        strict=_strict(environ),
+        table=_table(environ),
         log_level=_choice(environ, "MIGRATE_LOG_LEVEL", "info", "debug", "warning", "error"),
         log_format=_choice(environ, "MIGRATE_LOG_FORMAT", "auto", "json", "text"),
         direct_url=next((name for name in _DIRECT_URLS if environ.get(name)), ""),
@@ -147,6 +158,25 @@ def _choice(environ: Mapping[str, str], name: str, default: str, *others: str) -
     if text not in {default, *others}:
         raise ConfigurationError(f"Invalid {name}: expected one of {', '.join((default, *others))}.")
     return text
+
+
+def _strict(environ: Mapping[str, str]) -> frozenset[str]:
+    kinds = {word for word in re.split(r"[\s,]+", environ.get("MIGRATE_STRICT", "").lower()) if word}
+    if kinds == {"all"}:
+        return frozenset(STRICT_KINDS)
+    if not kinds.issubset(STRICT_KINDS):
+        raise ConfigurationError(f"Invalid MIGRATE_STRICT: expected all, or some of {','.join(STRICT_KINDS)}.")
+    return frozenset(kinds)
+
+
+def _table(environ: Mapping[str, str]) -> TableName:
+    text = environ.get("MIGRATE_TABLE")
+    try:
+        return TableName.parse(text) if text else TableName()
+    except ValueError:
+        raise ConfigurationError(
+            'Invalid MIGRATE_TABLE: expected name or schema.name, quoted if needed ("My Table"), at most 63 bytes each.'
+        ) from None
 
 
 def _truth(environ: Mapping[str, str], name: str) -> bool:

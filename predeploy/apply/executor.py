@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from predeploy.connection.session import SessionProfile
     from predeploy.migrations.chunks import Chunk
     from predeploy.migrations.migration import Migration
+    from predeploy.sql.table_name import TableName
 
 _INVALID_INDEXES = """
     SELECT n.nspname, c.relname
@@ -177,7 +178,7 @@ class Execution:
     ) -> MigrationFailure | AlreadyApplied | LockUnavailable:
         """Classify an error that the server returned instead of the next result; see the module docstring."""
         part = message.part
-        if part.kind is Kind.CLAIM and (refused := _classify_claim_error(error)):
+        if part.kind is Kind.CLAIM and (refused := _classify_claim_error(error, self._table.name)):
             return refused
         if part.kind is Kind.ROW_CHECK:
             return MigrationFailure(_ROW_REMOVED, sqlstate=error.sqlstate)
@@ -237,7 +238,7 @@ class Execution:
         except psycopg.Error as error:
             if is_lost(self._conn):
                 raise
-            refused = _classify_claim_error(error)
+            refused = _classify_claim_error(error, self._table.name)
             raise refused or failure_from(error, chunk, None, 0, transactional=False) from None
 
     def _run_statement(self, chunk: Chunk, number: int, invalid_before: set[tuple[str, str]] | None) -> None:
@@ -271,14 +272,16 @@ class Execution:
         return {index for index in found if index not in before or _built_name(index[1]).lower() in text}
 
 
-def _classify_claim_error(error: psycopg.Error) -> AlreadyApplied | LockUnavailable | None:
-    if isinstance(error, psycopg.errors.UniqueViolation):
+def _classify_claim_error(error: psycopg.Error, table: TableName) -> AlreadyApplied | LockUnavailable | None:
+    if isinstance(error, (psycopg.errors.UniqueViolation, psycopg.errors.DivisionByZero)):
         return AlreadyApplied()
     if isinstance(error, psycopg.errors.NotNullViolation):
         return LockUnavailable()
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         raise PostgresRefused(
-            "The role cannot write to _migrations. Run GRANT SELECT, INSERT ON _migrations for it.", "privilege"
+            f"The role cannot write to {table}. Run GRANT SELECT, INSERT ON {table} for it "
+            "(and UPDATE if there are repeatable migrations).",
+            "privilege",
         ) from None
     return None
 

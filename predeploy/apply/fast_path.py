@@ -10,31 +10,33 @@ import logging
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from predeploy.apply.drift import warn_of_drift
+from predeploy.apply.drift import find_drift, refuse, warn
 from predeploy.connection import libpq
 from predeploy.connection.background import BackgroundCall
 from predeploy.connection.parameters import log_connected, login_conninfo
 from predeploy.errors import PostgresUnavailable
+from predeploy.migrations.migration import normalize
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from predeploy.connection.dsn import Dsn
     from predeploy.migrations.migration import MigrationFiles, MigrationResult
+    from predeploy.sql.table_name import TableName
 
 log = logging.getLogger(__name__)
 
 MAX_S = 2.0  # for the login and the query together; capped at half of MIGRATE_WAIT_TIMEOUT
 
 # Each column is aggregated into one string and split again here: 10,000 rows take 5 ms this way, and 60 ms as rows.
-# If _migrations has no checksum column, `checksum` is the column of the one-row table. statement_timeout ends the
+# If the table has no checksum column, `checksum` is the column of the one-row table. statement_timeout ends the
 # query on the server if it is still waiting for another session's lock after this process has exited.
 _APPLIED = """
     SET LOCAL statement_timeout = {milliseconds};
     SELECT pg_catalog.current_setting('transaction_read_only'), pg_catalog.count(*),
            pg_catalog.string_agg(t.name, E'\\n'), pg_catalog.string_agg(coalesce(t.checksum, ''), E'\\n')
     FROM (SELECT NULL::text AS checksum) AS default_values,
-         LATERAL (SELECT name, checksum, applied_at FROM _migrations) AS t
+         LATERAL (SELECT name, checksum, applied_at FROM {table}) AS t
 """
 
 
@@ -49,14 +51,15 @@ class AppliedMigrations(NamedTuple):
 class FastPath:
     """Queries the server in the background while the files are read."""
 
-    def __init__(self, dsn: Dsn, *, wait_timeout: float) -> None:
+    def __init__(self, dsn: Dsn, table: TableName, *, wait_timeout: float) -> None:
         self._dsn = dsn
+        self._table = table
         self._started = time.monotonic()
         self._seconds = min(MAX_S, wait_timeout / 2)
         library = libpq.load() if self._seconds > 0 else None
         self._call = BackgroundCall(lambda: self._read(library)) if library else None
 
-    def everything_is_applied(self, files: MigrationFiles, result: MigrationResult) -> bool:
+    def everything_is_applied(self, files: MigrationFiles, strict: Collection[str], result: MigrationResult) -> bool:
         """Return whether every migration is known to be applied; if so, log and record the outcome.
 
         Raise `PostgresRefused` or `DatabaseUrlInvalid` if the login failed and retrying cannot help.
@@ -65,9 +68,15 @@ class FastPath:
         names = [migration.name for migration in files.migrations]
         if applied is None or not applied.checksums.keys() >= {*names}:
             return False
+        drift = find_drift(files, applied.checksums)
+        if drift.pending:
+            return False
         log_connected(self._dsn, attempt=1, wait_s=applied.wait_s, server_version=applied.server_version)
+        if refuse(drift.findings, strict, result):
+            failed = {error.name for error in result.errors}
+            names = [name for name in names if name not in failed]
+        warn((finding for finding in drift.findings if finding.kind not in strict), ("changed", "missing"))
         result.skipped[:] = names
-        warn_of_drift(files, applied.checksums)
         return True
 
     def _wait(self) -> AppliedMigrations | None:
@@ -89,14 +98,14 @@ class FastPath:
         """Log in and read the table; return None if the server is read-only or a value contains a separator."""
         session = libpq.Session(library, login_conninfo(self._dsn), self._started + self._seconds)
         try:
-            message = _APPLIED.format(milliseconds=max(round(1000 * self._seconds), 1))
+            message = _APPLIED.format(milliseconds=max(round(1000 * self._seconds), 1), table=self._table.sql)
             read_only, count, *columns = session.ask(message.encode())
             names, checksums = (_split(text.decode(), int(count)) for text in columns)
             if read_only != b"off" or names is None or checksums is None:
                 return None
             wait_s = time.monotonic() - self._started
             return AppliedMigrations(
-                dict(zip(names, checksums, strict=True)), session.parameter(b"server_version"), wait_s
+                dict(zip(map(normalize, names), checksums, strict=True)), session.parameter(b"server_version"), wait_s
             )
         finally:
             session.close()

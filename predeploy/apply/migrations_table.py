@@ -1,4 +1,6 @@
-"""The `_migrations` table, in which every implementation of the protocol records the applied migrations.
+"""The migrations table, in which every implementation of the protocol records the applied migrations.
+
+It is called `_migrations` unless MIGRATE_TABLE names another.
 
 The protocol defines `name` and `applied_at`. This implementation adds `checksum`, which is nullable. The column is
 missing if another implementation created the table and this role is not allowed to alter it.
@@ -10,15 +12,17 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
-from psycopg import pq, sql
+from psycopg import pq
 
 from predeploy.connection.query_message import run
 from predeploy.connection.session import join
 from predeploy.errors import ConfigurationError, PostgresRefused
 from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION
+from predeploy.migrations.migration import normalize
+from predeploy.sql.table_name import DEFAULT_TABLE, TableName
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from psycopg.pq.abc import PGresult
@@ -34,14 +38,14 @@ _READ = """
     FROM (SELECT NULL::text AS checksum) AS default_values,
          LATERAL (SELECT name, checksum, applied_at FROM {table}) AS t
 """
-LOCATE = """
+_LOCATE = """
     SELECT n.nspname,
            EXISTS (SELECT FROM pg_catalog.pg_attribute a
                    WHERE a.attrelid = c.oid AND a.attname = 'checksum' AND NOT a.attisdropped),
            c.relhastriggers OR c.relhasrules
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.oid = to_regclass('_migrations');
-    SELECT current_schema()
+    WHERE c.oid = to_regclass({table});
+    SELECT {schema}
 """
 # Schema-qualified, because a migration may have changed search_path so that other operators come first.
 _ROW_CHECK = "SELECT 1 OPERATOR(pg_catalog./) pg_catalog.count(*) FROM {table} WHERE name OPERATOR(pg_catalog.=) {name}"
@@ -51,6 +55,14 @@ _CREATE = """
         applied_at TIMESTAMPTZ NOT NULL DEFAULT now(),
         checksum TEXT
     )
+"""
+_SCHEMA = "(SELECT nspname FROM pg_catalog.pg_namespace WHERE nspname = {schema})"
+# The division fails if no row is updated: the migration has been applied with another checksum in the meantime.
+_CLAIM_AGAIN = """
+    WITH claimed AS (
+        UPDATE {table} SET {values} WHERE name OPERATOR(pg_catalog.=) {name} AND {unchanged} RETURNING 1
+    )
+    SELECT 1 OPERATOR(pg_catalog./) pg_catalog.count(*) FROM claimed
 """
 _ADD_CHECKSUM = "BEGIN;SET LOCAL lock_timeout='2s';ALTER TABLE {table} ADD COLUMN IF NOT EXISTS checksum TEXT;COMMIT"
 
@@ -63,49 +75,65 @@ class Row(NamedTuple):
     applied_at: datetime
 
 
-def read_rows(conn: Connection, table: sql.Composable = sql.Identifier("_migrations")) -> dict[str, Row] | None:  # noqa: B008
-    """Return the applied migrations by name, or None if there is no table. Takes one round trip."""
+def locate(table: TableName) -> str:
+    """Return two queries: the existing table's schema and properties, and the schema in which to create the table."""
+    schema = _SCHEMA.format(schema=_literal(table.schema)) if table.schema else "current_schema()"
+    return _LOCATE.format(table=_literal(table.sql), schema=schema)
+
+
+def read_rows(conn: Connection, table: TableName = DEFAULT_TABLE) -> dict[str, Row] | None:
+    """Return the applied migrations by name, or None if there is no table; take one round trip and no lock."""
     try:
-        found = conn.execute(sql.SQL(_READ).format(table=table)).fetchall()
+        found = conn.execute(_READ.format(table=table.sql).encode()).fetchall()
     except psycopg.errors.UndefinedTable:
         return None
     except psycopg.errors.UndefinedColumn:
         raise ConfigurationError(
-            "A table named _migrations exists but has no name or applied_at column. "
-            "Rename it, or put another schema first in search_path."
+            f"A table named {table} exists but has no name or applied_at column. "
+            "Rename it, set MIGRATE_TABLE to another name, or put another schema first in search_path."
         ) from None
     except psycopg.errors.InsufficientPrivilege:
         raise PostgresRefused(
-            "The role cannot read _migrations. Run GRANT SELECT, INSERT ON _migrations for it "
+            f"The role cannot read {table}. Run GRANT SELECT, INSERT ON {table.sql} for it "
             "(and GRANT USAGE on its schema).",
             "privilege",
         ) from None
-    return {name: Row(name, checksum, applied_at) for name, checksum, applied_at in found}
+    return {normalize(name): Row(name, checksum, applied_at) for name, checksum, applied_at in found}
+
+
+def checksums(rows: Mapping[str, Row]) -> dict[str, str | None]:
+    """Return the recorded checksums by name."""
+    return {name: row.checksum for name, row in rows.items()}
 
 
 class MigrationsTable:
-    """`_migrations` in the schema where it was found or created, even if a migration changes search_path.
+    """The table in the schema where it was found or created, even if a migration changes search_path.
 
     `is_new` is True if this run created the table. `may_lose_row` is True if the table has triggers or rules, or if a
     migration of this run mentions the table, so a row may be removed; once True, it stays True until the run ends.
     """
 
-    def __init__(self, schema: str, *, has_checksum: bool, may_lose_row: bool = False, is_new: bool = False) -> None:
+    def __init__(
+        self, name: TableName, *, has_checksum: bool, may_lose_row: bool = False, is_new: bool = False
+    ) -> None:
+        self.name = name
+        self.has_checksum = has_checksum
         self.may_lose_row = may_lose_row
         self.is_new = is_new
-        self.identifier = sql.Identifier(schema, "_migrations")
-        self._has_checksum = has_checksum
-        self._name = ""  # the identifier as SQL
+        self._recorded: Mapping[str, str | None] = {}
 
     def rows(self, conn: Connection) -> dict[str, Row]:
-        """Return the applied migrations by name."""
-        return read_rows(conn, self.identifier) or {}
+        """Return the applied migrations by name, and note their checksums for the claims of repeatable migrations."""
+        rows = read_rows(conn, self.name) or {}
+        self._recorded = {row.name: row.checksum for row in rows.values()}
+        return rows
 
     def claim(self, conn: Connection, name: str, checksum: str | None, *, fenced: bool = True) -> str:
-        """Return the INSERT that marks a migration as applied; the primary key lets only one runner succeed.
+        """Return the statement that marks a migration as applied; the primary key lets only one runner succeed.
 
-        If `fenced`, the INSERT also takes the advisory lock until its transaction ends, without waiting. If another
-        session holds the lock, the inserted name is NULL, which the primary key rejects.
+        It is an INSERT, or an UPDATE of the row with the old checksum if a repeatable migration runs again. If
+        `fenced`, it also takes the advisory lock until its transaction ends, without waiting. If another session holds
+        the lock, the name becomes NULL, which the primary key rejects.
         """
         quote = pq.Escaping(conn.pgconn).escape_literal  # ten times as fast as psycopg.sql; matters with 1,000 files
         literal = quote(name.encode()).decode()
@@ -113,64 +141,90 @@ class MigrationsTable:
             "name": f"CASE WHEN {TRY_IN_TRANSACTION} THEN {literal} END" if fenced else literal,
             "applied_at": "pg_catalog.clock_timestamp()",  # now() would be the time when the message arrived
         }
-        if self._has_checksum:
+        if self.has_checksum:
             values["checksum"] = quote(checksum.encode()).decode() if checksum else "NULL"
-        table = self._name = self._name or self.identifier.as_string(conn)
-        return f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(values.values())})"  # noqa: S608  quoted above; replaced by tests/faults/planted.py
+        if name in self._recorded:
+            old = self._recorded[name]
+            unchanged = f"checksum OPERATOR(pg_catalog.=) {quote(old.encode()).decode()}" if old else "checksum IS NULL"
+            return _CLAIM_AGAIN.format(
+                table=self.name.sql,
+                values=", ".join(f"{column} = {value}" for column, value in values.items()),
+                name=literal,
+                unchanged=unchanged,
+            )
+        return f"INSERT INTO {self.name.sql} ({', '.join(values)}) VALUES ({', '.join(values.values())})"  # noqa: S608  quoted above; replaced by tests/faults/planted.py
 
     def row_check(self, conn: Connection, name: str) -> Sql:
         """Return two statements; the second fails if the migration's row, or the whole table, is missing.
 
         The check runs as the role that logged in, even if the migration has set another role.
         """
-        query = sql.SQL(_ROW_CHECK).format(table=self.identifier, name=sql.Literal(name)).as_string(conn)
+        query = _ROW_CHECK.format(table=self.name.sql, name=_quote(conn, name))
         return join("SET SESSION AUTHORIZATION DEFAULT", query)
 
     def note_text(self, text: str) -> None:
         """Set `may_lose_row` if the text of a migration mentions the table: the migration may add a trigger to it."""
-        self.may_lose_row = self.may_lose_row or "_migrations" in text
+        self.may_lose_row = self.may_lose_row or self.name.name in text
 
 
-def ensure_table(conn: Connection, answers: Sequence[PGresult] = (), *, alter: bool = True) -> MigrationsTable:
-    """Find `_migrations` on the search path, or create it in the path's first schema.
+def ensure_table(
+    conn: Connection,
+    name: TableName = DEFAULT_TABLE,
+    answers: Sequence[PGresult] = (),
+    *,
+    alter: bool = True,
+) -> MigrationsTable:
+    """Find the table, or create it in its schema, by default the first schema of the search path.
 
     Call this function under the lock: concurrent CREATE TABLE IF NOT EXISTS statements can cause a unique violation in
     pg_type. The table is looked up first, because IF NOT EXISTS requires the CREATE privilege on the schema even if the
-    table exists. `answers` are the two results of LOCATE, if the caller has already sent it. If `alter` is False, do
+    table exists. `answers` are the two results of `locate`, if the caller has already sent it. If `alter` is False, do
     not add a missing column, and do not begin or end a transaction.
     """
-    found, current = answers or run(conn, LOCATE)
+    found, current = answers or run(conn, locate(name))
     if found.ntuples:
-        schema = _text(found, 0)
-        has_checksum = found.get_value(0, 1) == b"t" or (alter and _add_checksum(conn, schema))
-        return MigrationsTable(schema, has_checksum=has_checksum, may_lose_row=found.get_value(0, 2) == b"t")
+        table = TableName(name.name, _text(found, 0))
+        has_checksum = found.get_value(0, 1) == b"t" or (alter and _add_checksum(conn, table))
+        return MigrationsTable(table, has_checksum=has_checksum, may_lose_row=found.get_value(0, 2) == b"t")
     schema = _text(current, 0)
+    if not schema and name.schema:
+        raise ConfigurationError(f"MIGRATE_TABLE names schema {name.schema}, which does not exist. Create it first.")
     if not schema:
         raise PostgresRefused("No schema in search_path exists. Create one, or change search_path.", "privilege")
+    table = TableName(name.name, schema)
     try:
-        conn.execute(sql.SQL(_CREATE).format(table=sql.Identifier(schema, "_migrations")))
+        conn.execute(_CREATE.format(table=table.sql).encode())
     except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
-        return ensure_table(conn)  # another implementation, which does not lock first, has just created the table
+        return ensure_table(conn, name)  # another implementation, which does not lock first, just created the table
     except psycopg.errors.InsufficientPrivilege:
         raise PostgresRefused(
-            f'The role cannot create _migrations. Run GRANT CREATE ON SCHEMA "{schema}" for it, '
+            f'The role cannot create {name.name}. Run GRANT CREATE ON SCHEMA "{schema}" for it, '
             "or create the table first.",
             "privilege",
         ) from None
-    return MigrationsTable(schema, has_checksum=True, is_new=True)
+    return MigrationsTable(table, has_checksum=True, is_new=True)
 
 
 def _text(result: PGresult, column: int) -> str:
     return (result.get_value(0, column) or b"").decode()
 
 
-def _add_checksum(conn: Connection, schema: str) -> bool:
+def _quote(conn: Connection, text: str) -> str:
+    return pq.Escaping(conn.pgconn).escape_literal(text.encode()).decode()
+
+
+def _literal(text: str | None) -> str:
+    return "'" + (text or "").replace("'", "''") + "'"
+
+
+def _add_checksum(conn: Connection, table: TableName) -> bool:
     try:
-        conn.execute(sql.SQL(_ADD_CHECKSUM).format(table=sql.Identifier(schema, "_migrations")))
+        conn.execute(_ADD_CHECKSUM.format(table=table.sql).encode())
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
         conn.execute("ROLLBACK")
         log.info(
-            "Could not add the checksum column to _migrations; changed files will not be detected",
+            "Could not add the checksum column to %s; changed files will not be detected",
+            table.name,
             extra={"event": "table.unaltered"},
         )
         return False

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from predeploy.apply.batch import CAN_RAISE_NOTICE, Batch
-from predeploy.apply.drift import warn_of_order
+from predeploy.apply.drift import warn
 from predeploy.apply.executor import Execution
 from predeploy.apply.loop import ApplyLoop
-from predeploy.apply.migrations_table import LOCATE, ensure_table, read_rows
+from predeploy.apply.migrations_table import checksums, ensure_table, locate, read_rows
 from predeploy.apply.run_options import RunOptions
 from predeploy.apply.run_state import MAX_LOSSES, RunState
 from predeploy.connection.login_errors import classify_statement_error
@@ -32,17 +32,23 @@ from predeploy.monitor.watcher import Watcher
 from predeploy.signals import deferred
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from psycopg.errors import Diagnostic
 
-    from predeploy.apply.migrations_table import MigrationsTable
+    from predeploy.apply.drift import Drift
+    from predeploy.apply.migrations_table import MigrationsTable, Row
     from predeploy.connection.connect import Connection, ConnectionSource
     from predeploy.connection.session import SessionProfile
     from predeploy.migrations.migration import MigrationFiles, MigrationResult
 
 log = logging.getLogger(__name__)
+
+_NO_CHECKSUM = (
+    "a repeatable migration needs the column checksum, which the table lacks; "
+    "run ALTER TABLE {} ADD COLUMN checksum TEXT"
+)
 
 _LAST_LOOK_S = 0.8  # for a login during cleanup; must end before the forced exit
 
@@ -60,7 +66,7 @@ class Migrator:
     """Runs the migrations once; `state.result` is always accurate, even if the run is interrupted."""
 
     def __init__(self, db: ConnectionSource, files: MigrationFiles, options: RunOptions = RunOptions()) -> None:  # noqa: B008  frozen
-        self.state = RunState(files)
+        self.state = RunState(files, options.table)
         self._db = db
         self._files = files
         self._options = options
@@ -94,20 +100,26 @@ class Migrator:
         """Perform the whole run on one connection; raise a psycopg error if the connection is lost."""
         if self._backend_pid:
             end_stale_session(conn, self._backend_pid)
-        rows = read_rows(conn) or {}  # replaced by tests/faults/planted.py
-        self.state.reconcile(rows)
-        if not self.state.pending(rows):  # without the lock, so that replicas start in parallel
-            self.state.finish(rows)
+        rows = read_rows(conn, self._options.table) or {}  # replaced by tests/faults/planted.py
+        drift = self._compare(rows)
+        if not drift.pending and not drift.renamed:  # without the lock, so that replicas start in parallel
+            self.state.finish(drift)
             return
         profile = self._choose_profile(conn, watcher)
         with advisory_lock(conn, timeout=self._options.lock_wait_timeout, pooled=profile.pooled):
-            *_, can_raise_notice, located, schema = run(conn, f"{profile.setup.sql}{CAN_RAISE_NOTICE};{LOCATE}")
-            table = ensure_table(conn, (located, schema))
+            queries = f"{CAN_RAISE_NOTICE};{locate(self._options.table)}"
+            *_, can_raise_notice, located, schema = run(conn, f"{profile.setup.sql}{queries}")
+            table = ensure_table(conn, self._options.table, (located, schema))
             rows = {} if table.is_new else table.rows(conn)  # replaced by tests/faults/planted.py
-            self.state.reconcile(rows)
-            pending = self.state.pending(rows)
-            warn_of_order(self._files, [migration.name for migration in pending], rows)
-            executions = (Execution(conn, table, m, profile, self._options.direct_url) for m in pending)
+            drift = self._compare(rows)
+            warn(drift.findings, ("renamed", "misordered", "late"))
+            for migration in [m for m in self._files.migrations if m.name in drift.renamed]:
+                with suppress(psycopg.errors.UniqueViolation, psycopg.errors.NotNullViolation):  # another runner
+                    run(conn, table.claim(conn, migration.name, migration.checksum))
+            for migration in drift.pending:
+                if migration.repeatable and not table.has_checksum:
+                    migration.problem = _NO_CHECKSUM.format(table.name.sql)
+            executions = (Execution(conn, table, m, profile, self._options.direct_url) for m in drift.pending)
             self._batch = Batch(conn, profile, can_raise_notice=bool(can_raise_notice.ntuples))
             self._loop = ApplyLoop(conn, profile, self._batch, executions, self.state, watcher, self._options)
             try:
@@ -115,8 +127,13 @@ class Migrator:
             except BaseException as error:
                 self._break_off(conn, table, profile, error)
                 raise
-            self.state.finish(rows)
+            self.state.finish(drift)
         conn.close()  # so that a pool replaces it: psycopg does not know that the reset dropped its prepared statements
+
+    def _compare(self, rows: Mapping[str, Row]) -> Drift:
+        recorded = checksums(rows)
+        self.state.reconcile(recorded)
+        return self.state.compare(recorded, self._options.strict)
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
@@ -156,7 +173,7 @@ class Migrator:
                     end_stale_session(conn, self._backend_pid)
             if self.state.in_flight:
                 self.state.mark_in_doubt()
-                self.state.reconcile(table.rows(conn))
+                self.state.reconcile(checksums(table.rows(conn)))
                 self.state.is_rolled_back = not is_new  # the old session may still commit
 
     @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from predeploy.sql.table_name import DEFAULT_TABLE, TableName
+
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
@@ -12,7 +14,8 @@ class RunOptions:
     `lock_timeout` and `statement_timeout` apply within each migration; 0 keeps the server's settings. On a lock
     timeout, a deadlock or a serialization failure, a migration is retried, up to `attempts` attempts in total.
     Progress is logged once a migration has run for `watch_after` seconds; 0 disables progress logging. `direct_url` is
-    the name of a variable that may contain a connection string that bypasses a pooler.
+    the name of a variable that may contain a connection string that bypasses a pooler. Findings of the `strict` kinds
+    (see `apply/drift.py`) are errors that prevent the run.
     """
 
     lock_wait_timeout: float = 300.0
@@ -22,3 +25,5 @@ class RunOptions:
     watch_after: float = 5.0
     stop_on_error: bool = False
     direct_url: str = ""
+    table: TableName = DEFAULT_TABLE
+    strict: frozenset[str] = frozenset()

@@ -17,24 +17,24 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from predeploy.apply.drift import warn_of_drift
+from predeploy.apply.drift import Drift, find_drift, is_applied, refuse, refuse_copies, warn
 from predeploy.apply.failure import log_failure
 from predeploy.migrations.migration import MigrationFailure, MigrationResult
+from predeploy.sql.table_name import DEFAULT_TABLE, TableName
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from predeploy.apply.migrations_table import Row
     from predeploy.migrations.migration import Migration, MigrationFiles
 
 log = logging.getLogger(__name__)
 
 MAX_LOSSES = 3
 _ROLLED_BACK = "; it was rolled back"
-_UNCONFIRMED = "; the server did not confirm the rollback in time. Check _migrations for what was committed"
+_UNCONFIRMED = "; the server did not confirm the rollback in time. Check {} for what was committed"
 _PARTLY_IN_EFFECT = (
     " without a transaction; some of its statements may have taken effect. "
-    "Check the schema and _migrations before you run it again"
+    "Check the schema and {} before you run it again"
 )
 
 
@@ -45,12 +45,13 @@ class RunState:
     connections by the name of the running migration, or under "" if none was running.
     """
 
-    def __init__(self, files: MigrationFiles) -> None:
+    def __init__(self, files: MigrationFiles, table: TableName = DEFAULT_TABLE) -> None:
         self.result = MigrationResult()
         self.in_flight: list[Migration] = []
         self.losses: Counter[str] = Counter()
         self.is_rolled_back = False  # the server has rolled back the migrations in flight
         self._files = files
+        self._table = table
         self._in_doubt: list[Migration] = []
         self._applied: list[Migration] = []  # by this run
 
@@ -65,20 +66,30 @@ class RunState:
         if not (unsettled := self.in_flight or self._in_doubt):
             return None
         if not unsettled[0].transactional:
-            return unsettled[0].name, _PARTLY_IN_EFFECT
-        return unsettled[0].name, _ROLLED_BACK if self.is_rolled_back else _UNCONFIRMED
+            return unsettled[0].name, _PARTLY_IN_EFFECT.format(self._table)
+        return unsettled[0].name, _ROLLED_BACK if self.is_rolled_back else _UNCONFIRMED.format(self._table)
 
-    def reconcile(self, rows: Collection[str]) -> None:
-        """Update the state of this run to match the names in the table; see the module docstring."""
-        for migration in [migration for migration in self._in_doubt if migration.name in rows]:
+    def reconcile(self, recorded: Mapping[str, str | None]) -> None:
+        """Update the state of this run to match the names and checksums in the table; see the module docstring."""
+        for migration in [migration for migration in self._in_doubt if is_applied(migration, recorded)]:
             self.mark_applied(migration, in_doubt=True)
-        for migration in [migration for migration in self._applied if migration.name not in rows]:
+        for migration in [migration for migration in self._applied if not is_applied(migration, recorded)]:
             self._withdraw(migration)
 
-    def pending(self, rows: Collection[str]) -> list[Migration]:
-        """Return the migrations that still need to be applied, given the names in the table."""
-        decided = {*rows, *self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
-        return [migration for migration in self._files.migrations if migration.name not in decided]
+    def compare(self, recorded: Mapping[str, str | None], strict: Collection[str]) -> Drift:
+        """Compare the files with the table, without the migrations that this run has already decided on.
+
+        A finding of a `strict` kind is an error, and leaves nothing pending.
+        """
+        drift = find_drift(self._files, recorded)
+        refuse_copies(drift)
+        decided = {*self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
+        pending = [migration for migration in drift.pending if migration.name not in decided]
+        findings = [finding for finding in drift.findings if finding.kind not in strict]
+        if refuse(drift.findings, strict, self.result):
+            self.result.not_run.extend(migration.name for migration in pending)
+            return Drift([], {}, {}, findings)
+        return drift._replace(pending=pending, findings=findings)
 
     def mark_started(self, migration: Migration, place: Mapping[str, int]) -> None:
         """Log that a migration starts; `place` holds its number and the number of pending migrations."""
@@ -94,8 +105,8 @@ class RunState:
         self._in_doubt = [other for other in self._in_doubt if other is not migration]
         extra = {"event": "migration.applied", "migration": migration.name, **fields}
         if in_doubt:
-            message = "%s is applied (found in _migrations; another runner may have applied it)"
-            log.info(message, migration.name, extra={**extra, "in_doubt": True})
+            message = "%s is applied (found in %s; another runner may have applied it)"
+            log.info(message, migration.name, self._table, extra={**extra, "in_doubt": True})
         else:
             log.info("Applied %s", migration.name, extra=extra)
 
@@ -149,11 +160,11 @@ class RunState:
             )
         return migration.problem
 
-    def finish(self, rows: Mapping[str, Row]) -> None:
+    def finish(self, drift: Drift) -> None:
         """Record the skipped migrations, and warn about files that have changed since they were applied."""
         not_skipped = {*self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         self.result.skipped[:] = [m.name for m in self._files.migrations if m.name not in not_skipped]
-        warn_of_drift(self._files, {name: row.checksum for name, row in rows.items()})
+        warn(drift.findings, ("changed", "missing"))
 
     def _withdraw(self, migration: Migration) -> None:
         """Withdraw an applied migration: mark it as pending again, or as failed if it runs without a transaction."""
@@ -161,15 +172,16 @@ class RunState:
         self.result.applied.remove(migration.name)
         fields = {"event": "migration.undone", "migration": migration.name}
         log.warning(
-            "%s was applied, but its row in _migrations is missing; the server may have lost it in a failover",
+            "%s was applied, but its row in %s is missing; the server may have lost it in a failover",
             migration.name,
+            self._table,
             extra=fields,
         )
         if not migration.transactional:
             self.mark_failed(
                 migration,
                 MigrationFailure(
-                    "its row in _migrations is missing, and it was applied without a transaction. "
+                    f"its row in {self._table} is missing, and it was applied without a transaction. "
                     "Check the schema before you run it again"
                 ),
             )

@@ -16,6 +16,8 @@ _NO_TRANSACTION = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 
+_REPEATABLE = re.compile(r"--[ ]*migrate:repeatable[ \t]*", re.IGNORECASE)
+
 
 def is_transactional(sql: str) -> bool:
     """Return whether the text runs in a transaction; a `--` comment before the first statement can disable it."""
@@ -30,3 +32,15 @@ def read_leading(sql: str) -> tuple[bool, int]:
             return False, position
         position = gap.end()
     return True, position
+
+
+def is_repeatable(sql: str) -> bool:
+    """Return whether a `--` comment before the first statement makes the migration repeatable."""
+    if "migrate:repeatable" not in sql.lower():
+        return False  # the usual case
+    position = 0
+    while gap := _GAP.match(sql, position):
+        if _REPEATABLE.fullmatch(gap[0]):
+            return True
+        position = gap.end()
+    return False

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from predeploy.errors import ConfigurationError
 from predeploy.migrations.large_file import BOM, examine, open_regular_file
-from predeploy.migrations.migration import Migration, MigrationFiles
+from predeploy.migrations.layout import read_layout
+from predeploy.migrations.migration import Migration, MigrationFiles, normalize
+from predeploy.migrations.order import order_key, same_version
 
 try:  # the interpreter's built-in module: loading OpenSSL for hashlib takes 2.5 ms and 3 MiB
     from _sha2 import sha256  # type: ignore[import-not-found]  # since Python 3.12
@@ -26,25 +28,49 @@ _BLOCK_BYTES = 1 << 20
 _NOT_UTF8 = "line {}: invalid UTF-8; save the file as UTF-8"
 
 
-def read_migrations(directory: Path | str) -> MigrationFiles:
-    """List, sort, read and hash the directory's `.sql` files. Subdirectories are not searched; dot files are ignored.
+def read_migrations(directory: Path | str, *, numeric: bool = False) -> MigrationFiles:
+    """List, sort, read and hash the directory's migrations; if `numeric`, sort them by number, not by code points.
 
     A missing directory is treated as empty. Raise `ConfigurationError` if the directory exists but cannot be listed,
-    because it must not be treated as empty.
+    because it must not be treated as empty, and if two of Flyway's migrations have the same version.
     """
+    folder = os.fspath(directory)
     try:
-        names = [name for name in sorted(os.listdir(directory)) if not name.startswith(".")]
+        layout = read_layout(folder)
     except FileNotFoundError:
-        return MigrationFiles()
+        return MigrationFiles(found=False)
     except OSError as error:
         raise ConfigurationError(f"Cannot list the migrations directory: {error.strerror}.") from None
-    folder = os.fspath(directory)
-    migrations = [_read(folder, name) for name in names if name.endswith(".sql")]
-    lookalikes = [name for name in names if not name.endswith(".sql") and name.lower().endswith(".sql")]
-    return MigrationFiles(tuple(migrations), tuple(lookalikes))
+    migrations = [_read(folder, name, layout.problems.get(name)) for name in layout.migrations]
+    if not all(name.isascii() for name in layout.migrations):
+        _refuse_same_names(migrations)
+    names = [migration.name for migration in migrations]
+    if numeric:
+        if pair := same_version(names):
+            raise ConfigurationError(f"{pair[0]} and {pair[1]} have the same version. Rename one of them.")
+        for migration in migrations:
+            if migration.name.startswith("R__"):  # Flyway's repeatable migrations
+                migration.repeats = True
+    key = order_key(names, numeric=numeric)
+    migrations.sort(key=lambda migration: key(migration.name))
+    return MigrationFiles(tuple(migrations), tuple(layout.ignored), numeric)
 
 
-def _read(folder: str, name: str) -> Migration:
+def _refuse_same_names(migrations: list[Migration]) -> None:
+    """Set the `problem` of a file whose name differs from another one only in its Unicode normal form."""
+    taken: set[str] = set()
+    for migration in migrations:
+        name = normalize(migration.name)
+        if name in taken:
+            migration.problem = "another file has the same name in another Unicode normal form; remove one of them"
+        else:
+            migration.name = name
+            taken.add(name)
+
+
+def _read(folder: str, name: str, problem: str | None) -> Migration:
+    if problem:
+        return Migration(name, problem=problem)
     path = f"{folder}/{name}"
     try:
         name.encode()
@@ -91,4 +117,4 @@ def _read_large(name: str, path: str) -> Migration | None:
         return None
     if found.bad_line:
         return Migration(name, checksum=found.checksum, problem=_NOT_UTF8.format(found.bad_line))
-    return Migration(name, checksum=found.checksum, path=path, _transactional=True)
+    return Migration(name, checksum=found.checksum, path=path, _transactional=True, repeats=found.repeatable)

@@ -26,6 +26,7 @@ class Examined(NamedTuple):
     transactional: bool
     checksum: str
     bad_line: int | None
+    repeatable: bool = False
 
 
 def open_regular_file(path: str) -> tuple[int, int]:
@@ -41,7 +42,7 @@ def open_regular_file(path: str) -> tuple[int, int]:
 
 def examine(path: str) -> Examined:
     """Read a large file once. Raise OSError on failure. If it is not `transactional`, the other fields are empty."""
-    from predeploy.migrations.directives import read_leading
+    from predeploy.migrations.directives import is_repeatable, read_leading
 
     checksum, decoder = _Checksum(), codecs.getincrementaldecoder("utf-8")()
     lines, bad_line, is_first = 1, None, True
@@ -56,7 +57,8 @@ def examine(path: str) -> Examined:
             checksum.add(block)
             bad_line = bad_line or _bad_line(decoder, block, lines)
             lines += block.count(b"\n")
-    return Examined(True, checksum.hexdigest(), bad_line or _bad_line(decoder, b"", lines, final=True))  # noqa: FBT003
+    bad_line = bad_line or _bad_line(decoder, b"", lines, final=True)
+    return Examined(transactional, checksum.hexdigest(), bad_line, is_repeatable(head))
 
 
 def read_text(path: str, expected: str | None) -> Generator[str, None, None]:

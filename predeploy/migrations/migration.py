@@ -6,10 +6,22 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from predeploy.migrations.layout import NOT_READ
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from predeploy.migrations.chunks import Chunk
+    from predeploy.migrations.layout import IgnoredFile
+
+
+def normalize(name: str) -> str:
+    """Return a name in Unicode normal form C, because a checkout on another system may decompose the same name."""
+    if name.isascii():
+        return name
+    import unicodedata  # rarely needed
+
+    return unicodedata.normalize("NFC", name)
 
 
 @dataclass(slots=True)
@@ -26,6 +38,7 @@ class Migration:
     problem: str | None = None
     path: str | None = None
     _transactional: bool | None = field(default=None, repr=False, compare=False)
+    repeats: bool | None = field(default=None, repr=False, compare=False)
 
     @property
     def transactional(self) -> bool:
@@ -35,6 +48,15 @@ class Migration:
 
             self._transactional = is_transactional(self.sql)
         return self._transactional
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the migration runs again each time its checksum is new, after all other migrations."""
+        if self.repeats is None:
+            from predeploy.migrations.directives import is_repeatable
+
+            self.repeats = is_repeatable(self.sql)
+        return self.repeats
 
     @property
     def is_large(self) -> bool:
@@ -69,10 +91,24 @@ class Migration:
 
 
 class MigrationFiles(NamedTuple):
-    """All `.sql` files, sorted by name in code point order, and files with a similar extension such as `.SQL`."""
+    """The files of a directory: its migrations in order, and the files that never run.
+
+    `numeric` is True if the migrations are sorted by number instead of by code points. `found` is False if the
+    directory does not exist.
+    """
 
     migrations: tuple[Migration, ...] = ()
-    lookalikes: tuple[str, ...] = ()
+    ignored: tuple[IgnoredFile, ...] = ()
+    numeric: bool = False
+    found: bool = True
+
+    def names(self) -> set[str]:
+        """Return the names of all files on disk, including those that never run."""
+        return {*(migration.name for migration in self.migrations), *(file.name for file in self.ignored)}
+
+    def not_read(self) -> list[str]:
+        """Return the names of files that resemble migrations but are not read as such."""
+        return [file.name for file in self.ignored if file.kind == NOT_READ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from predeploy.apply.drift import find_drift, refuse_copies
 from predeploy.apply.executor import AlreadyApplied, Execution
 from predeploy.apply.failure import log_failure
-from predeploy.apply.migrations_table import ensure_table, read_rows
+from predeploy.apply.migrations_table import checksums, ensure_table, read_rows
 from predeploy.connection.login_errors import classify_statement_error
 from predeploy.connection.pooler import backend_pid, dedicated_backend_pid
 from predeploy.connection.query_message import run
@@ -32,6 +33,7 @@ from predeploy.monitor.watcher import Watcher
 from predeploy.plan.catalog import read_relations
 from predeploy.plan.lock_modes import LockMode, lock_mode_of
 from predeploy.plan.static_plan import add_lock, describe_locks, lock_fields, relevant_locks
+from predeploy.sql.table_name import DEFAULT_TABLE, TableName
 
 if TYPE_CHECKING:
     from predeploy.apply.migrations_table import MigrationsTable
@@ -84,6 +86,7 @@ def rehearse(
     lock_wait_timeout: float,
     lock_timeout: float,
     statement_timeout: float,
+    table: TableName = DEFAULT_TABLE,
 ) -> tuple[str, dict[str, int]]:
     """Run the pending migrations under the migration lock, roll them back, and add failures to `result`.
 
@@ -96,7 +99,7 @@ def rehearse(
     }
     with db.connection() as conn, autocommit(conn), Watcher(db, conn) as watcher:
         try:
-            if not _pending(conn, files):
+            if not _pending(conn, files, table):
                 return "No pending migrations", {"rehearsed": 0, "not_rehearsed": 0}
             pooled = dedicated_backend_pid(conn, db) is None
             profile = pooled_profile(**timeouts) if pooled else direct_profile(**timeouts, options=conn.info.options)
@@ -104,8 +107,8 @@ def rehearse(
                 run(conn, profile.setup.sql)
                 _begin(conn, profile, lock_wait_timeout)
                 watcher.backend = backend_pid(conn)
-                rehearsal = _Rehearsal(conn, profile, watcher, files, result)
-                for migration in _pending(conn, files):
+                rehearsal = _Rehearsal(conn, profile, watcher, files, table, result)
+                for migration in _pending(conn, files, table):
                     rehearsal.run(migration)
             finally:
                 roll_back(conn, profile)
@@ -118,9 +121,10 @@ def rehearse(
     return message, {"rehearsed": rehearsed, "not_rehearsed": left_out}
 
 
-def _pending(conn: Connection, files: MigrationFiles) -> list[Migration]:
-    rows = read_rows(conn) or {}
-    return [migration for migration in files.migrations if migration.name not in rows]
+def _pending(conn: Connection, files: MigrationFiles, table: TableName) -> list[Migration]:
+    drift = find_drift(files, checksums(read_rows(conn, table) or {}))
+    refuse_copies(drift)
+    return drift.pending
 
 
 def _begin(conn: Connection, profile: SessionProfile, timeout: float) -> None:
@@ -145,6 +149,7 @@ class _Rehearsal:
         profile: SessionProfile,
         watcher: Watcher,
         files: MigrationFiles,
+        table: TableName,
         result: MigrationResult,
     ) -> None:
         self._files = files
@@ -154,7 +159,8 @@ class _Rehearsal:
         self._watcher = watcher
         self._result = result
         self._relations = read_relations(conn)
-        self._table: MigrationsTable = ensure_table(conn, alter=False)
+        self._table: MigrationsTable = ensure_table(conn, table, alter=False)
+        self._table.rows(conn)  # notes which repeatable migrations to claim again
         self._savepoint = f"rehearsal_{secrets.token_hex(8)}"  # random, so that no migration can use it
         self._reset = profile.reset.sql + profile.begin.sql.partition(";")[2]
         self._profile = SessionProfile(commit=join(*_CHECK_DEFERRED), pooled=profile.pooled)
@@ -180,7 +186,7 @@ class _Rehearsal:
             execution.run()
         except (MigrationFailure, AlreadyApplied) as problem:
             run(self._conn, f"ROLLBACK TO SAVEPOINT {self._savepoint};{release}")
-            in_table = MigrationFailure("the migration is already recorded in _migrations")
+            in_table = MigrationFailure(f"the migration is already recorded in {self._table.name}")
             failure = problem if isinstance(problem, MigrationFailure) else in_table
             if failure.sqlstate == "55P03":
                 failure.fields["hint"] = _IN_USE
@@ -212,6 +218,6 @@ class _Rehearsal:
         found = set()
         for oid, pg_mode in self._conn.execute(_LOCKS).fetchall():
             relation, mode = self._relations.get(oid), lock_mode_of(pg_mode)
-            if relation and mode and not (relation.name == "_migrations" and mode <= LockMode.ROW_EXCLUSIVE):
+            if relation and mode and not (relation.name == self._table.name.name and mode <= LockMode.ROW_EXCLUSIVE):
                 found.add((relation, mode))
         return found

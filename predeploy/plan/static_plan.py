@@ -7,8 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from predeploy.apply.drift import find_drift, refuse_copies, warn
 from predeploy.apply.failure import log_failure
-from predeploy.apply.migrations_table import read_rows
+from predeploy.apply.migrations_table import checksums, read_rows
 from predeploy.migrations.migration import MigrationFailure
 from predeploy.migrations.validate import ChunkReader
 from predeploy.plan.catalog import read_catalog
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from predeploy.migrations.migration import Migration, MigrationFiles, MigrationResult
     from predeploy.plan.catalog import Catalog, Relation
     from predeploy.plan.lock_modes import ImpliedLock, RelationLock, StatementEffects
+    from predeploy.sql.table_name import TableName
 
 log = logging.getLogger(__name__)
 
@@ -44,16 +46,20 @@ class FilePlan:
     failure: MigrationFailure | None = None
 
 
-def plan_migrations(conn: Connection, files: MigrationFiles) -> list[FilePlan]:
+def plan_migrations(conn: Connection, files: MigrationFiles, table: TableName) -> list[FilePlan]:
     """Return the plans for all pending migrations, in order."""
-    rows = read_rows(conn) or {}
+    drift = find_drift(files, checksums(read_rows(conn, table) or {}))
+    refuse_copies(drift)
+    warn(drift.findings, ("renamed", "misordered", "late"))
     catalog = read_catalog(conn)
-    return [_plan_file(m, catalog) for m in files.migrations if m.name not in rows]
+    return [_plan_file(migration, catalog) for migration in drift.pending]
 
 
-def log_plan(conn: Connection, files: MigrationFiles, result: MigrationResult) -> tuple[str, dict[str, Any]]:
+def log_plan(
+    conn: Connection, files: MigrationFiles, table: TableName, result: MigrationResult
+) -> tuple[str, dict[str, Any]]:
     """Log the plan, add expected failures to `result`, and return the message and fields for the last log line."""
-    plans = plan_migrations(conn, files)
+    plans = plan_migrations(conn, files, table)
     for plan in plans:
         if plan.failure:
             log_failure("Would fail", plan.migration, plan.failure, result, files.migrations)

@@ -129,12 +129,14 @@ def test_status_in_text_has_one_line_per_migration_and_the_counts_at_the_end(
 
 
 def test_check_in_text_is_one_line(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+    migrations_dir.write("0.sql", "SELECT 1")
+    run()
     finished = run("check", as_json=False, MIGRATE_LOG_FORMAT="text")
     assert (finished.exit_code, finished.stdout) == (0, "No pending migrations\n")
-    for number in range(2):
+    for number in range(1, 3):
         migrations_dir.write(f"{number}.sql", "SELECT 1")
     finished = run("check", as_json=False, MIGRATE_LOG_FORMAT="text")
-    assert (finished.exit_code, finished.stdout) == (10, "2 pending: 0.sql, 1.sql\n")
+    assert (finished.exit_code, finished.stdout) == (10, "2 pending: 1.sql, 2.sql\n")
 
 
 def test_check_names_the_first_few_migrations(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:

@@ -22,6 +22,7 @@ from predeploy.apply.fast_path import MAX_S, FastPath
 from predeploy.connection.dsn import parse_dsn
 from predeploy.migrations.directory import read_migrations
 from predeploy.migrations.migration import MigrationResult
+from predeploy.sql.table_name import DEFAULT_TABLE
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 
@@ -347,8 +348,8 @@ def test_no_thread_or_session_outlives_the_fast_path(
     proxy.silent_after = silent_after
     migrations_dir.write("001.sql", SQL)
     result = MigrationResult()
-    fast_path = FastPath(parse_dsn(database.dsn_at(proxy.port)), wait_timeout=1)
-    seen = fast_path.everything_is_applied(read_migrations(migrations_dir.path), result)
+    fast_path = FastPath(parse_dsn(database.dsn_at(proxy.port)), DEFAULT_TABLE, wait_timeout=1)
+    seen = fast_path.everything_is_applied(read_migrations(migrations_dir.path), (), result)
     assert (seen, result.skipped) == (True, ["001.sql"]) if silent_after is None else (False, [])
     eventually(lambda: "pg-predeploy-background" not in {thread.name for thread in threading.enumerate()})
     if seen:  # a silent proxy does not close connections either

@@ -22,5 +22,6 @@ class MigrationsDir:
     def write(self, name: str, sql: str | bytes) -> Path:
         """Write one file and return its path; a str is written as UTF-8, with its line endings unchanged."""
         path = self.path / name
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(sql.encode() if isinstance(sql, str) else sql)
         return path

@@ -36,8 +36,9 @@ DIRECTIONS = [  # each package or module imports only from its own line and the 
     "log",
     "migrations",
     "redaction",
+    "settings",
     "sql",
-    "settings signals",
+    "signals",
     "errors",
 ]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

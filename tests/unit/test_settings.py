@@ -7,6 +7,7 @@ import pytest
 
 from predeploy.errors import ConfigurationError, DatabaseUrlMissing
 from predeploy.settings import Settings, load_settings, termination_log
+from predeploy.sql.table_name import DEFAULT_TABLE, TableName
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +43,9 @@ def test_only_the_connection_string_is_required() -> None:
         watch_after=5,
         on_error="continue",
         require_files=False,
+        numeric_order=False,
+        strict=frozenset(),
+        table=DEFAULT_TABLE,
         log_level="info",
         log_format="auto",
         direct_url="",
@@ -328,3 +332,38 @@ def test_the_termination_log_defaults_to_that_of_kubernetes_if_it_exists(
 def test_a_direct_connection_string_is_recognised_by_its_variable(variable: str) -> None:
     assert load(**{variable: "postgres://someone:hunter2@direct/app"}).direct_url == variable
     assert load(**{variable: ""}).direct_url == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("", set()),
+        ("changed", {"changed"}),
+        ("changed,missing", {"changed", "missing"}),
+        (" Late, renamed ", {"late", "renamed"}),
+        ("all", {"changed", "missing", "late", "misordered", "renamed", "ignored"}),
+    ],
+)
+def test_strict_is_a_list_of_kinds(text: str, kinds: set[str]) -> None:
+    assert load(MIGRATE_STRICT=text).strict == kinds
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MIGRATE_STRICT", "changes"),
+        ("MIGRATE_STRICT", "all,late"),
+        ("MIGRATE_ORDER", "number"),
+        ("MIGRATE_TABLE", "a.b.c"),
+        ("MIGRATE_TABLE", "my table"),
+    ],
+)
+def test_an_unknown_value_names_the_variable(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"Invalid {name}: expected") as caught:
+        load(**{name: value})
+    assert value not in str(caught.value)
+
+
+def test_the_table_and_the_order_are_read() -> None:
+    assert load(MIGRATE_TABLE='app."My Table"').table == TableName("My Table", "app")
+    assert load(MIGRATE_ORDER="numeric").numeric_order
