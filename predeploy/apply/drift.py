@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from predeploy.migrations.migration import MigrationError
-from predeploy.migrations.order import numeric_key, order_key
+from predeploy.migrations.order import have_fixed_width, numeric_key, order_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -182,6 +182,8 @@ def _find_misordered(files: MigrationFiles, pending: Collection[Migration]) -> l
     if files.numeric or not pending:
         return []
     names = [migration.name for migration in files.migrations]
+    if have_fixed_width(names):
+        return []
     to_run = {migration.name for migration in pending}
     key = numeric_key(names)
     numbered = [(found[1], name) for name in names if not (found := key(name))[0]]
@@ -196,10 +198,12 @@ def _find_misordered(files: MigrationFiles, pending: Collection[Migration]) -> l
 def _find_late(files: MigrationFiles, pending: Iterable[Migration], recorded: Iterable[str]) -> Iterator[Finding]:
     """Yield the pending migrations that sort before an applied one; repeatable migrations are left out."""
     names = [migration.name for migration in pending if not migration.repeatable]
-    repeatable = {file.name for file in files.migrations if names and file.name in recorded and file.repeatable}
-    applied = [name for name in recorded if name not in repeatable]
-    key = order_key([*applied, *names], numeric=files.numeric)
-    last = max(map(key, applied), default=None)
-    for name in names if last is not None else ():
-        if key(name) < last:
+    if not names:
+        return
+    key = order_key([*recorded, *names], numeric=files.numeric)
+    by_name = {migration.name: migration for migration in files.migrations}
+    last_first = sorted(recorded, key=key, reverse=True)
+    last = next((name for name in last_first if name not in by_name or not by_name[name].repeatable), None)
+    for name in names:
+        if last is not None and key(name) < key(last):
             yield Finding("late", name, f"Out of order: {name} sorts before an applied migration")

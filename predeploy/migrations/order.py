@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 _FLYWAY = re.compile(r"V([0-9]+(?:[._][0-9]+)*)__")
 _DIGITS = re.compile(r"[0-9]+")
@@ -62,6 +62,13 @@ def flyway_version(text: str) -> list[int]:
     while len(numbers) > 1 and not numbers[-1]:
         del numbers[-1]
     return numbers
+
+
+def have_fixed_width(names: Sequence[str]) -> bool:
+    """Return whether the numbers after the common prefix all have the same width: both orders are then the same."""
+    prefix = _common_prefix(names)
+    widths = {len(digits[0]) for name in names if (digits := _DIGITS.match(name, prefix))}
+    return len(widths) <= 1 and not any(name.startswith("V") for name in names)
 
 
 def same_version(names: Iterable[str]) -> tuple[str, str] | None:
