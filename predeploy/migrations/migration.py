@@ -42,19 +42,20 @@ class Migration:
         return self.path is not None
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the text in chunks that each end with a statement.
+        """Yield the forward text in chunks that each end with a statement; down sections are blank.
 
         Raise `MigrationFailure` in place of the last chunk if a large file has changed since it was first read.
         """
         from predeploy.migrations.chunks import chunks_of, split_chunks
+        from predeploy.migrations.sections import forward_chunks
 
         if self.path is None:
-            yield from chunks_of(self.sql)
+            yield from forward_chunks(chunks_of(self.sql))
             return
         from predeploy.migrations.large_file import SourceFileError, read_text
 
         try:
-            yield from split_chunks(read_text(self.path, self.checksum))
+            yield from forward_chunks(split_chunks(read_text(self.path, self.checksum)))
         except SourceFileError as error:
             raise MigrationFailure(str(error)) from None
 

@@ -19,16 +19,6 @@ if TYPE_CHECKING:
     from predeploy.migrations.migration import Migration
     from predeploy.sql.splitter import Scan, Statement
 
-# A marker begins its comment, and only text that its tool allows may follow; a mere mention of a marker does not match.
-_ROLLBACK_HALF = re.compile(
-    r"--(?:"
-    r"[ \t]*(?:migrate:down|\+(?:goose|migrate|micrate)[ \t]+down|rambler[ \t]+down|//[ \t]*@undo)"
-    r"(?:[ \t].*)?"
-    r"|[- \t]*(?:create above / drop below|down[ \t]+migration)[- \t]*"  # tern, node-pg-migrate
-    r")(?=[\r\n]|\Z)",
-    re.IGNORECASE,
-)
-_HAS_ROLLBACK_HALF = "contains a down migration, which would be executed too; remove everything from this line on"
 _OUR_TABLE = "a no-transaction migration must not use _migrations, because its changes cannot be rolled back"
 _RESTRICT = re.compile(r"\\(?:un)?restrict\b")
 # A single lookup handles most statements, because a file may contain a million of them.
@@ -104,19 +94,19 @@ def _valid_chunks(migration: Migration) -> Iterator[Chunk]:
 
 def validate(migration: Migration, chunk: Chunk) -> None:
     """Raise `MigrationFailure` if a chunk must not be sent."""
-    if violation := find_violation(chunk.text, chunk.scan, chunk.column):
+    if violation := find_violation(chunk.text, chunk.scan):
         raise MigrationFailure(violation.message, line=chunk.lines + violation.line)
     if not migration.transactional and (line := _line_with_table(chunk.text, chunk.scan.statements)):
         raise MigrationFailure(_OUR_TABLE, line=chunk.lines + line)
 
 
-def find_violation(sql: str, scan: Scan, column: int = 0) -> Violation | None:
-    """Return the first violation in a text, or None. The text starts after `column` characters of its first line."""
-    first = min(_first_of_each_kind(sql, scan, column), default=None)
+def find_violation(sql: str, scan: Scan) -> Violation | None:
+    """Return the first violation in a text, or None."""
+    first = min(_first_of_each_kind(sql, scan), default=None)
     return first and Violation(line_and_column(sql, first[0])[0], first[1])
 
 
-def _first_of_each_kind(sql: str, scan: Scan, column: int) -> Iterator[tuple[int, str]]:
+def _first_of_each_kind(sql: str, scan: Scan) -> Iterator[tuple[int, str]]:
     if (nul := sql.find("\0")) >= 0:
         yield nul, "contains a NUL character, where Postgres stops reading; save the file as UTF-8 without it"
     if scan.backslash is not None:
@@ -130,18 +120,6 @@ def _first_of_each_kind(sql: str, scan: Scan, column: int) -> Iterator[tuple[int
         if statement.words[:1] in _LOOKED_AT and (message := _check_statement(sql, statement)):
             yield statement.start, message
             break
-    for comment in scan.comments:
-        if _ROLLBACK_HALF.match(sql, comment) and _is_mark(sql, scan, comment, column):
-            yield comment, _HAS_ROLLBACK_HALF
-            break
-
-
-def _is_mark(sql: str, scan: Scan, comment: int, column: int) -> bool:
-    """Return whether a comment is alone on its line and followed by a statement."""
-    line_start = max(sql.rfind("\n", 0, comment), sql.rfind("\r", 0, comment)) + 1
-    if column and not line_start:
-        return False
-    return not sql[line_start:comment].strip() and any(statement.end > comment for statement in scan.statements[-1:])
 
 
 def _check_backslash(sql: str, offset: int) -> str:

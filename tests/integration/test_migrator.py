@@ -117,7 +117,6 @@ REJECTED = [
     ("SELECT 1;\nSELECT 'open", 2, "never closed"),
     ("SELECT 1;\n/* open", 2, "never closed"),
     ("SELECT 1;\nSELECT '\0';", 2, "NUL"),
-    ("-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT 2;", 3, "down migration"),
 ]
 
 

@@ -52,22 +52,6 @@ def violation(sql: str) -> Violation | None:
         ("SELECT 1;\n\nSELECT 'a;\nBEGIN;", 3, "the quoted string that opens here is never closed"),
         ("SELECT 1;\n/* BEGIN;", 2, "the comment that opens here is never closed"),
         ("BEGIN 'a", 1, "BEGIN: "),
-        ("-- migrate:up\na;\n-- migrate:down\nb;", 3, "remove everything from this line on"),
-        ("a;\r\n-- migrate:down transaction:false\r\nb;", 2, "down migration"),
-        ("a;\n--migrate:down\nb", 2, "down migration"),
-        ("a;\r\n-- migrate:down\r\nb;", 2, "down migration"),
-        ("a;\r---- create above / drop below ----\rb;", 2, "down migration"),
-        ("a\n-- migrate:down\nb", 2, "down migration"),
-        ("-- +goose Up\na;\n-- +goose Down\nb;", 3, "down migration"),
-        ("a;\n-- +goose down\nb;", 2, "down migration"),
-        ("a;\n-- +migrate Down notransaction\nb;", 2, "down migration"),
-        ("a;\n-- +micrate Down\nb;", 2, "down migration"),
-        ("a;\n-- rambler down\nb;", 2, "down migration"),
-        ("a;\n-- //@UNDO\nb;", 2, "down migration"),
-        ("a;\n---- create above / drop below ----\nb;", 2, "down migration"),
-        ("a;\n\t-- Down Migration\nb;", 2, "down migration"),
-        ("a;\n-- migrate:down\nROLLBACK;", 2, "down migration"),
-        ("BEGIN;\n-- migrate:down\nb;", 1, "BEGIN: "),
         ("a;\nSET standard_conforming_strings = off", 2, "E'...'"),
         ("SET LOCAL standard_conforming_strings TO 'off'", 1, "E'...'"),
         ("SET SESSION client_encoding = 'LATIN1'", 1, "UTF-8"),
@@ -104,17 +88,6 @@ def test_the_first_violation_is_named_with_its_line(sql: str, line: int, says: s
         "COPY (COPY t FROM stdin",
         "SELECT copy FROM stdin",
         r"SELECT '\restrict', E'\\', $$\$$ -- \connect",
-        "SELECT '\n-- migrate:down\n'; SELECT 1",
-        "/*\n-- migrate:down\n*/ SELECT 1",
-        "$$\n-- +goose Down\n$$",
-        "a; -- migrate:down\nb;",
-        "a;\n-- migrate:down\n",
-        "a;\n-- see migrate:down\nb;",
-        "a;\n-- migrate:downward\nb;",
-        "a;\n-- Down migration is in another file\nb;",
-        "a;\n-- +goose StatementBegin\nb;",
-        "a;\n--rollback DROP TABLE t;\nb;",
-        "-- migrate:up\na;",
     ],
 )
 def test_a_text_that_may_be_sent_has_no_violation(sql: str) -> None:
@@ -127,7 +100,6 @@ def test_the_message_quotes_nothing_from_the_file() -> None:
         "\\sesame",
         "'sesame",
         "COPY sesame FROM stdin",
-        "-- migrate:down sesame\nsesame",
     ):
         found = violation(sql)
         assert found
@@ -137,21 +109,14 @@ def test_the_message_quotes_nothing_from_the_file() -> None:
 # A chunk of a migration
 
 
-def chunk(sql: str, *, lines: int = 0, column: int = 0) -> Chunk:
-    return Chunk(sql, scan(sql), lines=lines, column=column)
+def chunk(sql: str, *, lines: int = 0) -> Chunk:
+    return Chunk(sql, scan(sql), lines=lines)
 
 
 def test_the_line_of_a_violation_is_its_line_in_the_file() -> None:
     with pytest.raises(MigrationFailure, match=r"^COMMIT: .* \(line 42\)$") as caught:
         validate(Migration("001.sql"), chunk("a;\nCOMMIT;", lines=40))
     assert caught.value.fields == {"line": 42}
-
-
-def test_a_marker_must_be_a_whole_line_of_the_file() -> None:
-    sql = "-- migrate:down\nb;"
-    validate(Migration("001.sql"), chunk(sql, lines=40, column=3))
-    with pytest.raises(MigrationFailure, match=r"line 41\)$"):
-        validate(Migration("001.sql"), chunk(sql, lines=40))
 
 
 @pytest.mark.parametrize(
