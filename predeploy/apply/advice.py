@@ -70,7 +70,7 @@ _NO_TRANSACTION = "no transaction"
 _USED_BY_A_VIEW = "Drop the view or rule in an earlier statement, and create it again afterwards."
 _OTHER_COLUMNS = "Drop the view and create it again: CREATE OR REPLACE can only add columns at the end."
 _TRANSACTION_HAS_BEGUN = (
-    "Remove the statement: a migration runs in READ COMMITTED, and its transaction has already begun."
+    "Put SET TRANSACTION at the beginning of the file: the mode cannot change once a statement has run."
 )
 _INSTALL_EXTENSION = "Install the extension's package on the database server, or ask its administrator."
 SPECIAL: dict[tuple[str | None, ...], str] = {

@@ -61,6 +61,12 @@ def join(*statements: str) -> Sql:
 COMMIT = join("COMMIT")
 
 
+def begin_with(begin: Sql, mode: str) -> Sql:
+    """Return the `begin` of a profile with a transaction mode in its first statement, if it has statements."""
+    rest = begin.sql.partition(";")[2]
+    return Sql(f"BEGIN {mode};{rest}", begin.statements) if mode and begin.statements else begin
+
+
 class SessionProfile(NamedTuple):
     """The statements around a migration: `begin`, its claim, the migration, `commit`, `reset`.
 
@@ -112,7 +118,7 @@ def is_lost(conn: Connection) -> bool:
 
 def recover(conn: Connection, profile: SessionProfile) -> None:
     """Roll back a failed migration and reset the session, in one message so that a pooler uses one session for both."""
-    if _is_in_transaction(conn) or not profile.pooled:
+    if is_in_transaction(conn) or not profile.pooled:
         _clean(conn, profile)
 
 
@@ -126,10 +132,11 @@ def reset_again(conn: Connection, profile: SessionProfile) -> None:
 
 
 def _clean(conn: Connection, profile: SessionProfile) -> None:
-    run(conn, ("ROLLBACK;" if _is_in_transaction(conn) else "") + profile.reset.sql)
+    run(conn, ("ROLLBACK;" if is_in_transaction(conn) else "") + profile.reset.sql)
 
 
-def _is_in_transaction(conn: Connection) -> bool:
+def is_in_transaction(conn: Connection) -> bool:
+    """Return whether a transaction is open, even if a statement in it has failed."""
     return conn.pgconn.transaction_status in {pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR}
 
 

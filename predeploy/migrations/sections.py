@@ -71,7 +71,7 @@ def _blank_down_sections(text: str, column: int, *, in_down: bool) -> tuple[str,
     if not in_down and all(_is_up(mark) and text[mark.start("mark")] != "#" for mark in marks):
         return text, False
     if in_down and not any(map(_is_up, marks)):
-        return _spaces(text), True
+        return spaces(text), True
     text = _without_header(text, marks)
     found = scan(_with_hashes_as_comments(text, marks))
     comments = set(found.comments)
@@ -82,8 +82,8 @@ def _blank_down_sections(text: str, column: int, *, in_down: bool) -> tuple[str,
             continue
         if _is_up(mark):
             line_end = _line_end(text, at) if text[at] == "#" else at
-            parts.append(_spaces(text[down_from:at]) if in_down else text[end:at])
-            parts.append(_spaces(text[at:line_end]))
+            parts.append(spaces(text[down_from:at]) if in_down else text[end:at])
+            parts.append(spaces(text[at:line_end]))
             in_down, end = False, line_end
         elif not in_down:
             parts += [text[end:at], ";"]  # a statement ends at the mark, even without a semicolon
@@ -94,7 +94,7 @@ def _blank_down_sections(text: str, column: int, *, in_down: bool) -> tuple[str,
         unclosed = found.unterminated.offset if found.unterminated else len(text)
         if not any(_is_up(mark) and mark.start() > unclosed for mark in marks):
             unclosed = len(text)  # otherwise keep the quote, so that validation rejects the file
-        parts += [_spaces(text[down_from:unclosed]), text[unclosed:]]
+        parts += [spaces(text[down_from:unclosed]), text[unclosed:]]
     return "".join(parts), in_down
 
 
@@ -113,7 +113,7 @@ def _without_header(text: str, marks: list[re.Match[str]]) -> str:
     code = re.match(_LINES_BEFORE_CODE, text)
     if not at or not code or code.end() < at:
         return text
-    return re.sub(_HASH_LINE, lambda line: _spaces(line[0]), text[:at]) + text[at:]
+    return re.sub(_HASH_LINE, lambda line: spaces(line[0]), text[:at]) + text[at:]
 
 
 def _with_hashes_as_comments(text: str, marks: list[re.Match[str]]) -> str:
@@ -127,5 +127,6 @@ def _with_hashes_as_comments(text: str, marks: list[re.Match[str]]) -> str:
     return "".join([*parts, text[end:]])
 
 
-def _spaces(text: str) -> str:
+def spaces(text: str) -> str:
+    """Replace everything but the line ends by spaces."""
     return _NOT_LINE_END.sub(lambda line: " " * len(line[0]), text)

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from predeploy.migrations.migration import MigrationFailure
+from predeploy.migrations.transaction import TransactionReader
 from predeploy.sql.splitter import line_and_column, tokens
 
 if TYPE_CHECKING:
@@ -17,14 +18,13 @@ if TYPE_CHECKING:
 
     from predeploy.migrations.chunks import Chunk
     from predeploy.migrations.migration import Migration
+    from predeploy.migrations.transaction import Problem
     from predeploy.sql.splitter import Scan, Statement
 
 _OUR_TABLE = "a no-transaction migration must not use _migrations, because its changes cannot be rolled back"
 _RESTRICT = re.compile(r"\\(?:un)?restrict\b")
 # A single lookup handles most statements, because a file may contain a million of them.
-_LOOKED_AT = frozenset(
-    (word,) for word in ("COPY", "SET", "BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE")
-)
+_LOOKED_AT = frozenset((word,) for word in ("COPY", "SET"))
 _COPY = {
     "FROM": "COPY ... FROM STDIN is not supported; use INSERT (pg_dump --inserts or --column-inserts)",
     "TO": "COPY ... TO STDOUT is not supported; remove it",
@@ -80,22 +80,28 @@ def _valid_chunks(migration: Migration) -> Iterator[Chunk]:
     """Yield validated chunks; an in-memory text is validated completely before its first chunk is yielded."""
     if migration.problem:
         raise MigrationFailure(migration.problem)
-    if migration.is_large:
-        for chunk in migration.chunks():
-            validate(migration, chunk)
-            yield chunk
-            del chunk  # frees memory for the next chunk
-        return
-    chunks = list(migration.chunks())
-    for chunk in chunks:
-        validate(migration, chunk)
-    yield from chunks
+    valid = _validated(migration)
+    yield from valid if migration.is_large else list(valid)
 
 
-def validate(migration: Migration, chunk: Chunk) -> None:
-    """Raise `MigrationFailure` if a chunk must not be sent."""
-    if violation := find_violation(chunk.text, chunk.scan):
+def _validated(migration: Migration) -> Iterator[Chunk]:
+    reader = TransactionReader(transactional=migration.transactional)
+    for chunk in migration.chunks():
+        forward = reader.read(chunk)
+        validate(migration, chunk, reader.problem)
+        del chunk  # frees memory for the next chunk
+        if forward.scan.statements or forward.last:
+            yield forward
+        del forward
+
+
+def validate(migration: Migration, chunk: Chunk, problem: Problem | None = None) -> None:
+    """Raise `MigrationFailure` if a chunk must not be sent, or for a `problem` with the transaction so far."""
+    violation = find_violation(chunk.text, chunk.scan)
+    if violation and not (problem and problem.line < chunk.lines + violation.line):
         raise MigrationFailure(violation.message, line=chunk.lines + violation.line)
+    if problem:
+        raise MigrationFailure(problem.message, line=problem.line)
     if not migration.transactional and (line := _line_with_table(chunk.text, chunk.scan.statements)):
         raise MigrationFailure(_OUR_TABLE, line=chunk.lines + line)
 
@@ -137,26 +143,7 @@ def _check_statement(sql: str, statement: Statement) -> str | None:
             return _check_copy(sql, statement)
         case ("SET",):
             return _check_text_setting(sql, statement)
-    return _check_transaction_control(statement.words)
-
-
-def _check_transaction_control(words: tuple[str, ...]) -> str | None:
-    match words:
-        case ("COMMIT" | "ROLLBACK", "PREPARED", *_):
-            return None
-        case ("ROLLBACK", "TO", *_) | ("ROLLBACK", "WORK" | "TRANSACTION", "TO", *_):
-            return None
-        case ("START" | "PREPARE" as verb, "TRANSACTION", *_):
-            keyword = f"{verb} TRANSACTION"
-        case ("BEGIN" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" as keyword, *_):
-            pass
-        case _:
-            return None
-    return (
-        f"{keyword}: transaction control is not allowed, because the runner controls the transaction; remove it. "
-        "Put statements that cannot run in a transaction into a file of their own that begins with "
-        "-- migrate:no-transaction"
-    )
+    return None
 
 
 def _check_copy(sql: str, statement: Statement) -> str | None:

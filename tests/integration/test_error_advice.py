@@ -68,11 +68,11 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "not a function or block that runs it",
     ),
     "isolation level": (
-        "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "SELECT 1; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
         "25001",
         "active_sql_transaction",
         "SET",
-        "its transaction has already begun",
+        "at the beginning of the file",
         "",
     ),
     "isolation level, by function": (
@@ -80,8 +80,8 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "25001",
         "active_sql_transaction",
         "SELECT",
-        "its transaction has already begun",
-        "its transaction has already begun",
+        "at the beginning of the file",
+        "at the beginning of the file",
     ),
     "needs a transaction": (
         "LOCK TABLE users",
@@ -543,7 +543,7 @@ def test_the_location_is_in_the_format_of_editors(run: Callable[..., Run], migra
         "(SQLSTATE 42P01 undefined_table, SELECT, statement 3 of 3)"
     )
     assert second == "Failed: 002.sql:1: division by zero (SQLSTATE 22012 division_by_zero, SELECT)"
-    assert third.startswith("Failed: 003.sql:3: COMMIT: transaction control is not allowed")
+    assert third.startswith("Failed: 003.sql:3: COMMIT: there is no BEGIN for it")
 
 
 def test_a_syntax_error_has_a_statement_number_although_the_server_has_run_nothing(
