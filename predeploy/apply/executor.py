@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from predeploy.apply.directive_warning import advise_on_directive
 from predeploy.apply.failure import failure_from
 from predeploy.connection.query_message import Message, Part, run
 from predeploy.connection.session import COMMIT, begin_with, is_in_transaction, is_lost, reset_again
@@ -186,7 +187,9 @@ class Execution:
             return MigrationFailure(_ROW_REMOVED, sqlstate=error.sqlstate)
         offset = chunk.body()[0] - message.offset_of(Kind.BODY, part.migration)
         number = chunk.first + message.number if part.kind is Kind.BODY else None
-        return failure_from(error, chunk, number, offset, transactional=self.migration.transactional)
+        failure = failure_from(error, chunk, number, offset, transactional=self.migration.transactional)
+        advise_on_directive(self.migration, failure)
+        return failure
 
     def _chunks(self) -> Iterator[Chunk]:
         """Yield the chunks without keeping them in memory; a retry reads the file again."""

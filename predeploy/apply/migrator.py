@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from predeploy.apply.batch import CAN_RAISE_NOTICE, Batch
+from predeploy.apply.directive_warning import warn_of_ignored_directive
 from predeploy.apply.drift import warn_of_order
 from predeploy.apply.executor import Execution
 from predeploy.apply.loop import ApplyLoop
@@ -32,7 +33,7 @@ from predeploy.monitor.watcher import Watcher
 from predeploy.signals import deferred
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from psycopg.errors import Diagnostic
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from predeploy.apply.migrations_table import MigrationsTable
     from predeploy.connection.connect import Connection, ConnectionSource
     from predeploy.connection.session import SessionProfile
-    from predeploy.migrations.migration import MigrationFiles, MigrationResult
+    from predeploy.migrations.migration import Migration, MigrationFiles, MigrationResult
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Migrator:
         self._options = options
         self._batch: Batch | None = None
         self._loop: ApplyLoop | None = None
+        self._checked: set[str] = set()  # names of migrations whose directives have been checked
         self._backend_pid: int | None = None  # of the last dedicated session, which may still hold the lock
 
     def run(self) -> MigrationResult:
@@ -107,6 +109,7 @@ class Migrator:
             self.state.reconcile(rows)
             pending = self.state.pending(rows)
             warn_of_order(self._files, [migration.name for migration in pending], rows)
+            self._warn_of_directives(pending)
             executions = (Execution(conn, table, m, profile, self._options.direct_url) for m in pending)
             self._batch = Batch(conn, profile, can_raise_notice=bool(can_raise_notice.ntuples))
             self._loop = ApplyLoop(conn, profile, self._batch, executions, self.state, watcher, self._options)
@@ -117,6 +120,12 @@ class Migrator:
                 raise
             self.state.finish(rows)
         conn.close()  # so that a pool replaces it: psycopg does not know that the reset dropped its prepared statements
+
+    def _warn_of_directives(self, pending: Sequence[Migration]) -> None:
+        for migration in pending:
+            if migration.name not in self._checked:  # by an earlier connection of this run
+                warn_of_ignored_directive(migration)
+        self._checked |= {migration.name for migration in pending}
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from predeploy.migrations.chunks import Chunk
+    from predeploy.migrations.directives import IgnoredDirective
 
 
 @dataclass(slots=True)
@@ -35,6 +37,18 @@ class Migration:
 
             self._transactional = is_transactional(self.sql)
         return self._transactional
+
+    @property
+    def ignored_directive(self) -> IgnoredDirective | None:
+        """A comment that was probably meant to disable the transaction; only the start of a large file is searched."""
+        from predeploy.migrations.directives import find_ignored, may_have_directive
+
+        if self.problem or not self.transactional or not (self.is_large or may_have_directive(self.sql)):
+            return None
+        try:
+            return find_ignored(islice(self.chunks(), 1 if self.is_large else None))
+        except MigrationFailure:
+            return None  # reported when the migration runs
 
     @property
     def is_large(self) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from predeploy.apply.directive_warning import warn_of_ignored_directive
 from predeploy.apply.executor import AlreadyApplied, Execution
 from predeploy.apply.failure import log_failure
 from predeploy.apply.migrations_table import ensure_table, read_rows
@@ -162,6 +163,7 @@ class _Rehearsal:
 
     def run(self, migration: Migration) -> None:
         """Run one migration and log the outcome; later migrations in the transaction see its effects."""
+        warn_of_ignored_directive(migration)
         execution = Execution(self._conn, self._table, migration, self._profile)
         try:
             execution.load()

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from predeploy.apply.directive_warning import warn_of_ignored_directive
 from predeploy.apply.failure import log_failure
 from predeploy.apply.migrations_table import read_rows
 from predeploy.migrations.migration import MigrationFailure
@@ -55,6 +56,7 @@ def log_plan(conn: Connection, files: MigrationFiles, result: MigrationResult) -
     """Log the plan, add expected failures to `result`, and return the message and fields for the last log line."""
     plans = plan_migrations(conn, files)
     for plan in plans:
+        warn_of_ignored_directive(plan.migration)
         if plan.failure:
             log_failure("Would fail", plan.migration, plan.failure, result, files.migrations)
             continue
