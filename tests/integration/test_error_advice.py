@@ -397,6 +397,40 @@ def explained(run: Callable[..., Run], **variables: str) -> Event:
     return event
 
 
+PLACEHOLDERS = {
+    "CREATE TABLE {{ .Schema }}.a (id int);": "{{ ... }} is a template placeholder",
+    "SELECT 1;\nCREATE TABLE\n {{sesame}} ();": "{{ ... }} is a template placeholder",
+    "CREATE TABLE ${schema}.a (id int);": "${...} is a placeholder of Flyway or a shell",
+    "INSERT INTO users SELECT ${sesame};": "${...} is a placeholder of Flyway or a shell",
+    "CREATE TABLE :schema.a (id int);": ":name is a variable of psql or an application",
+    "SELECT :'sesame';": ":name is a variable of psql or an application",
+    "SELECT * FROM users WHERE id = :sesame": ":name is a variable of psql or an application",
+    "CREATE TABLE @extschema@.a (id int);": "@extschema@ is a placeholder of extension scripts",
+    "SELECT @extschema@.f();": "@extschema@ is a placeholder of extension scripts",
+    "CREATE TABLE @sesame@.a (id int);": "@...@ is a placeholder",
+    "CREATE TABL {{ .Schema }}.a (id int);": "Fix the statement",
+    "SELECT 1::int, '{{ x }}' FRM ${schema}": "${...} is a placeholder of Flyway or a shell",
+    "SELECT '${x} @y@' :: ::int": "Fix the statement",
+    "SELEC :name": "Fix the statement",
+    "SELECT (ARRAY[1])[1:sesame;": "Fix the statement",
+}
+
+
+def test_a_placeholder_of_another_tool_is_named(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE TABLE users (id int)")
+    for number, sql in enumerate(PLACEHOLDERS):
+        migrations_dir.write(f"{number:03}.sql", sql)
+    for event, (sql, says) in zip(run().named("migration.failed"), PLACEHOLDERS.items(), strict=True):
+        assert (event["sqlstate"], event["advice"].startswith(says)) == ("42601", True), (sql, event)
+        assert "sesame" not in event["advice"]
+        if "is a" in says:
+            assert event["advice"].endswith(
+                ", which another tool fills in and pg-predeploy does not: write the value itself."
+            )
+
+
 # Conditions
 
 
