@@ -37,6 +37,7 @@ environment (with defaults; durations in seconds, or with a unit: 500ms, 30s, 5m
   MIGRATE_WATCH_AFTER        5         log progress once a migration has run this long; 0 = never
   MIGRATE_ON_ERROR           continue  after a failed migration: continue or stop
   MIGRATE_REQUIRE_FILES      false     true = fail if the directory is missing or has no .sql files
+  MIGRATE_SET_<NAME>                   value of predeploy.<name>, which the migrations can read; not for secrets
   MIGRATE_LOG_LEVEL          info      debug, info, warning or error
   MIGRATE_LOG_FORMAT         auto      json, text or auto (text on a terminal, otherwise json)
   MIGRATE_TERMINATION_LOG              file for the termination message (/dev/termination-log, if it exists)

@@ -55,6 +55,7 @@ def migrate(settings: Settings, dsn: Dsn, report: Report) -> None:
         watch_after=settings.watch_after,
         stop_on_error=settings.on_error == "stop",
         direct_url=settings.direct_url,
+        migration_settings=settings.migration_settings,
     )
     migrator = Migrator(server, files, options)
     report.follow(migrator.state.result, lambda: migrator.state.interrupted)
@@ -98,6 +99,7 @@ def rehearse(settings: Settings, dsn: Dsn, report: Report) -> None:
         lock_wait_timeout=settings.lock_wait_timeout,
         lock_timeout=settings.lock_timeout,
         statement_timeout=settings.statement_timeout,
+        migration_settings=settings.migration_settings,
     )
     report.set_outcome(1 if report.result.errors else 0, message, **fields)
 

@@ -142,11 +142,13 @@ class Migrator:
             yield conn
 
     def _choose_profile(self, conn: Connection, watcher: Watcher) -> SessionProfile:
-        timeouts = {"lock_timeout": self._options.lock_timeout, "statement_timeout": self._options.statement_timeout}
+        options = self._options
+        timeouts = {"lock_timeout": options.lock_timeout, "statement_timeout": options.statement_timeout}
         self._backend_pid = watcher.backend = dedicated_backend_pid(conn, self._db)
         if self._backend_pid is None:  # replaced by tests/faults/planted.py
-            return pooled_profile(**timeouts)
-        return direct_profile(**timeouts, options=conn.info.options)
+            return pooled_profile(**timeouts, migration_settings=options.migration_settings)
+        given = conn.info.options
+        return direct_profile(**timeouts, options=given, migration_settings=options.migration_settings)
 
     def _break_off(
         self, conn: Connection, table: MigrationsTable, profile: SessionProfile, error: BaseException

@@ -35,6 +35,8 @@ from predeploy.plan.lock_modes import LockMode, lock_mode_of
 from predeploy.plan.static_plan import add_lock, describe_locks, lock_fields, relevant_locks
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from predeploy.apply.migrations_table import MigrationsTable
     from predeploy.connection.connect import Connection, ConnectionSource
     from predeploy.migrations.migration import Migration, MigrationFiles, MigrationResult
@@ -85,6 +87,7 @@ def rehearse(
     lock_wait_timeout: float,
     lock_timeout: float,
     statement_timeout: float,
+    migration_settings: Sequence[tuple[str, str]] = (),
 ) -> tuple[str, dict[str, int]]:
     """Run the pending migrations under the migration lock, roll them back, and add failures to `result`.
 
@@ -100,7 +103,11 @@ def rehearse(
             if not _pending(conn, files):
                 return "No pending migrations", {"rehearsed": 0, "not_rehearsed": 0}
             pooled = dedicated_backend_pid(conn, db) is None
-            profile = pooled_profile(**timeouts) if pooled else direct_profile(**timeouts, options=conn.info.options)
+            if pooled:
+                profile = pooled_profile(**timeouts, migration_settings=migration_settings)
+            else:
+                options = conn.info.options
+                profile = direct_profile(**timeouts, options=options, migration_settings=migration_settings)
             try:
                 run(conn, profile.setup.sql)
                 _begin(conn, profile, lock_wait_timeout)

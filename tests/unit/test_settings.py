@@ -328,3 +328,30 @@ def test_the_termination_log_defaults_to_that_of_kubernetes_if_it_exists(
 def test_a_direct_connection_string_is_recognised_by_its_variable(variable: str) -> None:
     assert load(**{variable: "postgres://someone:hunter2@direct/app"}).direct_url == variable
     assert load(**{variable: ""}).direct_url == ""
+
+
+def test_the_settings_of_migrations_are_read_in_lower_case_and_are_not_unknown() -> None:
+    found = load(MIGRATE_SET_REGION="eu", MIGRATE_SET__a1=" it's ", MIGRATE_SET_EMPTY="", MIGRATE_SETS="x")
+    assert found.migration_settings == (("_a1", " it's "), ("region", "eu"))
+    assert found.unknown == ("MIGRATE_SETS",)
+    assert "it's" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"MIGRATE_SET_": "hunter2"}, "letters, digits and underscores"),
+        ({"MIGRATE_SET_1A": "hunter2"}, "letters, digits and underscores"),
+        ({"MIGRATE_SET_A-B": "hunter2"}, "letters, digits and underscores"),
+        ({"MIGRATE_SET_É": "hunter2"}, "letters, digits and underscores"),
+        ({"MIGRATE_SET_" + "A" * 64: "hunter2"}, "letters, digits and underscores"),
+        ({"MIGRATE_SET_A": "hunter2", "MIGRATE_SET_a": "hunter2"}, "MIGRATE_SET_a: another variable differs"),
+        ({"MIGRATE_SET_A": "hunter2\udcff"}, "MIGRATE_SET_A: the value is not valid UTF-8"),
+    ],
+)
+def test_a_setting_of_migrations_that_cannot_be_set_is_named_without_its_value(
+    variables: dict[str, str], says: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        load(**variables)
+    assert "hunter2" not in str(caught.value)
