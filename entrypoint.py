@@ -87,6 +87,7 @@ def _read_settings(environ: Mapping[str, str], command_line: CommandLine, report
         style = "json" if command_line.json else settings.log_format
         brief = command_line.command != "migrate"
         report.scrubber = open_log(level=settings.log_level, style=style, environ=environ, brief=brief)
+        report.scrubber.add_secrets(value for _, value in settings.migration_settings)
         dsn = parse_dsn(url)
     except Exception:  # the error text may quote a malformed connection string
         report.scrubber.add_secrets(secrets_in(url))

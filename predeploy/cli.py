@@ -40,6 +40,7 @@ environment (with defaults; durations in seconds, or with a unit: 500ms, 30s, 5m
   MIGRATE_ORDER              name      name (code points) or numeric (2_b before 10_a; Flyway's versions)
   MIGRATE_STRICT                       errors, not warnings: all, or changed,missing,late,misordered,renamed,ignored
   MIGRATE_TABLE              _migrations  table of the applied migrations: name or schema.name
+  MIGRATE_SET_<NAME>                   value of predeploy.<name>, which the migrations can read; not for secrets
   MIGRATE_LOG_LEVEL          info      debug, info, warning or error
   MIGRATE_LOG_FORMAT         auto      json, text or auto (text on a terminal, otherwise json)
   MIGRATE_TERMINATION_LOG              file for the termination message (/dev/termination-log, if it exists)

@@ -62,6 +62,7 @@ def migrate(settings: Settings, dsn: Dsn, report: Report) -> None:
         direct_url=settings.direct_url,
         table=settings.table,
         strict=settings.strict,
+        migration_settings=settings.migration_settings,
     )
     migrator = Migrator(server, files, options)
     report.follow(migrator.state.result, lambda: migrator.state.interrupted)
@@ -119,6 +120,7 @@ def rehearse(settings: Settings, dsn: Dsn, report: Report) -> None:
         lock_timeout=settings.lock_timeout,
         statement_timeout=settings.statement_timeout,
         table=settings.table,
+        migration_settings=settings.migration_settings,
     )
     report.set_outcome(1 if report.result.errors else 0, message, **fields)
 

@@ -32,6 +32,8 @@ _DIRECT_URLS = (  # in which platforms provide a connection string that bypasses
     "DIRECT_URL",
 )
 STRICT_KINDS = ("changed", "missing", "late", "misordered", "renamed", "ignored")  # see apply/drift.py
+_SET = "MIGRATE_SET_"  # begins the variables that the migrations themselves can read
+_SET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")  # Postgres truncates longer names
 _KNOWN = {
     "MIGRATE_WAIT_TIMEOUT",
     "MIGRATE_LOCK_WAIT_TIMEOUT",
@@ -54,7 +56,7 @@ class Settings(NamedTuple):  # creating this class takes 0.1 ms; a frozen datacl
     """The settings of a run. Durations are in seconds; 0 disables the timeouts inside a migration.
 
     `direct_url` is the name of a variable that may hold a connection string that bypasses the pooler, or "" if none is
-    set.
+    set. `migration_settings` are names and values that the migrations can read.
     """
 
     database_url: str
@@ -74,10 +76,12 @@ class Settings(NamedTuple):  # creating this class takes 0.1 ms; a frozen datacl
     log_format: str
     direct_url: str
     unknown: tuple[str, ...]
+    migration_settings: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
-        """Omit the connection string."""
-        shown = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items() if name != "database_url")
+        """Omit the connection string and the values of the migrations' settings."""
+        hidden = {"database_url", "migration_settings"}
+        shown = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items() if name not in hidden)
         return f"Settings({shown})"
 
 
@@ -103,7 +107,8 @@ def load_settings(environ: Mapping[str, str], *, default_dir: str) -> Settings:
         log_level=_choice(environ, "MIGRATE_LOG_LEVEL", "info", "debug", "warning", "error"),
         log_format=_choice(environ, "MIGRATE_LOG_FORMAT", "auto", "json", "text"),
         direct_url=next((name for name in _DIRECT_URLS if environ.get(name)), ""),
-        unknown=tuple(sorted(name for name in environ if name.startswith("MIGRATE_") and name not in _KNOWN)),
+        unknown=tuple(sorted(filter(_is_unknown, environ))),
+        migration_settings=tuple(sorted(_migration_settings(environ).items())),
     )
 
 
@@ -113,6 +118,33 @@ def termination_log(environ: Mapping[str, str]) -> str | None:
         return named
     default = "/dev/termination-log"
     return default if os.path.exists(default) else None
+
+
+def _is_unknown(name: str) -> bool:
+    return name.startswith("MIGRATE_") and name not in _KNOWN and not name.startswith(_SET)
+
+
+def _migration_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of the MIGRATE_SET_ variables by the lower-case rest of their names."""
+    found: dict[str, str] = {}
+    for variable in sorted(name for name, value in environ.items() if name.startswith(_SET) and value):
+        name = variable.removeprefix(_SET)
+        if not _SET_NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"Invalid {_SET} variable: the rest of its name must be up to 63 letters, digits and underscores, "
+                "and must not begin with a digit."
+            )
+        if name.lower() in found:
+            raise ConfigurationError(f"Invalid {variable}: another variable differs from it only in case. Remove one.")
+        if not _is_utf8(environ[variable]):
+            raise ConfigurationError(f"Invalid {variable}: the value is not valid UTF-8.")
+        found[name.lower()] = environ[variable]
+    return found
+
+
+def _is_utf8(text: str) -> bool:
+    """Return whether a value from the environment was valid UTF-8; Python replaces other bytes by surrogates."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _database_url(environ: Mapping[str, str]) -> str:

@@ -70,7 +70,7 @@ _NO_TRANSACTION = "no transaction"
 _USED_BY_A_VIEW = "Drop the view or rule in an earlier statement, and create it again afterwards."
 _OTHER_COLUMNS = "Drop the view and create it again: CREATE OR REPLACE can only add columns at the end."
 _TRANSACTION_HAS_BEGUN = (
-    "Remove the statement: a migration runs in READ COMMITTED, and its transaction has already begun."
+    "Put SET TRANSACTION at the beginning of the file: the mode cannot change once a statement has run."
 )
 _INSTALL_EXTENSION = "Install the extension's package on the database server, or ask its administrator."
 SPECIAL: dict[tuple[str | None, ...], str] = {
@@ -89,6 +89,17 @@ SPECIAL: dict[tuple[str | None, ...], str] = {
     ("58P01", "CREATE EXTENSION"): _INSTALL_EXTENSION,
     ("58P01", "CREATE FUNCTION"): "Install the library on the database server, or ask its administrator.",
 }
+# Placeholders that other tools fill in before the server sees the text, at which the server reports a syntax error.
+_PLACEHOLDERS = (
+    (re.compile(r"\{\{[^\r\n]*?\}\}"), "{{ ... }} is a template placeholder"),
+    (re.compile(r"\$\{[^{}\r\n]*\}"), "${...} is a placeholder of Flyway or a shell"),
+    (re.compile(r"@extschema(?::\w+)?@"), "@extschema@ is a placeholder of extension scripts"),
+    (re.compile(r"@\w+@"), "@...@ is a placeholder"),
+)
+_VARIABLE = ":name is a variable of psql or an application"
+_COLON_NAME = re.compile(r"(?<!:):(?:[A-Za-z_]\w*|'\w+'|\"\w+\")")
+_MAX_PLACEHOLDER_CHARS = 200
+_FILLED_IN_ELSEWHERE = "{}, which another tool fills in and pg-predeploy does not: write the value itself."
 # Errors about a missing object, which a failed earlier migration may have been supposed to create.
 _MISSING = ("3F000", "42703", "42704", "42883", "42P01")
 _QUOTED = re.compile(r'["»«„“「]([^"»«„“”」]+)["»«“”」]|([\w.]+)\(')
@@ -116,6 +127,15 @@ def advise(sqlstate: str | None, command: str | None, function: str | None, *, t
     if not transactional:
         keys = [(sqlstate, _NO_TRANSACTION, function), *keys, (sqlstate, _NO_TRANSACTION)]
     return next((SPECIAL[key] for key in keys if key in SPECIAL), ADVICE.get(sqlstate))
+
+
+def placeholder_advice(sql: str, at: int) -> str | None:
+    """Return advice for a syntax error at offset `at` if another tool's placeholder is there or ends there, or None."""
+    start, end = max(at - _MAX_PLACEHOLDER_CHARS, 0), at + _MAX_PLACEHOLDER_CHARS
+    for pattern, what in _PLACEHOLDERS:
+        if any(found.start() <= at <= found.end() for found in pattern.finditer(sql, start, end)):
+            return _FILLED_IN_ELSEWHERE.format(what)
+    return _FILLED_IN_ELSEWHERE.format(_VARIABLE) if _COLON_NAME.match(sql, at) else None
 
 
 def after_failure(sqlstate: str | None, message: str, failed: Sequence[Migration]) -> str | None:

@@ -67,7 +67,7 @@ class Batch:
 
     def chars(self, migration: Migration) -> int:
         """Return the approximate number of characters that a migration adds to a message."""
-        return len(self._between.sql) + _CLAIM_CHARS + len(migration.sql)
+        return len(self._between.sql) + len(self._profile.begin.sql) + _CLAIM_CHARS + len(migration.sql)
 
     def is_marker(self, notice: Diagnostic) -> bool:
         """Return whether a notice is the marker between two migrations."""

@@ -2,7 +2,8 @@
 
 A message for a transactional migration has these parts (`Kind`):
 
-    BEGIN      starts the transaction; through a transaction-mode pooler, also sets the session's settings
+    BEGIN      starts the transaction, in the mode that the migration asks for; through a transaction-mode pooler, also
+               sets the session's settings
     CLAIM      INSERT INTO _migrations; also takes the migration lock until the transaction ends
     BODY       the text of the migration
     ROW_CHECK  a query that divides by the number of rows; only sent if the row may be missing at the end
@@ -28,12 +29,14 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from predeploy.apply.directive_warning import advise_on_directive
 from predeploy.apply.failure import failure_from
 from predeploy.connection.query_message import Message, Part, run
-from predeploy.connection.session import COMMIT, is_lost, reset_again
+from predeploy.connection.session import COMMIT, begin_with, is_in_transaction, is_lost, reset_again
 from predeploy.errors import PostgresRefused
 from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION
 from predeploy.migrations.migration import MigrationFailure
+from predeploy.migrations.transaction import control_of
 from predeploy.migrations.validate import ChunkReader
 from predeploy.monitor.statement_counter import StatementCounter
 
@@ -60,12 +63,13 @@ _INVALID_INDEXES = """
 _REMOVER = re.compile(r"schema|owned|\b(?:select|do|call|execute)\b", re.IGNORECASE)
 _MAX_SEARCHED_CHARS = 1 << 16  # the row check is cheaper than searching a longer text
 _ROW_REMOVED = (
-    "the migration, a trigger or a rule removed its row from _migrations, or changed the table; rolled back. "
-    "Migrations must not modify _migrations"
+    "the migration, a trigger or a rule removed its row from {0}, or changed the table; rolled back. "
+    "Migrations must not modify {0}"
 )
 _NEEDS_A_SESSION = (
     "a no-transaction migration cannot run through a transaction-mode pooler, which shares sessions between clients"
 )
+_MOVE_OUT = "Move the statement out of the BEGIN ... COMMIT block: it cannot run in a transaction."
 _NOT_COMMITTED = "the server rolled the transaction back instead of committing it"
 
 
@@ -110,7 +114,7 @@ class Execution:
         self._table = table
         self._profile = profile
         self._direct_url = direct_url
-        self._reader = ChunkReader(migration)
+        self._reader = ChunkReader(migration, table.name.name)
         self._first: Chunk | None = None
         self._started = 0.0
 
@@ -137,7 +141,7 @@ class Execution:
     def load(self) -> Chunk:
         """Return the first chunk; raise `MigrationFailure` for a migration that must not be sent."""
         if not self._first:
-            self._reader = ChunkReader(self.migration)
+            self._reader = ChunkReader(self.migration, self._table.name.name)
             self._first = next(self._reader)
         return self._first
 
@@ -150,7 +154,7 @@ class Execution:
     def parts(self, chunk: Chunk, migration: int = 0) -> Iterator[Part]:
         """Yield a chunk's parts, up to the COMMIT; `migration` is the migration's zero-based index in the message."""
         if not chunk.first:
-            begin = self._profile.begin
+            begin = begin_with(self._profile.begin, chunk.transaction_mode)
             yield Part(Kind.BEGIN, begin.sql, begin.statements, migration, quiet=True)
             yield Part(Kind.CLAIM, f"{self._claim()};", 1, migration, quiet=True)  # replaced by tests/faults/planted.py
         _, body = chunk.body()
@@ -181,10 +185,12 @@ class Execution:
         if part.kind is Kind.CLAIM and (refused := _classify_claim_error(error, self._table.name)):
             return refused
         if part.kind is Kind.ROW_CHECK:
-            return MigrationFailure(_ROW_REMOVED, sqlstate=error.sqlstate)
+            return MigrationFailure(_ROW_REMOVED.format(self._table.name.name), sqlstate=error.sqlstate)
         offset = chunk.body()[0] - message.offset_of(Kind.BODY, part.migration)
         number = chunk.first + message.number if part.kind is Kind.BODY else None
-        return failure_from(error, chunk, number, offset, transactional=self.migration.transactional)
+        failure = failure_from(error, chunk, number, offset, transactional=self.migration.transactional)
+        advise_on_directive(self.migration, failure)
+        return failure
 
     def _chunks(self) -> Iterator[Chunk]:
         """Yield the chunks without keeping them in memory; a retry reads the file again."""
@@ -224,12 +230,15 @@ class Execution:
             raise LockUnavailable
 
     def _run_statements(self) -> None:
-        """Send each statement separately, in autocommit mode, then the claim."""
+        """Send each statement separately, in autocommit mode except within BEGIN ... COMMIT, then the claim."""
         concurrently = "concurrently" in self.migration.sql.lower()
         invalid_before = self._invalid_indexes() if concurrently else None
+        block: int | None = None  # the number of the BEGIN of the open transaction block
         for chunk in self._chunks():
-            for number in range(len(chunk.scan.statements)):
-                self._run_statement(chunk, number, invalid_before)
+            for number, statement in enumerate(chunk.scan.statements):
+                self._run_statement(chunk, number, invalid_before, block)
+                if control := control_of(statement.words):
+                    block = {"BEGIN": chunk.first + number, "COMMIT": None}.get(control.kind, block)
         run(self._conn, self._profile.reset.sql)  # the migration may have made the session read-only
         if invalid_before is not None and (invalid := self._invalid_indexes(invalid_before)):
             raise MigrationFailure("a concurrent index build left an INVALID index", hint=_drop_hint(invalid))
@@ -241,7 +250,9 @@ class Execution:
             refused = _classify_claim_error(error, self._table.name)
             raise refused or failure_from(error, chunk, None, 0, transactional=False) from None
 
-    def _run_statement(self, chunk: Chunk, number: int, invalid_before: set[tuple[str, str]] | None) -> None:
+    def _run_statement(
+        self, chunk: Chunk, number: int, invalid_before: set[tuple[str, str]] | None, block: int | None
+    ) -> None:
         statement = chunk.scan.statements[number]
         self.counter.start_message(chunk, number, number + 1)
         try:
@@ -249,11 +260,13 @@ class Execution:
         except psycopg.Error as error:
             if is_lost(self._conn):
                 raise
-            done = chunk.first + number
-            failure = failure_from(error, chunk, done, statement.start, transactional=False)
-            if done:
-                earlier = "1 earlier statement has" if done == 1 else f"{done} earlier statements have"
-                failure.fields["hint"] = f"{earlier} taken effect and cannot be rolled back"
+            failure = failure_from(error, chunk, chunk.first + number, statement.start, transactional=False)
+            if hint := _hint_of_effects(chunk.first + number, block):
+                failure.fields["hint"] = hint
+            if block is not None and error.sqlstate == "25001":
+                failure.fields["advice"] = _MOVE_OUT
+            if is_in_transaction(self._conn):
+                run(self._conn, "ROLLBACK")
             if invalid_before is not None:
                 run(self._conn, self._profile.reset.sql)  # the migration's settings must not affect the query
                 if invalid := self._invalid_indexes(invalid_before):
@@ -284,6 +297,16 @@ def _classify_claim_error(error: psycopg.Error, table: TableName) -> AlreadyAppl
             "privilege",
         ) from None
     return None
+
+
+def _hint_of_effects(failed: int, block: int | None) -> str:
+    """Return what took effect before statement `failed`, from 0; `block` is the number of its block's BEGIN, if any."""
+    done = failed if block is None else block
+    hints = [] if block is None else ["the transaction block was rolled back"]
+    if done:
+        earlier = "1 earlier statement has" if done == 1 else f"{done} earlier statements have"
+        hints.append(f"{earlier} taken effect and cannot be rolled back")
+    return "; ".join(hints)
 
 
 def _direct_url_hint(variable: str) -> str:

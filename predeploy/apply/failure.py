@@ -65,15 +65,17 @@ def failure_from(
     the migration. A position reported by the server takes precedence, because the server reports a syntax error before
     it runs any statement. `offset` is the position of the message's first character in the chunk.
     """
-    from predeploy.apply.advice import advise, condition_of  # only needed after a failure
+    from predeploy.apply.advice import advise, condition_of, placeholder_advice  # only needed after a failure
     from predeploy.redaction.server_message import redact_hint, redact_message, redact_name
     from predeploy.sql.command_tag import command_of
 
     diag, sql, statements = error.diag, chunk.text, chunk.scan.statements
     place: dict[str, Any] = {}
+    advice = None
     if diag.statement_position:
         at = max(offset + int(diag.statement_position) - 1, 0)
         place["line"], place["column"] = chunk.place(at)
+        advice = placeholder_advice(sql, at) if error.sqlstate == "42601" else None
         number = chunk.first + bisect_right(statements, at, key=lambda statement: statement.start) - 1
     statement = None if number is None else chunk.statement_at(number)
     command = command_of(statement.words) if statement else None
@@ -89,7 +91,7 @@ def failure_from(
         **place,
         **{key: redact_name(getattr(diag, name), diag, sql, start) for key, name in NAMES.items()},
         hint=redact_hint(diag, sql, start),
-        advice=advise(error.sqlstate, command, diag.source_function, transactional=transactional),
+        advice=advice or advise(error.sqlstate, command, diag.source_function, transactional=transactional),
     )
 
 

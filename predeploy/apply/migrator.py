@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from predeploy.apply.batch import CAN_RAISE_NOTICE, Batch
+from predeploy.apply.directive_warning import warn_of_ignored_directive
 from predeploy.apply.drift import warn
 from predeploy.apply.executor import Execution
 from predeploy.apply.loop import ApplyLoop
@@ -32,7 +33,7 @@ from predeploy.monitor.watcher import Watcher
 from predeploy.signals import deferred
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from psycopg.errors import Diagnostic
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from predeploy.apply.migrations_table import MigrationsTable, Row
     from predeploy.connection.connect import Connection, ConnectionSource
     from predeploy.connection.session import SessionProfile
-    from predeploy.migrations.migration import MigrationFiles, MigrationResult
+    from predeploy.migrations.migration import Migration, MigrationFiles, MigrationResult
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Migrator:
         self._options = options
         self._batch: Batch | None = None
         self._loop: ApplyLoop | None = None
+        self._checked: set[str] = set()  # names of migrations whose directives have been checked
         self._backend_pid: int | None = None  # of the last dedicated session, which may still hold the lock
 
     def run(self) -> MigrationResult:
@@ -119,6 +121,7 @@ class Migrator:
             for migration in drift.pending:
                 if migration.repeatable and not table.has_checksum:
                     migration.problem = _NO_CHECKSUM.format(table.name.sql)
+            self._warn_of_directives(drift.pending)
             executions = (Execution(conn, table, m, profile, self._options.direct_url) for m in drift.pending)
             self._batch = Batch(conn, profile, can_raise_notice=bool(can_raise_notice.ntuples))
             self._loop = ApplyLoop(conn, profile, self._batch, executions, self.state, watcher, self._options)
@@ -135,6 +138,12 @@ class Migrator:
         self.state.reconcile(recorded)
         return self.state.compare(recorded, self._options.strict)
 
+    def _warn_of_directives(self, pending: Sequence[Migration]) -> None:
+        for migration in pending:
+            if migration.name not in self._checked:  # by an earlier connection of this run
+                warn_of_ignored_directive(migration)
+        self._checked |= {migration.name for migration in pending}
+
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
         with ExitStack() as stack:
@@ -150,11 +159,13 @@ class Migrator:
             yield conn
 
     def _choose_profile(self, conn: Connection, watcher: Watcher) -> SessionProfile:
-        timeouts = {"lock_timeout": self._options.lock_timeout, "statement_timeout": self._options.statement_timeout}
+        options = self._options
+        timeouts = {"lock_timeout": options.lock_timeout, "statement_timeout": options.statement_timeout}
         self._backend_pid = watcher.backend = dedicated_backend_pid(conn, self._db)
         if self._backend_pid is None:  # replaced by tests/faults/planted.py
-            return pooled_profile(**timeouts)
-        return direct_profile(**timeouts, options=conn.info.options)
+            return pooled_profile(**timeouts, migration_settings=options.migration_settings)
+        given = conn.info.options
+        return direct_profile(**timeouts, options=given, migration_settings=options.migration_settings)
 
     def _break_off(
         self, conn: Connection, table: MigrationsTable, profile: SessionProfile, error: BaseException

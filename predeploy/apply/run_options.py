@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from predeploy.sql.table_name import DEFAULT_TABLE, TableName
 
@@ -15,7 +15,8 @@ class RunOptions:
     timeout, a deadlock or a serialization failure, a migration is retried, up to `attempts` attempts in total.
     Progress is logged once a migration has run for `watch_after` seconds; 0 disables progress logging. `direct_url` is
     the name of a variable that may contain a connection string that bypasses a pooler. Findings of the `strict` kinds
-    (see `apply/drift.py`) are errors that prevent the run.
+    (see `apply/drift.py`) are errors that prevent the run. `migration_settings` are the names and values that each
+    transactional migration can read as settings.
     """
 
     lock_wait_timeout: float = 300.0
@@ -27,3 +28,4 @@ class RunOptions:
     direct_url: str = ""
     table: TableName = DEFAULT_TABLE
     strict: frozenset[str] = frozenset()
+    migration_settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)

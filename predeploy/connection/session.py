@@ -13,7 +13,7 @@ from psycopg import pq
 from predeploy.connection.query_message import run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from predeploy.connection.connect import Connection
 
@@ -61,6 +61,12 @@ def join(*statements: str) -> Sql:
 COMMIT = join("COMMIT")
 
 
+def begin_with(begin: Sql, mode: str) -> Sql:
+    """Return the `begin` of a profile with a transaction mode in its first statement, if it has statements."""
+    rest = begin.sql.partition(";")[2]
+    return Sql(f"BEGIN {mode};{rest}", begin.statements) if mode and begin.statements else begin
+
+
 class SessionProfile(NamedTuple):
     """The statements around a migration: `begin`, its claim, the migration, `commit`, `reset`.
 
@@ -76,7 +82,13 @@ class SessionProfile(NamedTuple):
     pooled: bool = False
 
 
-def direct_profile(*, lock_timeout: float, statement_timeout: float, options: str = "") -> SessionProfile:
+def direct_profile(
+    *,
+    lock_timeout: float,
+    statement_timeout: float,
+    options: str = "",
+    migration_settings: Sequence[tuple[str, str]] = (),
+) -> SessionProfile:
     """Return the profile of a dedicated session; a timeout of 0 s keeps the role's or the database's setting.
 
     Keepalive settings in the connection string's `options` are not overridden.
@@ -84,20 +96,35 @@ def direct_profile(*, lock_timeout: float, statement_timeout: float, options: st
     settings = [f"{name}={value}" for name, value in _SERVER_KEEPALIVES.items() if name not in options]
     settings += ["default_transaction_isolation='read committed'", *_timeouts(lock_timeout, statement_timeout)]
     setup = (_STRINGS, _CHECK_INTERVAL.format(local="false"), *(f"SET {setting}" for setting in settings))
-    return SessionProfile(join(*setup), begin=join("BEGIN"), reset=join(*_RESET, "DEALLOCATE ALL", *setup))
+    begin = join("BEGIN", *_local(migration_settings))
+    return SessionProfile(join(*setup), begin=begin, reset=join(*_RESET, "DEALLOCATE ALL", *setup))
 
 
-def pooled_profile(*, lock_timeout: float, statement_timeout: float) -> SessionProfile:
+def pooled_profile(
+    *, lock_timeout: float, statement_timeout: float, migration_settings: Sequence[tuple[str, str]] = ()
+) -> SessionProfile:
     """Return the profile of a session that a pooler shares among its clients.
 
     A pooler only tracks settings that Postgres reports to clients; both settings in `setup` are among them. Prepared
     statements are not deallocated, because they may belong to other clients.
     """
     local = (f"SET LOCAL {setting}" for setting in _timeouts(lock_timeout, statement_timeout))
-    begin = ("BEGIN ISOLATION LEVEL READ COMMITTED", _CHECK_INTERVAL.format(local="true"), *local)
+    begin = (
+        "BEGIN ISOLATION LEVEL READ COMMITTED",
+        _CHECK_INTERVAL.format(local="true"),
+        *local,
+        *_local(migration_settings),
+    )
     setup = ("SET client_encoding='UTF8'", _STRINGS)
     reset = (*_RESET, "SELECT pg_catalog.pg_advisory_unlock_all()", *setup)
     return SessionProfile(join(*setup), join(*begin), reset=join(*reset), pooled=True)
+
+
+def _local(migration_settings: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield statements that set each name, with the prefix `predeploy`, until the transaction ends."""
+    for name, value in migration_settings:
+        quoted = value.replace("'", "''")  # a backslash is an ordinary character: see _STRINGS
+        yield f"SET LOCAL predeploy.\"{name}\"='{quoted}'"
 
 
 def _timeouts(lock_timeout: float, statement_timeout: float) -> list[str]:
@@ -112,7 +139,7 @@ def is_lost(conn: Connection) -> bool:
 
 def recover(conn: Connection, profile: SessionProfile) -> None:
     """Roll back a failed migration and reset the session, in one message so that a pooler uses one session for both."""
-    if _is_in_transaction(conn) or not profile.pooled:
+    if is_in_transaction(conn) or not profile.pooled:
         _clean(conn, profile)
 
 
@@ -126,10 +153,11 @@ def reset_again(conn: Connection, profile: SessionProfile) -> None:
 
 
 def _clean(conn: Connection, profile: SessionProfile) -> None:
-    run(conn, ("ROLLBACK;" if _is_in_transaction(conn) else "") + profile.reset.sql)
+    run(conn, ("ROLLBACK;" if is_in_transaction(conn) else "") + profile.reset.sql)
 
 
-def _is_in_transaction(conn: Connection) -> bool:
+def is_in_transaction(conn: Connection) -> bool:
+    """Return whether a transaction is open, even if a statement in it has failed."""
     return conn.pgconn.transaction_status in {pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR}
 
 

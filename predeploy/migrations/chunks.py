@@ -21,7 +21,8 @@ class Chunk(NamedTuple):
     """Part of a migration: starts where the previous chunk ends, and ends at the end of a statement or of the file.
 
     The chunk is preceded by `first` statements, `lines` line ends and, on its first line, `column` characters. Offsets
-    and lines in `scan` are relative to the start of the chunk. `last` marks the last chunk.
+    and lines in `scan` are relative to the start of the chunk. `last` marks the last chunk. On the
+    first chunk, `transaction_mode` is what to write after BEGIN if the file sets a mode.
     """
 
     text: str
@@ -30,6 +31,7 @@ class Chunk(NamedTuple):
     lines: int = 0
     column: int = 0
     last: bool = True
+    transaction_mode: str = ""
 
     @property
     def total(self) -> int | None:

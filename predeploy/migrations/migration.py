@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from predeploy.migrations.layout import NOT_READ
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from predeploy.migrations.chunks import Chunk
+    from predeploy.migrations.directives import IgnoredDirective
     from predeploy.migrations.layout import IgnoredFile
 
 
@@ -59,24 +61,37 @@ class Migration:
         return self.repeats
 
     @property
+    def ignored_directive(self) -> IgnoredDirective | None:
+        """A comment that was probably meant to disable the transaction; only the start of a large file is searched."""
+        from predeploy.migrations.directives import find_ignored, may_have_directive
+
+        if self.problem or not self.transactional or not (self.is_large or may_have_directive(self.sql)):
+            return None
+        try:
+            return find_ignored(islice(self.chunks(), 1 if self.is_large else None))
+        except MigrationFailure:
+            return None  # reported when the migration runs
+
+    @property
     def is_large(self) -> bool:
         """Whether the file is too large for its text to be kept in memory."""
         return self.path is not None
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the text in chunks that each end with a statement.
+        """Yield the forward text in chunks that each end with a statement; down sections are blank.
 
         Raise `MigrationFailure` in place of the last chunk if a large file has changed since it was first read.
         """
         from predeploy.migrations.chunks import chunks_of, split_chunks
+        from predeploy.migrations.sections import forward_chunks
 
         if self.path is None:
-            yield from chunks_of(self.sql)
+            yield from forward_chunks(chunks_of(self.sql))
             return
         from predeploy.migrations.large_file import SourceFileError, read_text
 
         try:
-            yield from split_chunks(read_text(self.path, self.checksum))
+            yield from forward_chunks(split_chunks(read_text(self.path, self.checksum)))
         except SourceFileError as error:
             raise MigrationFailure(str(error)) from None
 

@@ -10,31 +10,22 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from predeploy.migrations.migration import MigrationFailure
+from predeploy.migrations.transaction import TransactionReader
 from predeploy.sql.splitter import line_and_column, tokens
+from predeploy.sql.table_name import DEFAULT_TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from predeploy.migrations.chunks import Chunk
     from predeploy.migrations.migration import Migration
+    from predeploy.migrations.transaction import Problem
     from predeploy.sql.splitter import Scan, Statement
 
-# A marker begins its comment, and only text that its tool allows may follow; a mere mention of a marker does not match.
-_ROLLBACK_HALF = re.compile(
-    r"--(?:"
-    r"[ \t]*(?:migrate:down|\+(?:goose|migrate|micrate)[ \t]+down|rambler[ \t]+down|//[ \t]*@undo)"
-    r"(?:[ \t].*)?"
-    r"|[- \t]*(?:create above / drop below|down[ \t]+migration)[- \t]*"  # tern, node-pg-migrate
-    r")(?=[\r\n]|\Z)",
-    re.IGNORECASE,
-)
-_HAS_ROLLBACK_HALF = "contains a down migration, which would be executed too; remove everything from this line on"
-_OUR_TABLE = "a no-transaction migration must not use _migrations, because its changes cannot be rolled back"
+_OUR_TABLE = "a no-transaction migration must not use {}, because its changes cannot be rolled back"
 _RESTRICT = re.compile(r"\\(?:un)?restrict\b")
 # A single lookup handles most statements, because a file may contain a million of them.
-_LOOKED_AT = frozenset(
-    (word,) for word in ("COPY", "SET", "BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "PREPARE")
-)
+_LOOKED_AT = frozenset((word,) for word in ("COPY", "SET"))
 _COPY = {
     "FROM": "COPY ... FROM STDIN is not supported; use INSERT (pg_dump --inserts or --column-inserts)",
     "TO": "COPY ... TO STDOUT is not supported; remove it",
@@ -64,8 +55,8 @@ class Violation(NamedTuple):
 class ChunkReader:
     """Iterates over the valid chunks of a migration; one chunk may be read ahead while the server works."""
 
-    def __init__(self, migration: Migration) -> None:
-        self._chunks = _valid_chunks(migration)
+    def __init__(self, migration: Migration, table: str = DEFAULT_TABLE.name) -> None:
+        self._chunks = _valid_chunks(migration, table)
         self._ahead: Chunk | MigrationFailure | None = None
 
     def __iter__(self) -> Self:
@@ -86,37 +77,45 @@ class ChunkReader:
             self._ahead = failure
 
 
-def _valid_chunks(migration: Migration) -> Iterator[Chunk]:
+def _valid_chunks(migration: Migration, table: str) -> Iterator[Chunk]:
     """Yield validated chunks; an in-memory text is validated completely before its first chunk is yielded."""
     if migration.problem:
         raise MigrationFailure(migration.problem)
-    if migration.is_large:
-        for chunk in migration.chunks():
-            validate(migration, chunk)
-            yield chunk
-            del chunk  # frees memory for the next chunk
-        return
-    chunks = list(migration.chunks())
-    for chunk in chunks:
-        validate(migration, chunk)
-    yield from chunks
+    valid = _validated(migration, table)
+    yield from valid if migration.is_large else list(valid)
 
 
-def validate(migration: Migration, chunk: Chunk) -> None:
-    """Raise `MigrationFailure` if a chunk must not be sent."""
-    if violation := find_violation(chunk.text, chunk.scan, chunk.column):
+def _validated(migration: Migration, table: str) -> Iterator[Chunk]:
+    reader = TransactionReader(transactional=migration.transactional)
+    for chunk in migration.chunks():
+        forward = reader.read(chunk)
+        validate(migration, chunk, reader.problem, table)
+        del chunk  # frees memory for the next chunk
+        if forward.scan.statements or forward.last:
+            yield forward
+        del forward
+
+
+def validate(
+    migration: Migration, chunk: Chunk, problem: Problem | None = None, table: str = DEFAULT_TABLE.name
+) -> None:
+    """Raise `MigrationFailure` if a chunk must not be sent, or for a `problem` with the transaction so far."""
+    violation = find_violation(chunk.text, chunk.scan)
+    if violation and not (problem and problem.line < chunk.lines + violation.line):
         raise MigrationFailure(violation.message, line=chunk.lines + violation.line)
-    if not migration.transactional and (line := _line_with_table(chunk.text, chunk.scan.statements)):
-        raise MigrationFailure(_OUR_TABLE, line=chunk.lines + line)
+    if problem:
+        raise MigrationFailure(problem.message, line=problem.line)
+    if not migration.transactional and (line := _line_with_table(chunk.text, chunk.scan.statements, table)):
+        raise MigrationFailure(_OUR_TABLE.format(table), line=chunk.lines + line)
 
 
-def find_violation(sql: str, scan: Scan, column: int = 0) -> Violation | None:
-    """Return the first violation in a text, or None. The text starts after `column` characters of its first line."""
-    first = min(_first_of_each_kind(sql, scan, column), default=None)
+def find_violation(sql: str, scan: Scan) -> Violation | None:
+    """Return the first violation in a text, or None."""
+    first = min(_first_of_each_kind(sql, scan), default=None)
     return first and Violation(line_and_column(sql, first[0])[0], first[1])
 
 
-def _first_of_each_kind(sql: str, scan: Scan, column: int) -> Iterator[tuple[int, str]]:
+def _first_of_each_kind(sql: str, scan: Scan) -> Iterator[tuple[int, str]]:
     if (nul := sql.find("\0")) >= 0:
         yield nul, "contains a NUL character, where Postgres stops reading; save the file as UTF-8 without it"
     if scan.backslash is not None:
@@ -130,18 +129,6 @@ def _first_of_each_kind(sql: str, scan: Scan, column: int) -> Iterator[tuple[int
         if statement.words[:1] in _LOOKED_AT and (message := _check_statement(sql, statement)):
             yield statement.start, message
             break
-    for comment in scan.comments:
-        if _ROLLBACK_HALF.match(sql, comment) and _is_mark(sql, scan, comment, column):
-            yield comment, _HAS_ROLLBACK_HALF
-            break
-
-
-def _is_mark(sql: str, scan: Scan, comment: int, column: int) -> bool:
-    """Return whether a comment is alone on its line and followed by a statement."""
-    line_start = max(sql.rfind("\n", 0, comment), sql.rfind("\r", 0, comment)) + 1
-    if column and not line_start:
-        return False
-    return not sql[line_start:comment].strip() and any(statement.end > comment for statement in scan.statements[-1:])
 
 
 def _check_backslash(sql: str, offset: int) -> str:
@@ -159,26 +146,7 @@ def _check_statement(sql: str, statement: Statement) -> str | None:
             return _check_copy(sql, statement)
         case ("SET",):
             return _check_text_setting(sql, statement)
-    return _check_transaction_control(statement.words)
-
-
-def _check_transaction_control(words: tuple[str, ...]) -> str | None:
-    match words:
-        case ("COMMIT" | "ROLLBACK", "PREPARED", *_):
-            return None
-        case ("ROLLBACK", "TO", *_) | ("ROLLBACK", "WORK" | "TRANSACTION", "TO", *_):
-            return None
-        case ("START" | "PREPARE" as verb, "TRANSACTION", *_):
-            keyword = f"{verb} TRANSACTION"
-        case ("BEGIN" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" as keyword, *_):
-            pass
-        case _:
-            return None
-    return (
-        f"{keyword}: transaction control is not allowed, because the runner controls the transaction; remove it. "
-        "Put statements that cannot run in a transaction into a file of their own that begins with "
-        "-- migrate:no-transaction"
-    )
+    return None
 
 
 def _check_copy(sql: str, statement: Statement) -> str | None:
@@ -208,8 +176,8 @@ def _check_text_setting(sql: str, statement: Statement) -> str | None:
     return None if words[-1] in harmless else message
 
 
-def _line_with_table(sql: str, statements: list[Statement]) -> int | None:
-    if "_migrations" not in sql.lower():
+def _line_with_table(sql: str, statements: list[Statement], table: str) -> int | None:
+    if table.lower() not in sql.lower():
         return None
-    named = (s.line for s in statements for token in tokens(sql, s) if token.strip('"').lower() == "_migrations")
+    named = (s.line for s in statements for token in tokens(sql, s) if token.strip('"').lower() == table.lower())
     return next(named, None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from predeploy.apply.directive_warning import warn_of_ignored_directive
 from predeploy.apply.drift import find_drift, refuse_copies
 from predeploy.apply.executor import AlreadyApplied, Execution
 from predeploy.apply.failure import log_failure
@@ -36,6 +37,8 @@ from predeploy.plan.static_plan import add_lock, describe_locks, lock_fields, re
 from predeploy.sql.table_name import DEFAULT_TABLE, TableName
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from predeploy.apply.migrations_table import MigrationsTable
     from predeploy.connection.connect import Connection, ConnectionSource
     from predeploy.migrations.migration import Migration, MigrationFiles, MigrationResult
@@ -87,6 +90,7 @@ def rehearse(
     lock_timeout: float,
     statement_timeout: float,
     table: TableName = DEFAULT_TABLE,
+    migration_settings: Sequence[tuple[str, str]] = (),
 ) -> tuple[str, dict[str, int]]:
     """Run the pending migrations under the migration lock, roll them back, and add failures to `result`.
 
@@ -102,7 +106,11 @@ def rehearse(
             if not _pending(conn, files, table):
                 return "No pending migrations", {"rehearsed": 0, "not_rehearsed": 0}
             pooled = dedicated_backend_pid(conn, db) is None
-            profile = pooled_profile(**timeouts) if pooled else direct_profile(**timeouts, options=conn.info.options)
+            if pooled:
+                profile = pooled_profile(**timeouts, migration_settings=migration_settings)
+            else:
+                options = conn.info.options
+                profile = direct_profile(**timeouts, options=options, migration_settings=migration_settings)
             try:
                 run(conn, profile.setup.sql)
                 _begin(conn, profile, lock_wait_timeout)
@@ -168,6 +176,7 @@ class _Rehearsal:
 
     def run(self, migration: Migration) -> None:
         """Run one migration and log the outcome; later migrations in the transaction see its effects."""
+        warn_of_ignored_directive(migration)
         execution = Execution(self._conn, self._table, migration, self._profile)
         try:
             execution.load()

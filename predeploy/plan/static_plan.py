@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from predeploy.apply.directive_warning import warn_of_ignored_directive
 from predeploy.apply.drift import find_drift, refuse_copies, warn
 from predeploy.apply.failure import log_failure
 from predeploy.apply.migrations_table import checksums, read_rows
@@ -52,7 +53,7 @@ def plan_migrations(conn: Connection, files: MigrationFiles, table: TableName) -
     refuse_copies(drift)
     warn(drift.findings, ("renamed", "misordered", "late"))
     catalog = read_catalog(conn)
-    return [_plan_file(migration, catalog) for migration in drift.pending]
+    return [_plan_file(migration, catalog, table) for migration in drift.pending]
 
 
 def log_plan(
@@ -61,6 +62,7 @@ def log_plan(
     """Log the plan, add expected failures to `result`, and return the message and fields for the last log line."""
     plans = plan_migrations(conn, files, table)
     for plan in plans:
+        warn_of_ignored_directive(plan.migration)
         if plan.failure:
             log_failure("Would fail", plan.migration, plan.failure, result, files.migrations)
             continue
@@ -116,12 +118,12 @@ def _message(plan: FilePlan) -> str:
     return f"Would run {plan.migration.name} {how}: {actions or 'no statements'}; {locks}{unknown}"
 
 
-def _plan_file(migration: Migration, catalog: Catalog) -> FilePlan:
+def _plan_file(migration: Migration, catalog: Catalog, table: TableName) -> FilePlan:
     plan = FilePlan(migration)
     locks: dict[Relation, LockMode] = {}
     search_path_changed = False
     try:
-        for chunk in ChunkReader(migration):
+        for chunk in ChunkReader(migration, table.name):
             plan.statement_count += len(chunk.scan.statements)
             for statement in chunk.scan.statements:
                 effects = read_statement(chunk.text, statement)

@@ -54,8 +54,8 @@ BUGS: Mapping[str, Bug] = {
         (
             (
                 "apply.migrator",
-                "rows = read_rows(conn) or {}",
-                "rows = {} if self.state.losses else read_rows(conn) or {}",
+                "rows = read_rows(conn, self._options.table) or {}",
+                "rows = {} if self.state.losses else read_rows(conn, self._options.table) or {}",
             ),
             ("apply.migrator", "rows = {} if table.is_new", "rows = {} if table.is_new or self.state.losses"),
         ),

@@ -68,11 +68,11 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "not a function or block that runs it",
     ),
     "isolation level": (
-        "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "SELECT 1; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
         "25001",
         "active_sql_transaction",
         "SET",
-        "its transaction has already begun",
+        "at the beginning of the file",
         "",
     ),
     "isolation level, by function": (
@@ -80,8 +80,8 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "25001",
         "active_sql_transaction",
         "SELECT",
-        "its transaction has already begun",
-        "its transaction has already begun",
+        "at the beginning of the file",
+        "at the beginning of the file",
     ),
     "needs a transaction": (
         "LOCK TABLE users",
@@ -397,6 +397,40 @@ def explained(run: Callable[..., Run], **variables: str) -> Event:
     return event
 
 
+PLACEHOLDERS = {
+    "CREATE TABLE {{ .Schema }}.a (id int);": "{{ ... }} is a template placeholder",
+    "SELECT 1;\nCREATE TABLE\n {{sesame}} ();": "{{ ... }} is a template placeholder",
+    "CREATE TABLE ${schema}.a (id int);": "${...} is a placeholder of Flyway or a shell",
+    "INSERT INTO users SELECT ${sesame};": "${...} is a placeholder of Flyway or a shell",
+    "CREATE TABLE :schema.a (id int);": ":name is a variable of psql or an application",
+    "SELECT :'sesame';": ":name is a variable of psql or an application",
+    "SELECT * FROM users WHERE id = :sesame": ":name is a variable of psql or an application",
+    "CREATE TABLE @extschema@.a (id int);": "@extschema@ is a placeholder of extension scripts",
+    "SELECT @extschema@.f();": "@extschema@ is a placeholder of extension scripts",
+    "CREATE TABLE @sesame@.a (id int);": "@...@ is a placeholder",
+    "CREATE TABL {{ .Schema }}.a (id int);": "Fix the statement",
+    "SELECT 1::int, '{{ x }}' FRM ${schema}": "${...} is a placeholder of Flyway or a shell",
+    "SELECT '${x} @y@' :: ::int": "Fix the statement",
+    "SELEC :name": "Fix the statement",
+    "SELECT (ARRAY[1])[1:sesame;": "Fix the statement",
+}
+
+
+def test_a_placeholder_of_another_tool_is_named(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE TABLE users (id int)")
+    for number, sql in enumerate(PLACEHOLDERS):
+        migrations_dir.write(f"{number:03}.sql", sql)
+    for event, (sql, says) in zip(run().named("migration.failed"), PLACEHOLDERS.items(), strict=True):
+        assert (event["sqlstate"], event["advice"].startswith(says)) == ("42601", True), (sql, event)
+        assert "sesame" not in event["advice"]
+        if "is a" in says:
+            assert event["advice"].endswith(
+                ", which another tool fills in and pg-predeploy does not: write the value itself."
+            )
+
+
 # Conditions
 
 
@@ -543,7 +577,7 @@ def test_the_location_is_in_the_format_of_editors(run: Callable[..., Run], migra
         "(SQLSTATE 42P01 undefined_table, SELECT, statement 3 of 3)"
     )
     assert second == "Failed: 002.sql:1: division by zero (SQLSTATE 22012 division_by_zero, SELECT)"
-    assert third.startswith("Failed: 003.sql:3: COMMIT: transaction control is not allowed")
+    assert third.startswith("Failed: 003.sql:3: COMMIT: there is no BEGIN for it")
 
 
 def test_a_syntax_error_has_a_statement_number_although_the_server_has_run_nothing(

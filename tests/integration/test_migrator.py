@@ -111,13 +111,15 @@ REJECTED = [
     ("SELECT 1;\nBEGIN;\nSELECT 2;\nCOMMIT;", 2, "BEGIN"),
     ("SELECT 1;\n\nCOMMIT;", 3, "COMMIT"),
     ("INSERT INTO a VALUES (1); COMMIT; BEGIN;", 1, "COMMIT"),
+    ("BEGIN;\nINSERT INTO a VALUES (1);\nCOMMIT;\nBEGIN;\nCOMMIT;", 3, "split the file"),
+    ("BEGIN; INSERT INTO a VALUES (1);", 1, "there is no COMMIT"),
+    ("-- migrate:no-transaction\nINSERT INTO a VALUES (1);\nBEGIN;", 3, "must commit each block"),
     ("COPY a FROM stdin;\n1\n2\n\\.\n", 1, "--inserts"),
     ("\\restrict abc\nSELECT 1;\n", 1, "pg_dump"),
     ("SELECT 1;\n\\connect other\n", 2, "psql"),
     ("SELECT 1;\nSELECT 'open", 2, "never closed"),
     ("SELECT 1;\n/* open", 2, "never closed"),
     ("SELECT 1;\nSELECT '\0';", 2, "NUL"),
-    ("-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT 2;", 3, "down migration"),
 ]
 
 

@@ -405,7 +405,7 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
     "comment never closed": ("SELECT 1 /* §", "", "the comment that opens here is never closed"),
     "backslash": ("\\password §", "", "backslash outside quotes"),
     "copy from stdin": ("COPY users FROM STDIN;\n§", "", "COPY ... FROM STDIN"),
-    "transaction": ("COMMIT AND CHAIN; SELECT '§'", "", "COMMIT: transaction control is not allowed"),
+    "transaction": ("COMMIT AND CHAIN; SELECT '§'", "", "COMMIT AND CHAIN: "),
     "nul": ("SELECT '§\0'", "", "a NUL character"),
 }
 

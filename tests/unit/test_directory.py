@@ -462,6 +462,11 @@ DIRECTIVES = [
     "-- migrate:up transaction: false",
     "-- migrate:up foo:bar transaction:false",
     "---- tern: disable-tx ----",
+    "-- postgres-migrations disable-transaction",
+    "-- Postgres-Migrations Disable-Transaction",
+    "-- atlas:txmode none",
+    "--! no-transaction",
+    "-- +migrate Up notransaction",
 ]
 
 
@@ -533,6 +538,9 @@ def test_a_directive_must_be_a_whole_line(migrations_dir: MigrationsDir, directi
         "-- +goose NOTRANSACTION",
         "-- goose NO TRANSACTION",
         "-- tern: disable-tx",
+        "-- atlas:txmode file",
+        "-- +migrate Down notransaction",
+        "-- +migrate Up",
         "# migrate:no-transaction",
         "- migrate:no-transaction",
     ],

@@ -43,7 +43,7 @@ VARIABLES = {
     for node in ast.walk(MODULES["predeploy.settings"])
     if isinstance(node, ast.Constant) and isinstance(node.value, str)
     if re.fullmatch(r"MIGRAT[A-Z]+_[A-Z_]*[A-Z]|DATABASE_URL|DATABASE_URL_FILE", node.value)
-}
+} | {"MIGRATE_SET_<NAME>"}
 OF_THE_TERMINAL = {"NO_COLOR"}  # rich reads it
 
 

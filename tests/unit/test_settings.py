@@ -367,3 +367,30 @@ def test_an_unknown_value_names_the_variable(name: str, value: str) -> None:
 def test_the_table_and_the_order_are_read() -> None:
     assert load(MIGRATE_TABLE='app."My Table"').table == TableName("My Table", "app")
     assert load(MIGRATE_ORDER="numeric").numeric_order
+
+
+def test_the_settings_of_migrations_are_read_in_lower_case_and_are_not_unknown() -> None:
+    found = load(MIGRATE_SET_REGION="eu", MIGRATE_SET__a1=" it's ", MIGRATE_SET_EMPTY="", MIGRATE_SETS="x")
+    assert found.migration_settings == (("_a1", " it's "), ("region", "eu"))
+    assert found.unknown == ("MIGRATE_SETS",)
+    assert "it's" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"MIGRATE_SET_": "hunter2"}, "letters, digits and underscores"),
+        ({"MIGRATE_SET_1A": "hunter2"}, "letters, digits and underscores"),
+        ({"MIGRATE_SET_A-B": "hunter2"}, "letters, digits and underscores"),
+        ({"MIGRATE_SET_É": "hunter2"}, "letters, digits and underscores"),
+        ({"MIGRATE_SET_" + "A" * 64: "hunter2"}, "letters, digits and underscores"),
+        ({"MIGRATE_SET_A": "hunter2", "MIGRATE_SET_a": "hunter2"}, "MIGRATE_SET_a: another variable differs"),
+        ({"MIGRATE_SET_A": "hunter2\udcff"}, "MIGRATE_SET_A: the value is not valid UTF-8"),
+    ],
+)
+def test_a_setting_of_migrations_that_cannot_be_set_is_named_without_its_value(
+    variables: dict[str, str], says: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        load(**variables)
+    assert "hunter2" not in str(caught.value)

@@ -9,6 +9,7 @@ import pytest
 
 from predeploy.migrations.chunks import CHUNK_CHARS, MAX_MESSAGE_CHARS, Chunk
 from predeploy.migrations.migration import Migration, MigrationFailure
+from predeploy.migrations.transaction import Problem
 from predeploy.migrations.validate import ChunkReader, Violation, find_violation, validate
 from predeploy.sql.splitter import scan
 
@@ -23,15 +24,6 @@ def violation(sql: str) -> Violation | None:
 @pytest.mark.parametrize(
     ("sql", "line", "says"),
     [
-        ("BEGIN;", 1, "BEGIN: "),
-        ("SELECT 1;\n\nbegin transaction", 3, "BEGIN: "),
-        ("START /* a */ TRANSACTION;", 1, "START TRANSACTION: "),
-        ("a;\r\ncommit AND CHAIN;", 2, "COMMIT: "),
-        ("END", 1, "END: "),
-        ("ROLLBACK;", 1, "ROLLBACK: "),
-        ("ROLLBACK WORK;", 1, "ROLLBACK: "),
-        ("ABORT;", 1, "ABORT: "),
-        ("PREPARE TRANSACTION 'x';", 1, "PREPARE TRANSACTION: "),
         ("COPY t FROM STDIN;", 1, "COPY ... FROM STDIN"),
         ("copy public.t (a, b) from stdin with (format csv);", 1, "INSERT"),
         ("COPY BINARY t FROM /* x */ STDOUT", 1, "COPY ... FROM STDIN"),
@@ -44,30 +36,13 @@ def violation(sql: str) -> Violation | None:
         ('SELECT 1;\nCOPY t FROM stdin;\n$$\t"\n\\.\n', 2, "COPY ... FROM STDIN"),
         ("COPY t FROM stdin 'never closed", 1, "COPY ... FROM STDIN"),
         ("--\n\\connect x\n", 2, "psql meta-commands"),
-        ("SELECT 1 \\gset\n;BEGIN", 1, "psql meta-commands"),
+        ("SELECT 1 \\gset\n;COPY t FROM stdin", 1, "psql meta-commands"),
         ("\\restrict abc\nCOPY t FROM stdin;", 1, "remove these lines"),
         ("SELECT 1;\n\\unrestrict abc\n", 2, "--inserts or --column-inserts"),
         ("\\restricted", 1, "psql meta-commands"),
         ("SELECT 1;\n-- \0", 2, "NUL"),
         ("SELECT 1;\n\nSELECT 'a;\nBEGIN;", 3, "the quoted string that opens here is never closed"),
         ("SELECT 1;\n/* BEGIN;", 2, "the comment that opens here is never closed"),
-        ("BEGIN 'a", 1, "BEGIN: "),
-        ("-- migrate:up\na;\n-- migrate:down\nb;", 3, "remove everything from this line on"),
-        ("a;\r\n-- migrate:down transaction:false\r\nb;", 2, "down migration"),
-        ("a;\n--migrate:down\nb", 2, "down migration"),
-        ("a;\r\n-- migrate:down\r\nb;", 2, "down migration"),
-        ("a;\r---- create above / drop below ----\rb;", 2, "down migration"),
-        ("a\n-- migrate:down\nb", 2, "down migration"),
-        ("-- +goose Up\na;\n-- +goose Down\nb;", 3, "down migration"),
-        ("a;\n-- +goose down\nb;", 2, "down migration"),
-        ("a;\n-- +migrate Down notransaction\nb;", 2, "down migration"),
-        ("a;\n-- +micrate Down\nb;", 2, "down migration"),
-        ("a;\n-- rambler down\nb;", 2, "down migration"),
-        ("a;\n-- //@UNDO\nb;", 2, "down migration"),
-        ("a;\n---- create above / drop below ----\nb;", 2, "down migration"),
-        ("a;\n\t-- Down Migration\nb;", 2, "down migration"),
-        ("a;\n-- migrate:down\nROLLBACK;", 2, "down migration"),
-        ("BEGIN;\n-- migrate:down\nb;", 1, "BEGIN: "),
         ("a;\nSET standard_conforming_strings = off", 2, "E'...'"),
         ("SET LOCAL standard_conforming_strings TO 'off'", 1, "E'...'"),
         ("SET SESSION client_encoding = 'LATIN1'", 1, "UTF-8"),
@@ -104,17 +79,6 @@ def test_the_first_violation_is_named_with_its_line(sql: str, line: int, says: s
         "COPY (COPY t FROM stdin",
         "SELECT copy FROM stdin",
         r"SELECT '\restrict', E'\\', $$\$$ -- \connect",
-        "SELECT '\n-- migrate:down\n'; SELECT 1",
-        "/*\n-- migrate:down\n*/ SELECT 1",
-        "$$\n-- +goose Down\n$$",
-        "a; -- migrate:down\nb;",
-        "a;\n-- migrate:down\n",
-        "a;\n-- see migrate:down\nb;",
-        "a;\n-- migrate:downward\nb;",
-        "a;\n-- Down migration is in another file\nb;",
-        "a;\n-- +goose StatementBegin\nb;",
-        "a;\n--rollback DROP TABLE t;\nb;",
-        "-- migrate:up\na;",
     ],
 )
 def test_a_text_that_may_be_sent_has_no_violation(sql: str) -> None:
@@ -123,11 +87,9 @@ def test_a_text_that_may_be_sent_has_no_violation(sql: str) -> None:
 
 def test_the_message_quotes_nothing_from_the_file() -> None:
     for sql in (
-        "BEGIN sesame;",
         "\\sesame",
         "'sesame",
         "COPY sesame FROM stdin",
-        "-- migrate:down sesame\nsesame",
     ):
         found = violation(sql)
         assert found
@@ -137,21 +99,20 @@ def test_the_message_quotes_nothing_from_the_file() -> None:
 # A chunk of a migration
 
 
-def chunk(sql: str, *, lines: int = 0, column: int = 0) -> Chunk:
-    return Chunk(sql, scan(sql), lines=lines, column=column)
+def chunk(sql: str, *, lines: int = 0) -> Chunk:
+    return Chunk(sql, scan(sql), lines=lines)
 
 
 def test_the_line_of_a_violation_is_its_line_in_the_file() -> None:
-    with pytest.raises(MigrationFailure, match=r"^COMMIT: .* \(line 42\)$") as caught:
-        validate(Migration("001.sql"), chunk("a;\nCOMMIT;", lines=40))
+    with pytest.raises(MigrationFailure, match=r"^COPY .* \(line 42\)$") as caught:
+        validate(Migration("001.sql"), chunk("a;\nCOPY t FROM stdin;", lines=40))
     assert caught.value.fields == {"line": 42}
 
 
-def test_a_marker_must_be_a_whole_line_of_the_file() -> None:
-    sql = "-- migrate:down\nb;"
-    validate(Migration("001.sql"), chunk(sql, lines=40, column=3))
-    with pytest.raises(MigrationFailure, match=r"line 41\)$"):
-        validate(Migration("001.sql"), chunk(sql, lines=40))
+@pytest.mark.parametrize(("line", "says"), [(41, "of the transaction"), (42, "COPY"), (43, "COPY")])
+def test_of_two_problems_the_first_line_is_named(line: int, says: str) -> None:
+    with pytest.raises(MigrationFailure, match=says):
+        validate(Migration("001.sql"), chunk("a;\nCOPY t FROM stdin;", lines=40), Problem(line, "of the transaction"))
 
 
 @pytest.mark.parametrize(
