@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -25,7 +24,7 @@ from predeploy.connection.session import (
     roll_back,
 )
 from predeploy.errors import ConnectionLost
-from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION, wait_until_free
+from predeploy.lock.advisory_lock import begin_with_lock
 from predeploy.migrations.migration import MigrationFailure
 from predeploy.monitor.statement_counter import StatementCounter
 from predeploy.monitor.watcher import Watcher
@@ -102,7 +101,7 @@ def rehearse(
             profile = pooled_profile(**timeouts) if pooled else direct_profile(**timeouts, options=conn.info.options)
             try:
                 run(conn, profile.setup.sql)
-                _begin(conn, profile, lock_wait_timeout)
+                begin_with_lock(conn, profile.begin.sql, timeout=lock_wait_timeout)
                 watcher.backend = backend_pid(conn)
                 rehearsal = _Rehearsal(conn, profile, watcher, files, result)
                 for migration in _pending(conn, files):
@@ -121,19 +120,6 @@ def rehearse(
 def _pending(conn: Connection, files: MigrationFiles) -> list[Migration]:
     rows = read_rows(conn) or {}
     return [migration for migration in files.migrations if migration.name not in rows]
-
-
-def _begin(conn: Connection, profile: SessionProfile, timeout: float) -> None:
-    """Begin a transaction and take the migration lock in it; wait for the lock outside any transaction."""
-    deadline = time.monotonic() + timeout
-    while True:
-        wait_until_free(conn, timeout=max(deadline - time.monotonic(), 0))
-        run(conn, profile.begin.sql)
-        (answer,) = run(conn, f"SELECT {TRY_IN_TRANSACTION}")
-        if answer.get_value(0, 0) == b"t":
-            log.info("Acquired the migration lock", extra={"event": "lock.acquired"})
-            return
-        run(conn, "ROLLBACK")
 
 
 class _Rehearsal:
