@@ -6,7 +6,7 @@ import gc
 import logging
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from predeploy import __version__
@@ -55,6 +55,7 @@ def migrate(settings: Settings, dsn: Dsn, report: Report) -> None:
         watch_after=settings.watch_after,
         stop_on_error=settings.on_error == "stop",
         direct_url=settings.direct_url,
+        foreign_history=settings.foreign_history,
     )
     migrator = Migrator(server, files, options)
     report.follow(migrator.state.result, lambda: migrator.state.interrupted)
@@ -64,7 +65,7 @@ def migrate(settings: Settings, dsn: Dsn, report: Report) -> None:
 
 def status(settings: Settings, dsn: Dsn, report: Report) -> None:
     """List every migration with its state."""
-    counts = _log_status(_statuses(settings, dsn))
+    counts = _log_status(_statuses(settings, dsn, warn_only=True))
     report.set_outcome(0, ", ".join(f"{count} {state}" for state, count in counts.items()), **counts)
 
 
@@ -81,7 +82,7 @@ def plan(settings: Settings, dsn: Dsn, report: Report) -> None:
 
     files = _read_files(settings, dsn)
     with Server(dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
-        message, fields = log_plan(conn, files, report.result)
+        message, fields = log_plan(conn, files, report.result, foreign_history=settings.foreign_history)
     report.set_outcome(1 if report.result.errors else 0, message, **fields)
 
 
@@ -98,8 +99,33 @@ def rehearse(settings: Settings, dsn: Dsn, report: Report) -> None:
         lock_wait_timeout=settings.lock_wait_timeout,
         lock_timeout=settings.lock_timeout,
         statement_timeout=settings.statement_timeout,
+        foreign_history=settings.foreign_history,
     )
     report.set_outcome(1 if report.result.errors else 0, message, **fields)
+
+
+def baseline(
+    settings: Settings, dsn: Dsn, report: Report, *, through: str | None, tool: str | None, dry_run: bool
+) -> None:
+    """Record migrations without running them: up to the file `through`, those that `tool` has applied, or all."""
+    from predeploy.apply import baseline as recording
+    from predeploy.connection.connect import Server
+
+    files = _read_files(settings, dsn)
+    if tool is None:
+        choose = recording.through(files, through)
+    else:
+        choose = recording.from_tool(files, settings.migrations_dir, tool)
+    with Server(dsn, wait_timeout=settings.wait_timeout, writable=not dry_run).connection() as conn:
+        timeout = settings.lock_wait_timeout
+        recorded = recording.record(conn, files, choose, lock_wait_timeout=timeout, dry_run=dry_run)
+        with recording.errors_classified(conn):
+            rows = migration_status(conn, files)
+    if dry_run:
+        rows = [replace(row, state="applied") if row.name in recorded else row for row in rows]
+    counts = _log_status(rows)
+    what = f"{'Would record' if dry_run else 'Recorded'} {len(recorded)} migration{'' if len(recorded) == 1 else 's'}"
+    report.set_outcome(0, f"{what}; {counts['pending']} pending", recorded=len(recorded), **counts)
 
 
 def health(settings: Settings, dsn: Dsn, report: Report) -> None:
@@ -113,12 +139,13 @@ def health(settings: Settings, dsn: Dsn, report: Report) -> None:
     report.set_outcome(0 if found.ok else 3, message, latency_ms=found.latency_ms)
 
 
-COMMANDS: dict[str, Callable[[Settings, Dsn, Report], None]] = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "migrate": migrate,
     "status": status,
     "check": check,
     "plan": plan,
     "plan --rehearse": rehearse,
+    "baseline": baseline,
     "health": health,
 }
 
@@ -168,12 +195,22 @@ def _read_files(settings: Settings, dsn: Dsn) -> MigrationFiles:
     return files
 
 
-def _statuses(settings: Settings, dsn: Dsn) -> list[MigrationStatus]:
+def _statuses(settings: Settings, dsn: Dsn, *, warn_only: bool = False) -> list[MigrationStatus]:
+    """Return the state of every migration.
+
+    If nothing is recorded and another tool may have applied the pending migrations, raise `ConfigurationError`, or log
+    a warning if `warn_only`.
+    """
     from predeploy.connection.connect import Server
 
     files = _read_files(settings, dsn)
     with Server(dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
-        return migration_status(conn, files)
+        rows = migration_status(conn, files)
+        if rows and all(row.applied_at is None for row in rows):
+            from predeploy.adopt.stop_sign import check_surroundings
+
+            check_surroundings(conn, foreign_history=settings.foreign_history, warn_only=warn_only)
+        return rows
 
 
 def _log_status(rows: list[MigrationStatus]) -> dict[str, int]:

@@ -38,6 +38,7 @@ _KNOWN = {
     "MIGRATE_RETRIES",
     "MIGRATE_WATCH_AFTER",
     "MIGRATE_ON_ERROR",
+    "MIGRATE_FOREIGN_HISTORY",
     "MIGRATE_REQUIRE_FILES",
     "MIGRATE_LOG_LEVEL",
     "MIGRATE_LOG_FORMAT",
@@ -61,6 +62,7 @@ class Settings(NamedTuple):  # creating this class takes 0.1 ms; a frozen datacl
     retries: int
     watch_after: float
     on_error: str
+    foreign_history: str
     require_files: bool
     log_level: str
     log_format: str
@@ -88,6 +90,7 @@ def load_settings(environ: Mapping[str, str], *, default_dir: str) -> Settings:
         retries=_count(environ, "MIGRATE_RETRIES", 5),
         watch_after=_duration(environ, "MIGRATE_WATCH_AFTER", 5),
         on_error=_choice(environ, "MIGRATE_ON_ERROR", "continue", "stop"),
+        foreign_history=_choice(environ, "MIGRATE_FOREIGN_HISTORY", "stop", "ignore"),
         require_files=_truth(environ, "MIGRATE_REQUIRE_FILES"),
         log_level=_choice(environ, "MIGRATE_LOG_LEVEL", "info", "debug", "warning", "error"),
         log_format=_choice(environ, "MIGRATE_LOG_FORMAT", "auto", "json", "text"),

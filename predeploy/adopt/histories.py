@@ -23,7 +23,8 @@ _LOOK = """
     FROM pg_catalog.pg_class c
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-    WHERE c.relkind IN ('r', 'p') AND c.relname = ANY ({tables}::name[]) AND n.nspname = ANY ({schemas}::name[] || ({own})::name)
+    WHERE c.relkind IN ('r', 'p') AND c.relname = ANY ({tables}::name[])
+    AND n.nspname = ANY ({schemas}::name[] || ({own})::name)
     GROUP BY c.oid, n.nspname, c.relname;
     SELECT ({own}), pg_catalog.count(*)
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -81,9 +81,7 @@ TOOLS = (
         where="version_id <> 0",  # created together with the table
         order="id",
     ),
-    Tool(
-        "Flyway", "flyway_schema_history", _FLYWAY, _FLYWAY_SELECT, where="type <> 'SCHEMA'", order="installed_rank"
-    ),
+    Tool("Flyway", "flyway_schema_history", _FLYWAY, _FLYWAY_SELECT, where="type <> 'SCHEMA'", order="installed_rank"),
     Tool("Flyway", "schema_version", _FLYWAY, _FLYWAY_SELECT, where="type <> 'SCHEMA'", order="installed_rank"),
     Tool(
         "Prisma",

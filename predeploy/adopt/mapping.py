@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from predeploy.errors import ConfigurationError
@@ -113,8 +114,7 @@ def hashes(migration: Migration, directory: str, digits: int) -> set[str]:
 
 def _read(migration: Migration, directory: str) -> bytes:
     try:
-        with open(migration.path or f"{directory}/{migration.name}", "rb") as file:
-            return file.read()
+        return Path(migration.path or f"{directory}/{migration.name}").read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{migration.name} cannot be read: {error.strerror}.") from None
 
@@ -184,7 +184,7 @@ def _by_text(of_file: Callable[[str], Iterable[str]]) -> Callable[[History, Rows
 
 
 def _golang_migrate(history: History, rows: Rows, files: Sequence[Migration]) -> _Entries:
-    """Everything up to the one version is applied."""
+    """Take everything up to the one version in the table."""
     version, dirty = max(rows)
     if dirty:
         raise _unfinished(
@@ -197,13 +197,13 @@ def _golang_migrate(history: History, rows: Rows, files: Sequence[Migration]) ->
 
 
 def _goose(_history: History, rows: Rows, _files: Sequence[Migration]) -> _Entries:
-    """The newest row of a version counts."""
-    newest: dict[int, bool] = dict(rows)  # type: ignore[arg-type]
+    """Take the newest row of each version."""
+    newest: dict[int, bool] = dict(rows)
     return _Entries({str(version): None for version, is_applied in newest.items() if is_applied}, _number)
 
 
 def _flyway(history: History, rows: Rows, files: Sequence[Migration]) -> _Entries:
-    """A row names its script; a baseline includes all lower versions, and an undo or a deletion removes a version."""
+    """Take the scripts by name; a baseline includes all lower versions, and an undo or a deletion removes a version."""
     versions = {migration.name: _flyway_version(migration.name) for migration in files}
     applied: dict[str, tuple[int, ...]] = {}
     for version, kind, script, success, checksum in rows:
@@ -288,7 +288,7 @@ _READERS: dict[str, Callable[[History, Rows, Sequence[Migration]], _Entries]] = 
 
 
 def _compare_drizzle(history: History, rows: Rows, files: Sequence[Migration], directory: str) -> Comparison:
-    """A row has a name since Drizzle 1.0; without one, only the checksum connects it to a file."""
+    """Match rows by name, which they have since Drizzle 1.0, and the others by checksum alone."""
     by_name = {key: migration for migration in files for key in _prisma_name(migration.name)}
     of_file = {migration.name: hashes(migration, directory, 64) for migration in files}
     applied, differing, strays = {}, [], []
@@ -311,7 +311,7 @@ def _compare_drizzle(history: History, rows: Rows, files: Sequence[Migration], d
     pending = [migration.name for migration in files if migration.name not in applied]
     if strays and pending and not all(name for _, name in rows):
         raise ConfigurationError(
-            f"{len(strays)} row{'s' if len(strays) > 1 else ''} of {history.table} and {_named(pending)} match nothing: "
-            f"a file may have changed since it was applied. Restore what was applied, or {_OVERRULE}"
+            f"{len(strays)} row{'s' if len(strays) > 1 else ''} of {history.table} and {_named(pending)} match "
+            f"nothing: a file may have changed since it was applied. Restore what was applied, or {_OVERRULE}"
         )
     return Comparison(applied, tuple(strays))

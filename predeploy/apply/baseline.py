@@ -77,7 +77,7 @@ def record(
     recorded.
     """
     profile = pooled_profile(lock_timeout=0, statement_timeout=0)
-    with autocommit(conn), _errors_classified(conn):
+    with autocommit(conn), errors_classified(conn):
         try:
             run(conn, profile.setup.sql)
             if dry_run:
@@ -186,7 +186,8 @@ def _few(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def _errors_classified(conn: Connection) -> Iterator[None]:
+def errors_classified(conn: Connection) -> Iterator[None]:
+    """Raise a `StorageError` in place of a psycopg error."""
     try:
         yield
     except psycopg.Error as error:

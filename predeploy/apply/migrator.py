@@ -25,7 +25,7 @@ from predeploy.connection.session import (
     pooled_profile,
     roll_back,
 )
-from predeploy.errors import ConnectionLost, PostgresUnavailable, StorageError
+from predeploy.errors import ConfigurationError, ConnectionLost, PostgresUnavailable, StorageError
 from predeploy.lock.advisory_lock import advisory_lock, end_stale_session
 from predeploy.migrations.directory import read_migrations
 from predeploy.monitor.watcher import Watcher
@@ -47,13 +47,18 @@ log = logging.getLogger(__name__)
 _LAST_LOOK_S = 0.8  # for a login during cleanup; must end before the forced exit
 
 
-def run_migrations(db: ConnectionSource, migrations_dir: Path) -> MigrationResult:
+def run_migrations(db: ConnectionSource, migrations_dir: Path, *, foreign_history: str = "stop") -> MigrationResult:
     """Apply the directory's pending `.sql` files in code-point order, and return each migration's outcome.
 
     Use a single connection from `db`, and hold the advisory lock unless nothing is pending. If a migration fails, roll
     it back, record the failure and continue with the next file. Do nothing if the directory is missing or empty.
+
+    If nothing is recorded yet and another tool's history has rows, raise `ConfigurationError` before anything runs,
+    unless `foreign_history` is "ignore".
     """
-    return Migrator(db, read_migrations(migrations_dir)).run()
+    if foreign_history not in {"stop", "ignore"}:
+        raise ValueError("foreign_history must be 'stop' or 'ignore'")
+    return Migrator(db, read_migrations(migrations_dir), RunOptions(foreign_history=foreign_history)).run()
 
 
 class Migrator:
@@ -66,6 +71,7 @@ class Migrator:
         self._options = options
         self._batch: Batch | None = None
         self._loop: ApplyLoop | None = None
+        self._surroundings_checked = False
         self._backend_pid: int | None = None  # of the last dedicated session, which may still hold the lock
 
     def run(self) -> MigrationResult:
@@ -87,6 +93,9 @@ class Migrator:
                         raise ConnectionLost(
                             f"The connection was lost {MAX_LOSSES} times while no migration was running."
                         ) from None
+                except ConfigurationError:
+                    conn.close()  # it has the settings of a run
+                    raise
                 else:
                     return self.state.result
 
@@ -102,6 +111,8 @@ class Migrator:
         profile = self._choose_profile(conn, watcher)
         with advisory_lock(conn, timeout=self._options.lock_wait_timeout, pooled=profile.pooled):
             *_, can_raise_notice, located, schema = run(conn, f"{profile.setup.sql}{CAN_RAISE_NOTICE};{LOCATE}")
+            if not rows:
+                self._check_surroundings(conn, may_have_rows=bool(located.ntuples))
             table = ensure_table(conn, (located, schema))
             rows = {} if table.is_new else table.rows(conn)  # replaced by tests/faults/planted.py
             self.state.reconcile(rows)
@@ -117,6 +128,18 @@ class Migrator:
                 raise
             self.state.finish(rows)
         conn.close()  # so that a pool replaces it: psycopg does not know that the reset dropped its prepared statements
+
+    def _check_surroundings(self, conn: Connection, *, may_have_rows: bool) -> None:
+        """Raise `ConfigurationError` if another tool may have applied the migrations; call this under the lock.
+
+        If nothing is recorded, check before the table is created, so that a refused run leaves nothing behind.
+        """
+        if self._surroundings_checked or (may_have_rows and read_rows(conn)):
+            return
+        from predeploy.adopt.stop_sign import check_surroundings  # only for the first run on a database
+
+        check_surroundings(conn, foreign_history=self._options.foreign_history)
+        self._surroundings_checked = True
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:

@@ -12,7 +12,8 @@ class RunOptions:
     `lock_timeout` and `statement_timeout` apply within each migration; 0 keeps the server's settings. On a lock
     timeout, a deadlock or a serialization failure, a migration is retried, up to `attempts` attempts in total.
     Progress is logged once a migration has run for `watch_after` seconds; 0 disables progress logging. `direct_url` is
-    the name of a variable that may contain a connection string that bypasses a pooler.
+    the name of a variable that may contain a connection string that bypasses a pooler. If
+    `foreign_history` is "ignore", the run does not stop at the history of another migration tool.
     """
 
     lock_wait_timeout: float = 300.0
@@ -22,3 +23,4 @@ class RunOptions:
     watch_after: float = 5.0
     stop_on_error: bool = False
     direct_url: str = ""
+    foreign_history: str = "stop"

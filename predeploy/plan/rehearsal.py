@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from predeploy.adopt.stop_sign import check_surroundings
 from predeploy.apply.executor import AlreadyApplied, Execution
 from predeploy.apply.failure import log_failure
 from predeploy.apply.migrations_table import ensure_table, read_rows
@@ -83,11 +84,13 @@ def rehearse(
     lock_wait_timeout: float,
     lock_timeout: float,
     statement_timeout: float,
+    foreign_history: str = "stop",
 ) -> tuple[str, dict[str, int]]:
     """Run the pending migrations under the migration lock, roll them back, and add failures to `result`.
 
     Return the message and fields for the last log line. Timeouts are in seconds; 0 for the lock or statement timeout
-    selects this module's default.
+    selects this module's default. Raise `ConfigurationError` if nothing is recorded and another tool's history has
+    rows, unless `foreign_history` is "ignore".
     """
     timeouts = {
         "lock_timeout": lock_timeout or LOCK_TIMEOUT_S,
@@ -104,6 +107,8 @@ def rehearse(
                 begin_with_lock(conn, profile.begin.sql, timeout=lock_wait_timeout)
                 watcher.backend = backend_pid(conn)
                 rehearsal = _Rehearsal(conn, profile, watcher, files, result)
+                if not read_rows(conn):
+                    check_surroundings(conn, foreign_history=foreign_history)
                 for migration in _pending(conn, files):
                     rehearsal.run(migration)
             finally:

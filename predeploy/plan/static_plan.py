@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from predeploy.adopt.stop_sign import check_surroundings
 from predeploy.apply.failure import log_failure
 from predeploy.apply.migrations_table import read_rows
 from predeploy.migrations.migration import MigrationFailure
@@ -44,16 +45,24 @@ class FilePlan:
     failure: MigrationFailure | None = None
 
 
-def plan_migrations(conn: Connection, files: MigrationFiles) -> list[FilePlan]:
-    """Return the plans for all pending migrations, in order."""
+def plan_migrations(conn: Connection, files: MigrationFiles, *, foreign_history: str = "stop") -> list[FilePlan]:
+    """Return the plans for all pending migrations, in order.
+
+    Raise `ConfigurationError` if nothing is recorded and another tool's history has rows, unless `foreign_history` is
+    "ignore".
+    """
     rows = read_rows(conn) or {}
+    if files.migrations and not rows:
+        check_surroundings(conn, foreign_history=foreign_history)
     catalog = read_catalog(conn)
     return [_plan_file(m, catalog) for m in files.migrations if m.name not in rows]
 
 
-def log_plan(conn: Connection, files: MigrationFiles, result: MigrationResult) -> tuple[str, dict[str, Any]]:
+def log_plan(
+    conn: Connection, files: MigrationFiles, result: MigrationResult, *, foreign_history: str = "stop"
+) -> tuple[str, dict[str, Any]]:
     """Log the plan, add expected failures to `result`, and return the message and fields for the last log line."""
-    plans = plan_migrations(conn, files)
+    plans = plan_migrations(conn, files, foreign_history=foreign_history)
     for plan in plans:
         if plan.failure:
             log_failure("Would fail", plan.migration, plan.failure, result, files.migrations)

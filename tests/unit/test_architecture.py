@@ -29,6 +29,7 @@ DIRECTIONS = [  # a package or module imports from its own line and from those b
     "commands cli",
     "plan",
     "apply",
+    "adopt",
     "monitor",
     "lock",
     "connection",
