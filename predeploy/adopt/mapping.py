@@ -83,9 +83,7 @@ def refuse_gap(history: History, applied: Collection[str], decided: Collection[s
     ]
     if not missing:
         return
-    numbers = [int(match[0]) for name in applied if (match := re.search(r"\d+", name))]
-    sorted_late = [match for name in missing if (match := re.search(r"\d+", name))]
-    by_number = len(sorted_late) == len(missing) and min(int(match[0]) for match in sorted_late) > max(numbers)
+    by_number = min(map(_version_in, missing)) > max(map(_version_in, applied))
     raise ConfigurationError(
         f"{_named(missing)} {'is' if len(missing) == 1 else 'are'} pending in {history.tool.title}, but "
         f"{'sorts' if len(missing) == 1 else 'sort'} before {names[last]}, which is applied there. "
@@ -227,6 +225,11 @@ def _flyway(history: History, rows: Rows, files: Sequence[Migration]) -> _Entrie
 def _flyway_version(name: str) -> tuple[int, ...]:
     match = _FLYWAY_VERSION.match(name)
     return _numbers(match[1]) if match else ()
+
+
+def _version_in(name: str) -> tuple[int, ...]:
+    """Return the version in any tool's file name, as numbers."""
+    return _flyway_version(name) or _numbers("".join(_digits(name)))
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -139,11 +139,14 @@ def _find_history(conn: Connection, tool: str) -> History:
     known = [history for history in found.histories if tool in {"auto", history.tool.name}]
     histories = with_rows(conn, known)
     if not histories:
-        where = f"schema {found.schema or 'public'}"
-        what = f"{known[0].table} has no rows" if known else f"No history of {_tool_for_people(tool)} exists in {where}"
+        what = (
+            f"{known[0].table} has no rows"
+            if known and tool != "auto"
+            else f"No history of {'a known tool' if tool == 'auto' else tool} has rows in schema {found.schema}"
+        )
         raise ConfigurationError(
-            f"{what}: nothing can be read from it. If the database is new, run pg-predeploy migrate; otherwise run "
-            "pg-predeploy baseline --through NAME, with the last applied file."
+            f"{what}. If the database is new, run pg-predeploy migrate; otherwise run pg-predeploy baseline "
+            "--through NAME, with the last applied file."
         )
     if len({history.tool.name for history in histories}) > 1:
         names = " or ".join(f"--from {history.tool.name}" for history in histories)
@@ -158,10 +161,6 @@ def _find_history(conn: Connection, tool: str) -> History:
             "whose changes are already in the database."
         )
     return histories[0]
-
-
-def _tool_for_people(tool: str) -> str:
-    return "a known tool" if tool == "auto" else tool
 
 
 def _applied_there(
