@@ -116,9 +116,10 @@ def baseline(
         choose = recording.through(files, through)
     else:
         choose = recording.from_tool(files, settings.migrations_dir, tool)
-    with Server(dsn, wait_timeout=settings.wait_timeout, writable=not dry_run).connection() as conn:
+    server = Server(dsn, wait_timeout=settings.wait_timeout, writable=not dry_run)
+    with server.connection() as conn:
         timeout = settings.lock_wait_timeout
-        recorded = recording.record(conn, files, choose, lock_wait_timeout=timeout, dry_run=dry_run)
+        recorded = recording.record(server, conn, files, choose, lock_wait_timeout=timeout, dry_run=dry_run)
         with recording.errors_classified(conn):
             rows = migration_status(conn, files)
     if dry_run:
@@ -207,9 +208,10 @@ def _statuses(settings: Settings, dsn: Dsn, *, warn_only: bool = False) -> list[
     with Server(dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
         rows = migration_status(conn, files)
         if rows and all(row.applied_at is None for row in rows):
-            from predeploy.adopt.stop_sign import check_surroundings
+            from predeploy.adopt.stop_sign import check_surroundings, warn_of_surroundings
 
-            check_surroundings(conn, foreign_history=settings.foreign_history, warn_only=warn_only)
+            check = warn_of_surroundings if warn_only else check_surroundings
+            check(conn, foreign_history=settings.foreign_history)
         return rows
 
 

@@ -113,7 +113,8 @@ def _unreadable(history: History, problem: str) -> PostgresRefused:
     return PostgresRefused(
         f"{problem} {history.table}, which seems to be the history of {history.tool.title}. "
         f"Run GRANT USAGE ON SCHEMA {history.schema} and GRANT SELECT ON {history.table} for the role, "
-        "or connect as the owner of the table.",
+        "or connect as the owner of the table. If the table belongs to another application, set "
+        "MIGRATE_FOREIGN_HISTORY=ignore.",
         "privilege",
     )
 

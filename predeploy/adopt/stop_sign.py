@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from predeploy.adopt.histories import look_around, with_rows
-from predeploy.errors import ConfigurationError
+from predeploy.errors import ConfigurationError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,23 +17,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def check_surroundings(
-    conn: Connection, *, foreign_history: str = "stop", warn_only: bool = False, table: str = "_migrations"
-) -> None:
+def check_surroundings(conn: Connection, *, foreign_history: str = "stop", table: str = "_migrations") -> None:
     """Raise `ConfigurationError` if another tool's history has rows; otherwise warn if the schema is not empty.
 
     Call this function if nothing is recorded and a migration is pending. If `foreign_history` is "ignore", other
-    tools' histories are not read. If `warn_only`, log a warning instead of raising an error.
+    tools' histories are not read. Raise `PostgresRefused` if a history cannot be read.
     """
     found = look_around(conn, table)
-    histories = with_rows(conn, found.histories) if foreign_history == "stop" else []
-    if histories and not warn_only:
-        raise ConfigurationError(f"No migration was run: {_sentence(histories, table)}")
-    if histories:
-        fields = {"event": "schema.foreign_history", "tables": [history.table for history in histories]}
-        log.warning("%s", _sentence(histories, table), extra=fields)
-    elif found.tables:
+    if foreign_history == "stop" and (histories := with_rows(conn, found.histories)):
+        raise ConfigurationError(_sentence(histories, table))
+    if found.tables:
         _warn_not_empty(found, table)
+
+
+def warn_of_surroundings(conn: Connection, *, foreign_history: str = "stop", table: str = "_migrations") -> None:
+    """Log a warning where `check_surroundings` would raise an error."""
+    try:
+        check_surroundings(conn, foreign_history=foreign_history, table=table)
+    except StorageError as error:
+        log.warning("%s", error, extra={"event": "schema.foreign_history"})
 
 
 def command_for(history: History) -> str:
@@ -52,8 +54,9 @@ def _sentence(histories: Sequence[History], table: str) -> str:
     commands = " or ".join(dict.fromkeys(command_for(history) for history in histories))
     through = "" if all(history.tool.is_importable for history in histories) else " (NAME: the last applied file)"
     return (
-        f"{named(histories)} {has} rows, but {table} has none. Run {commands}{through} to record what is already "
-        "applied. If none of it comes from these files, set MIGRATE_FOREIGN_HISTORY=ignore."
+        f"Another tool may have applied these migrations: {named(histories)} {has} rows, but {table} has none. "
+        f"Run {commands}{through} to record what is already applied. If the history belongs to another application, "
+        "set MIGRATE_FOREIGN_HISTORY=ignore."
     )
 
 

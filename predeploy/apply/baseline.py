@@ -16,6 +16,7 @@ from predeploy.adopt.mapping import compare, refuse_gap
 from predeploy.adopt.stop_sign import command_for, named
 from predeploy.apply.migrations_table import LOCATE, ensure_table, read_rows
 from predeploy.connection.login_errors import classify_statement_error
+from predeploy.connection.pooler import dedicated_backend_pid
 from predeploy.connection.query_message import run
 from predeploy.connection.session import autocommit, is_lost, pooled_profile, roll_back
 from predeploy.errors import ConfigurationError, ConnectionLost
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from predeploy.adopt.histories import History
-    from predeploy.connection.connect import Connection
+    from predeploy.connection.connect import Connection, ConnectionSource
     from predeploy.migrations.migration import Migration, MigrationFiles
 
     Choice = Callable[[Connection, Collection[str]], Mapping[str, str | None]]
@@ -69,16 +70,23 @@ def from_tool(files: MigrationFiles, directory: str, tool: str) -> Choice:
 
 
 def record(
-    conn: Connection, files: MigrationFiles, choose: Choice, *, lock_wait_timeout: float, dry_run: bool
+    db: ConnectionSource,
+    conn: Connection,
+    files: MigrationFiles,
+    choose: Choice,
+    *,
+    lock_wait_timeout: float,
+    dry_run: bool,
 ) -> list[str]:
-    """Record the chosen files under the migration lock, in one transaction, and return those that were not recorded.
+    """Record the chosen files under the migration lock, in one transaction, and return the names of the new rows.
 
-    If `dry_run`, only log what would be recorded, and do not take the lock. Raise `StorageError` if nothing is
-    recorded.
+    One transaction also works through a pooler in transaction mode. If `dry_run`, only log what would be recorded, and
+    do not take the lock. Raise `StorageError` if it fails; then nothing is recorded.
     """
     profile = pooled_profile(lock_timeout=0, statement_timeout=0)
     with autocommit(conn), errors_classified(conn):
         try:
+            dedicated_backend_pid(conn, db)  # rejects options that a pooler ignores, such as search_path
             run(conn, profile.setup.sql)
             if dry_run:
                 run(conn, "BEGIN READ ONLY")

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 FIRST, SECOND, THIRD = 1, 2, 3
 BROKEN = [key for key in IDS if BY_ID[key].broken]
 WITH_CHECKSUM = [key for key in IDS if BY_ID[key].proof == "checksum"]
-WITH_STRAY = [key for key in IDS if BY_ID[key].stray]
 
 
 def recorded(database: Database) -> list[tuple[Any, ...]]:
@@ -48,7 +47,7 @@ def test_what_a_tool_has_applied_is_recorded_and_only_the_rest_runs(
 ) -> None:
     old = BY_ID[key]
     names = old.write_files(migrations_dir, 3)
-    old.make(database, [FIRST, SECOND])
+    old.make(database, [FIRST, SECOND], *filter(None, [old.stray]))
     foreign = database.query(f"SELECT * FROM {old.table} ORDER BY 1")
     stopped = run()
     assert stopped.exit_code == 2
@@ -61,6 +60,9 @@ def test_what_a_tool_has_applied_is_recorded_and_only_the_rest_runs(
     done = run("baseline", "--from", "auto")
     assert (done.exit_code, proofs(done)) == (0, dict.fromkeys(names[:2], old.proof))
     assert states(done) == ["applied", "applied", "pending"]
+    assert [warning["names"] for warning in done.named("migration.unmatched")] == (
+        [[old.stray_name]] if old.stray else []
+    )
     assert [done.report[field] for field in ("recorded", "applied", "pending")] == [2, 2, 1]
     assert recorded(database) == [(name, True) for name in names[:2]]
     assert database.query("SELECT count(*) FROM t1") == [(1,)]  # nothing ran
@@ -119,21 +121,7 @@ def test_line_ends_of_another_checkout_do_not_count(
     assert proofs(run("baseline", "--from", old.name)) == {name: "checksum"}
 
 
-@pytest.mark.parametrize("key", WITH_STRAY)
-def test_a_row_without_a_file_is_a_warning(
-    key: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
-) -> None:
-    old = BY_ID[key]
-    names = old.write_files(migrations_dir, 2)
-    old.make(database, [FIRST], old.stray)
-    done = run("baseline", "--from", old.name)
-    assert (done.exit_code, list(proofs(done))) == (0, names[:1])
-    (warning,) = done.named("migration.unmatched")
-    assert (warning["level"], warning["names"]) == ("warning", [old.stray_name])
-    assert old.table in warning["table"]
-
-
-@pytest.mark.parametrize("key", [key for key in IDS if not BY_ID[key].one_row])
+@pytest.mark.parametrize("key", ["dbmate", "goose", "flyway-3", "prisma", "drizzle-8", "diesel"])
 def test_a_history_with_a_gap_is_refused(
     key: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from predeploy import StorageError, run_migrations
+from predeploy.lock.key import LOCK_KEY
 from tests.support.catalog import snapshot
 from tests.support.histories import BY_ID, DETECT_ONLY
 
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
-    from tests.support.program import Run
+    from tests.support.program import Program, Run
 
+TABLE = "CREATE TABLE _migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
 WARNINGS = {"schema.not_empty", "schema.foreign_history"}
 
 
@@ -109,7 +111,7 @@ def test_an_empty_history_does_not_stop_the_run(
     [
         ("CREATE TABLE a (); CREATE TABLE b (id int) PARTITION BY LIST (id); CREATE TABLE c PARTITION OF b DEFAULT", 2),
         ("CREATE TABLE schema_migrations (version bigint, inserted_at timestamp); INSERT INTO schema_migrations VALUES (1)", 1),  # noqa: E501
-        ("CREATE TABLE _migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())", 0),
+        (TABLE, 0),
         ("CREATE SCHEMA other; CREATE TABLE other.schema_migrations (version varchar(255) PRIMARY KEY); INSERT INTO other.schema_migrations VALUES ('1')", 0),  # noqa: E501
         ("CREATE VIEW v AS SELECT 1", 0),
     ],
@@ -153,7 +155,35 @@ def test_a_history_that_cannot_be_read_is_a_missing_privilege(
     assert hidden.exit_code == 5
     assert "Row-level security" in hidden.report["message"]
     assert database.query("SELECT to_regclass('_migrations')") == [(None,)]
+    status = run("status")
+    assert (status.exit_code, warnings(status)) == (0, ["schema.foreign_history"])
     assert run(MIGRATE_FOREIGN_HISTORY="ignore").exit_code == 0
+
+
+@pytest.mark.parametrize("meanwhile", ["history", "baseline"])
+def test_it_is_decided_under_the_lock(
+    meanwhile: str, program: Program, database: Database, migrations_dir: MigrationsDir
+) -> None:
+    """What appears while the run waits for the lock counts: a history, or the rows that make up for it."""
+    old = BY_ID["dbmate"]
+    old.write_files(migrations_dir, 2)
+    if meanwhile == "baseline":
+        old.make(database, [1])
+    with database.connect() as holder:
+        holder.execute(f"SELECT pg_advisory_lock({LOCK_KEY})")
+        waiting = program.start()
+        waiting.wait_for("lock.waiting")
+        if meanwhile == "baseline":
+            database.execute(TABLE)
+            database.execute(f"INSERT INTO _migrations (name) VALUES ('{old.names(1)[0]}')")
+        else:
+            old.make(database, [1])
+    ended = waiting.finish()
+    if meanwhile == "baseline":
+        assert (ended.exit_code, ended.report["applied"], ended.report["skipped"]) == (0, 1, 1)
+    else:
+        assert (ended.exit_code, ended.report["applied"]) == (2, 0)
+        assert database.query("SELECT to_regclass('_migrations')") == [(None,)]
 
 
 def test_a_run_with_recorded_migrations_asks_nothing_more(
