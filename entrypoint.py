@@ -62,7 +62,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         if not (command_line := parse(arguments)):
             return 0
         settings, dsn = _read_settings(environ, command_line, report)
-        COMMANDS[command_line.command](settings, dsn, report)
+        COMMANDS[command_line.command](settings, dsn, report, **command_line.options)
     except StorageError as error:
         report.set_outcome(error.exit_code, str(error), code=error.code, **error.fields)
     except (Terminated, Exception) as error:

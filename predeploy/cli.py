@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from predeploy import __version__
 from predeploy.errors import EXIT_CODES, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-COMMANDS = ("migrate", "status", "check", "plan", "plan --rehearse", "health")
+COMMANDS = ("migrate", "status", "check", "plan", "plan --rehearse", "baseline", "health")
 _HELP = """\
 commands:
   migrate   apply the pending migrations (the default)
@@ -19,10 +20,14 @@ commands:
   plan      show the pending migrations and the locks that they would take; change nothing
   plan --rehearse
             run them in a transaction, roll it back, and show their duration and locks
+  baseline --through NAME | --all | --from TOOL | --from auto
+            record migrations without running them: up to a file, all files, or those that another tool has applied
   health    exit with 0 if the database answers within 5 s, with 3 otherwise
 
 options:
   --rehearse (plan only), --version, --help
+  --dry-run (baseline only)
+            show what would be recorded; change nothing
   --json    log one JSON object per line, regardless of MIGRATE_LOG_FORMAT and the terminal
 
 environment (with defaults; durations in seconds, or with a unit: 500ms, 30s, 5m):
@@ -36,6 +41,7 @@ environment (with defaults; durations in seconds, or with a unit: 500ms, 30s, 5m
   MIGRATE_RETRIES            5         maximum attempts on a lock timeout, deadlock or serialization failure
   MIGRATE_WATCH_AFTER        5         log progress once a migration has run this long; 0 = never
   MIGRATE_ON_ERROR           continue  after a failed migration: continue or stop
+  MIGRATE_FOREIGN_HISTORY    stop      if another tool has migrated the database: stop or ignore
   MIGRATE_REQUIRE_FILES      false     true = fail if the directory is missing or has no .sql files
   MIGRATE_ORDER              name      name (code points) or numeric (2_b before 10_a; Flyway's versions)
   MIGRATE_STRICT                       errors, not warnings: all, or changed,missing,late,misordered,renamed,ignored
@@ -49,11 +55,18 @@ exit codes:
 """
 
 
+_CHOOSE = "Choose exactly one: baseline --through NAME, baseline --all or baseline --from TOOL."
+
+
 class CommandLine(NamedTuple):
-    """The command to run, and whether --json was passed, which overrides the log format."""
+    """The command to run, and whether --json was passed, which overrides the log format.
+
+    `options` are the keyword arguments of the command.
+    """
 
     command: str
     json: bool = False
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 def parse(arguments: Sequence[str]) -> CommandLine | None:
@@ -63,7 +76,7 @@ def parse(arguments: Sequence[str]) -> CommandLine | None:
     argument may be a misplaced connection string.
     """
     command = arguments[0] if arguments else "migrate"
-    if len(arguments) <= 1 and command in COMMANDS:
+    if len(arguments) <= 1 and command in COMMANDS and command != "baseline":
         return CommandLine(command)
     from argparse import SUPPRESS, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter  # rarely used
 
@@ -80,8 +93,10 @@ def parse(arguments: Sequence[str]) -> CommandLine | None:
     )
     parser.add_argument("command", nargs="?", default="migrate", metavar="command", help=SUPPRESS)
     parser.add_argument("-h", "--help", action="store_true", help=SUPPRESS)
-    for name in ("version", "json", "rehearse"):
+    for name in ("version", "json", "rehearse", "all", "dry-run"):
         parser.add_argument(f"--{name}", action="store_true", help=SUPPRESS)
+    for name in ("through", "from"):
+        parser.add_argument(f"--{name}", help=SUPPRESS)
     refusal = ConfigurationError("Unknown command or option. Run pg-predeploy --help for a list.")
     try:
         given, unknown = parser.parse_known_args(arguments)
@@ -95,5 +110,18 @@ def parse(arguments: Sequence[str]) -> CommandLine | None:
     elif unknown or command not in COMMANDS or " " in given.command:
         raise refusal
     else:
-        return CommandLine(command, given.json)
+        return CommandLine(command, given.json, _options(command, vars(given), refusal))
     return None
+
+
+def _options(command: str, given: Mapping[str, Any], refusal: ConfigurationError) -> Mapping[str, Any]:
+    """Return the keyword arguments of the command; raise `refusal` if an option belongs to another command."""
+    through, tool = given["through"], given["from"]
+    chosen = [through is not None, tool is not None, given["all"]].count(True)
+    if command != "baseline":
+        if chosen or given["dry_run"]:
+            raise refusal
+        return {}
+    if chosen != 1:
+        raise ConfigurationError(_CHOOSE)
+    return {"through": through, "tool": tool, "dry_run": given["dry_run"]}

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from predeploy import __version__
@@ -63,6 +63,7 @@ def migrate(settings: Settings, dsn: Dsn, report: Report) -> None:
         table=settings.table,
         strict=settings.strict,
         migration_settings=settings.migration_settings,
+        foreign_history=settings.foreign_history,
     )
     migrator = Migrator(server, files, options)
     report.follow(migrator.state.result, lambda: migrator.state.interrupted)
@@ -73,11 +74,10 @@ def migrate(settings: Settings, dsn: Dsn, report: Report) -> None:
 def status(settings: Settings, dsn: Dsn, report: Report) -> None:
     """List every migration with its state."""
     files = _read_files(settings, dsn)
-    counts = _log_status(migration_status(files, _read_rows(settings, dsn)))
+    counts = _log_status(migration_status(files, _read_rows(settings, dsn, files, warn_only=True)))
     summary = ", ".join(f"{count} {state}" for state, count in counts.items())
-    report.set_outcome(
-        0, summary if any(counts.values()) else no_files_message(files, settings.migrations_dir), **counts
-    )
+    message = summary if any(counts.values()) else no_files_message(files, settings.migrations_dir)
+    report.set_outcome(0, message, **counts)
 
 
 def check(settings: Settings, dsn: Dsn, report: Report) -> None:
@@ -86,7 +86,7 @@ def check(settings: Settings, dsn: Dsn, report: Report) -> None:
     from predeploy.apply.migrations_table import checksums
 
     files = _read_files(settings, dsn)
-    drift = find_drift(files, checksums(_read_rows(settings, dsn)))
+    drift = find_drift(files, checksums(_read_rows(settings, dsn, files)))
     pending = [migration.name for migration in drift.pending]
     if refuse(drift.findings, settings.strict, report.result):
         report.set_outcome(1, pending=len(pending))
@@ -102,7 +102,7 @@ def plan(settings: Settings, dsn: Dsn, report: Report) -> None:
 
     files = _read_files(settings, dsn)
     with Server(dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
-        message, fields = log_plan(conn, files, settings.table, report.result)
+        message, fields = log_plan(conn, files, settings.table, report.result, foreign_history=settings.foreign_history)
     report.set_outcome(1 if report.result.errors else 0, message, **fields)
 
 
@@ -121,8 +121,38 @@ def rehearse(settings: Settings, dsn: Dsn, report: Report) -> None:
         statement_timeout=settings.statement_timeout,
         table=settings.table,
         migration_settings=settings.migration_settings,
+        foreign_history=settings.foreign_history,
     )
     report.set_outcome(1 if report.result.errors else 0, message, **fields)
+
+
+def baseline(
+    settings: Settings, dsn: Dsn, report: Report, *, through: str | None, tool: str | None, dry_run: bool
+) -> None:
+    """Record migrations without running them: up to the file `through`, those that `tool` has applied, or all."""
+    from predeploy.apply import baseline as recording
+    from predeploy.apply.migrations_table import read_rows
+    from predeploy.connection.connect import Server
+
+    files = _read_files(settings, dsn)
+    if tool is None:
+        choose = recording.through(files, through)
+    else:
+        choose = recording.from_tool(files, settings.migrations_dir, tool, settings.table)
+    server = Server(dsn, wait_timeout=settings.wait_timeout, writable=not dry_run)
+    with server.connection() as conn:
+        timeout = settings.lock_wait_timeout
+        recorded = recording.record(
+            server, conn, files, choose, table=settings.table, lock_wait_timeout=timeout, dry_run=dry_run
+        )
+        with recording.errors_classified(conn):
+            rows = read_rows(conn, settings.table) or {}
+    statuses = migration_status(files, rows)
+    if dry_run:
+        statuses = [replace(row, state="applied") if row.name in recorded else row for row in statuses]
+    counts = _log_status(statuses)
+    what = f"{'Would record' if dry_run else 'Recorded'} {len(recorded)} migration{'' if len(recorded) == 1 else 's'}"
+    report.set_outcome(0, f"{what}; {counts['pending']} pending", recorded=len(recorded), **counts)
 
 
 def health(settings: Settings, dsn: Dsn, report: Report) -> None:
@@ -136,12 +166,13 @@ def health(settings: Settings, dsn: Dsn, report: Report) -> None:
     report.set_outcome(0 if found.ok else 3, message, latency_ms=found.latency_ms)
 
 
-COMMANDS: dict[str, Callable[[Settings, Dsn, Report], None]] = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "migrate": migrate,
     "status": status,
     "check": check,
     "plan": plan,
     "plan --rehearse": rehearse,
+    "baseline": baseline,
     "health": health,
 }
 
@@ -228,12 +259,23 @@ def _log_ignored(files: MigrationFiles) -> None:
             log.log(level, "Ignoring %s file%s: %s; %s", len(names), "s"[: len(names) > 1], shown, why, extra=extra)
 
 
-def _read_rows(settings: Settings, dsn: Dsn) -> dict[str, Row]:
+def _read_rows(settings: Settings, dsn: Dsn, files: MigrationFiles, *, warn_only: bool = False) -> dict[str, Row]:
+    """Return the recorded migrations.
+
+    If nothing is recorded and another tool may have applied the pending migrations, raise `ConfigurationError`, or log
+    a warning if `warn_only`.
+    """
     from predeploy.apply.migrations_table import read_rows
     from predeploy.connection.connect import Server
 
     with Server(dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
-        return read_rows(conn, settings.table) or {}
+        rows = read_rows(conn, settings.table) or {}
+        if files.migrations and not rows:
+            from predeploy.adopt.stop_sign import check_surroundings, warn_of_surroundings
+
+            look = warn_of_surroundings if warn_only else check_surroundings
+            look(conn, settings.table, foreign_history=settings.foreign_history)
+        return rows
 
 
 def _log_status(rows: list[MigrationStatus]) -> dict[str, int]:

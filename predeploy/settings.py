@@ -42,6 +42,7 @@ _KNOWN = {
     "MIGRATE_RETRIES",
     "MIGRATE_WATCH_AFTER",
     "MIGRATE_ON_ERROR",
+    "MIGRATE_FOREIGN_HISTORY",
     "MIGRATE_REQUIRE_FILES",
     "MIGRATE_ORDER",
     "MIGRATE_STRICT",
@@ -68,6 +69,7 @@ class Settings(NamedTuple):  # creating this class takes 0.1 ms; a frozen datacl
     retries: int
     watch_after: float
     on_error: str
+    foreign_history: str
     require_files: bool
     numeric_order: bool
     strict: frozenset[str]
@@ -100,6 +102,7 @@ def load_settings(environ: Mapping[str, str], *, default_dir: str) -> Settings:
         retries=_count(environ, "MIGRATE_RETRIES", 5),
         watch_after=_duration(environ, "MIGRATE_WATCH_AFTER", 5),
         on_error=_choice(environ, "MIGRATE_ON_ERROR", "continue", "stop"),
+        foreign_history=_choice(environ, "MIGRATE_FOREIGN_HISTORY", "stop", "ignore"),
         require_files=_truth(environ, "MIGRATE_REQUIRE_FILES"),
         numeric_order=_choice(environ, "MIGRATE_ORDER", "name", "numeric") == "numeric",
         strict=_strict(environ),

@@ -26,7 +26,7 @@ from predeploy.connection.session import (
     pooled_profile,
     roll_back,
 )
-from predeploy.errors import ConnectionLost, PostgresUnavailable, StorageError
+from predeploy.errors import ConfigurationError, ConnectionLost, PostgresUnavailable, StorageError
 from predeploy.lock.advisory_lock import advisory_lock, end_stale_session
 from predeploy.migrations.directory import read_migrations
 from predeploy.monitor.watcher import Watcher
@@ -54,13 +54,18 @@ _NO_CHECKSUM = (
 _LAST_LOOK_S = 0.8  # for a login during cleanup; must end before the forced exit
 
 
-def run_migrations(db: ConnectionSource, migrations_dir: Path) -> MigrationResult:
+def run_migrations(db: ConnectionSource, migrations_dir: Path, *, foreign_history: str = "stop") -> MigrationResult:
     """Apply the directory's pending `.sql` files in code-point order, and return each migration's outcome.
 
     Use a single connection from `db`, and hold the advisory lock unless nothing is pending. If a migration fails, roll
     it back, record the failure and continue with the next file. Do nothing if the directory is missing or empty.
+
+    If nothing is recorded yet and another tool's history has rows, raise `ConfigurationError` before anything runs,
+    unless `foreign_history` is "ignore".
     """
-    return Migrator(db, read_migrations(migrations_dir)).run()
+    if foreign_history not in {"stop", "ignore"}:
+        raise ValueError("foreign_history must be 'stop' or 'ignore'")
+    return Migrator(db, read_migrations(migrations_dir), RunOptions(foreign_history=foreign_history)).run()
 
 
 class Migrator:
@@ -74,6 +79,7 @@ class Migrator:
         self._batch: Batch | None = None
         self._loop: ApplyLoop | None = None
         self._checked: set[str] = set()  # names of migrations whose directives have been checked
+        self._surroundings_checked = False
         self._backend_pid: int | None = None  # of the last dedicated session, which may still hold the lock
 
     def run(self) -> MigrationResult:
@@ -95,6 +101,9 @@ class Migrator:
                         raise ConnectionLost(
                             f"The connection was lost {MAX_LOSSES} times while no migration was running."
                         ) from None
+                except ConfigurationError:
+                    conn.close()  # it has the settings of a run
+                    raise
                 else:
                     return self.state.result
 
@@ -111,6 +120,8 @@ class Migrator:
         with advisory_lock(conn, timeout=self._options.lock_wait_timeout, pooled=profile.pooled):
             queries = f"{CAN_RAISE_NOTICE};{locate(self._options.table)}"
             *_, can_raise_notice, located, schema = run(conn, f"{profile.setup.sql}{queries}")
+            if not rows:
+                self._check_surroundings(conn, may_have_rows=bool(located.ntuples))
             table = ensure_table(conn, self._options.table, (located, schema))
             rows = {} if table.is_new else table.rows(conn)  # replaced by tests/faults/planted.py
             drift = self._compare(rows)
@@ -143,6 +154,18 @@ class Migrator:
             if migration.name not in self._checked:  # by an earlier connection of this run
                 warn_of_ignored_directive(migration)
         self._checked |= {migration.name for migration in pending}
+
+    def _check_surroundings(self, conn: Connection, *, may_have_rows: bool) -> None:
+        """Raise `ConfigurationError` if another tool may have applied the migrations; call this under the lock.
+
+        If nothing is recorded, check before the table is created, so that a refused run leaves nothing behind.
+        """
+        if self._surroundings_checked or (may_have_rows and read_rows(conn, self._options.table)):
+            return
+        from predeploy.adopt.stop_sign import check_surroundings  # only for the first run on a database
+
+        check_surroundings(conn, self._options.table, foreign_history=self._options.foreign_history)
+        self._surroundings_checked = True
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:

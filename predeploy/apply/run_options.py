@@ -16,7 +16,8 @@ class RunOptions:
     Progress is logged once a migration has run for `watch_after` seconds; 0 disables progress logging. `direct_url` is
     the name of a variable that may contain a connection string that bypasses a pooler. Findings of the `strict` kinds
     (see `apply/drift.py`) are errors that prevent the run. `migration_settings` are the names and values that each
-    transactional migration can read as settings.
+    transactional migration can read as settings. If `foreign_history` is "ignore", the run does not stop at the history
+    of another migration tool.
     """
 
     lock_wait_timeout: float = 300.0
@@ -29,3 +30,4 @@ class RunOptions:
     table: TableName = DEFAULT_TABLE
     strict: frozenset[str] = frozenset()
     migration_settings: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    foreign_history: str = "stop"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from predeploy.connection.query_message import run
 from predeploy.connection.session import is_lost
 from predeploy.lock.key import HELD, LOCK_KEY
 
@@ -68,6 +69,22 @@ def advisory_lock(conn: Connection, *, timeout: float, pooled: bool = False) -> 
 def wait_until_free(conn: Connection, *, timeout: float) -> None:
     """Wait until a transaction can take the lock. Raise `LockTimeout` after `timeout` seconds."""
     _poll(conn, f"SELECT {TRY_IN_TRANSACTION}", timeout)
+
+
+def begin_with_lock(conn: Connection, begin: str, *, timeout: float) -> None:
+    """Begin a transaction and take the lock in it; wait for the lock outside any transaction.
+
+    `begin` is the SQL that begins the transaction. Raise `LockTimeout` after `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        wait_until_free(conn, timeout=max(deadline - time.monotonic(), 0))
+        run(conn, begin)
+        (answer,) = run(conn, f"SELECT {TRY_IN_TRANSACTION}")
+        if answer.get_value(0, 0) == b"t":
+            log.info("Acquired the migration lock", extra={"event": "lock.acquired"})
+            return
+        run(conn, "ROLLBACK")
 
 
 def _poll(conn: Connection, attempt: str, timeout: float) -> float:

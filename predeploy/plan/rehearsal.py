@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from typing import TYPE_CHECKING
 
 import psycopg
 
+from predeploy.adopt.stop_sign import check_surroundings
 from predeploy.apply.directive_warning import warn_of_ignored_directive
 from predeploy.apply.drift import find_drift, refuse_copies
 from predeploy.apply.executor import AlreadyApplied, Execution
@@ -27,7 +27,7 @@ from predeploy.connection.session import (
     roll_back,
 )
 from predeploy.errors import ConnectionLost
-from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION, wait_until_free
+from predeploy.lock.advisory_lock import begin_with_lock
 from predeploy.migrations.migration import MigrationFailure
 from predeploy.monitor.statement_counter import StatementCounter
 from predeploy.monitor.watcher import Watcher
@@ -91,11 +91,13 @@ def rehearse(
     statement_timeout: float,
     table: TableName = DEFAULT_TABLE,
     migration_settings: Sequence[tuple[str, str]] = (),
+    foreign_history: str = "stop",
 ) -> tuple[str, dict[str, int]]:
     """Run the pending migrations under the migration lock, roll them back, and add failures to `result`.
 
     Return the message and fields for the last log line. Timeouts are in seconds; 0 for the lock or statement timeout
-    selects this module's default.
+    selects this module's default. Raise `ConfigurationError` if nothing is recorded and another tool's history has
+    rows, unless `foreign_history` is "ignore".
     """
     timeouts = {
         "lock_timeout": lock_timeout or LOCK_TIMEOUT_S,
@@ -113,9 +115,11 @@ def rehearse(
                 profile = direct_profile(**timeouts, options=options, migration_settings=migration_settings)
             try:
                 run(conn, profile.setup.sql)
-                _begin(conn, profile, lock_wait_timeout)
+                begin_with_lock(conn, profile.begin.sql, timeout=lock_wait_timeout)
                 watcher.backend = backend_pid(conn)
                 rehearsal = _Rehearsal(conn, profile, watcher, files, table, result)
+                if not read_rows(conn, table):
+                    check_surroundings(conn, table, foreign_history=foreign_history)
                 for migration in _pending(conn, files, table):
                     rehearsal.run(migration)
             finally:
@@ -133,19 +137,6 @@ def _pending(conn: Connection, files: MigrationFiles, table: TableName) -> list[
     drift = find_drift(files, checksums(read_rows(conn, table) or {}))
     refuse_copies(drift)
     return drift.pending
-
-
-def _begin(conn: Connection, profile: SessionProfile, timeout: float) -> None:
-    """Begin a transaction and take the migration lock in it; wait for the lock outside any transaction."""
-    deadline = time.monotonic() + timeout
-    while True:
-        wait_until_free(conn, timeout=max(deadline - time.monotonic(), 0))
-        run(conn, profile.begin.sql)
-        (answer,) = run(conn, f"SELECT {TRY_IN_TRANSACTION}")
-        if answer.get_value(0, 0) == b"t":
-            log.info("Acquired the migration lock", extra={"event": "lock.acquired"})
-            return
-        run(conn, "ROLLBACK")
 
 
 class _Rehearsal:

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from predeploy.adopt.stop_sign import check_surroundings
 from predeploy.apply.directive_warning import warn_of_ignored_directive
 from predeploy.apply.drift import find_drift, refuse_copies, warn
 from predeploy.apply.failure import log_failure
@@ -47,9 +48,18 @@ class FilePlan:
     failure: MigrationFailure | None = None
 
 
-def plan_migrations(conn: Connection, files: MigrationFiles, table: TableName) -> list[FilePlan]:
-    """Return the plans for all pending migrations, in order."""
-    drift = find_drift(files, checksums(read_rows(conn, table) or {}))
+def plan_migrations(
+    conn: Connection, files: MigrationFiles, table: TableName, *, foreign_history: str = "stop"
+) -> list[FilePlan]:
+    """Return the plans for all pending migrations, in order.
+
+    Raise `ConfigurationError` if nothing is recorded and another tool's history has rows, unless `foreign_history` is
+    "ignore".
+    """
+    rows = read_rows(conn, table) or {}
+    if files.migrations and not rows:
+        check_surroundings(conn, table, foreign_history=foreign_history)
+    drift = find_drift(files, checksums(rows))
     refuse_copies(drift)
     warn(drift.findings, ("renamed", "misordered", "late"))
     catalog = read_catalog(conn)
@@ -57,10 +67,15 @@ def plan_migrations(conn: Connection, files: MigrationFiles, table: TableName) -
 
 
 def log_plan(
-    conn: Connection, files: MigrationFiles, table: TableName, result: MigrationResult
+    conn: Connection,
+    files: MigrationFiles,
+    table: TableName,
+    result: MigrationResult,
+    *,
+    foreign_history: str = "stop",
 ) -> tuple[str, dict[str, Any]]:
     """Log the plan, add expected failures to `result`, and return the message and fields for the last log line."""
-    plans = plan_migrations(conn, files, table)
+    plans = plan_migrations(conn, files, table, foreign_history=foreign_history)
     for plan in plans:
         warn_of_ignored_directive(plan.migration)
         if plan.failure:

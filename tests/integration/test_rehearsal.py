@@ -9,6 +9,7 @@ import pytest
 
 from predeploy.connection.connect import Server
 from predeploy.connection.dsn import parse_dsn
+from predeploy.lock import advisory_lock
 from predeploy.migrations.directory import read_migrations
 from predeploy.migrations.migration import MigrationResult
 from predeploy.plan import rehearsal
@@ -271,7 +272,7 @@ def test_a_rehearsal_waits_again_if_another_runner_gets_the_lock_first(
             if len(waits) > 1:
                 other.execute("SELECT pg_advisory_unlock(48756301)")
 
-        monkeypatch.setattr(rehearsal, "wait_until_free", wait)
+        monkeypatch.setattr(advisory_lock, "wait_until_free", wait)
         result = MigrationResult()
         _, fields = rehearsal.rehearse(
             Server(parse_dsn(database.dsn)),

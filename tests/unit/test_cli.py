@@ -14,9 +14,13 @@ def test_the_command_line_lists_exactly_the_commands() -> None:
     assert list(COMMANDS) == list(commands.COMMANDS)
 
 
+WITHOUT_ARGUMENTS = [command for command in COMMANDS if command != "baseline"]
+CHOICE = {"through": None, "tool": None, "dry_run": False}
+
+
 @pytest.mark.parametrize(
     ("arguments", "command"),
-    [([], "migrate"), *[(command.split(), command) for command in COMMANDS], (["--", "status"], "status")],
+    [([], "migrate"), *[(command.split(), command) for command in WITHOUT_ARGUMENTS], (["--", "status"], "status")],
 )
 def test_each_command_is_parsed_and_migrate_is_the_default(
     arguments: list[str], command: str, capsys: pytest.CaptureFixture[str]
@@ -29,12 +33,33 @@ def test_each_command_is_parsed_and_migrate_is_the_default(
     ("arguments", "command"),
     [
         (["--json"], "migrate"),
-        *[([*command.split(), "--json"], command) for command in COMMANDS],
+        *[([*command.split(), "--json"], command) for command in WITHOUT_ARGUMENTS],
         (["--json", "check"], "check"),
     ],
 )
 def test_every_command_has_the_json_option(arguments: list[str], command: str) -> None:
     assert parse(arguments) == CommandLine(command, json=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ("--all", {}),
+        ("--through 003.sql --dry-run", {"through": "003.sql", "dry_run": True}),
+        ("--from goose", {"tool": "goose"}),
+        ("--through=", {"through": ""}),
+    ],
+)
+def test_baseline_has_one_choice(arguments: str, options: dict[str, str]) -> None:
+    assert parse(["baseline", *arguments.split()]) == CommandLine("baseline", options=CHOICE | options)
+
+
+@pytest.mark.parametrize(
+    "arguments", ["", "--dry-run", "--all --from auto", "--through a --from b", "--through a --all"]
+)
+def test_baseline_without_exactly_one_choice_is_an_error(arguments: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^Choose exactly one: baseline --through NAME, "):
+        parse(["baseline", *arguments.split()])
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["status", "--version"]])
@@ -60,7 +85,7 @@ def test_help_lists_commands_options_and_exit_codes_and_runs_no_command(
 def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
     names = set(re.findall(r'"((?:DATABASE|MIGRATE|MIGRATIONS)(?:_[A-Z]+)+)"', inspect.getsource(settings)))
     names -= {name for name in names if "UNPOOLED" in name}  # variables of other programs
-    assert len(names) == 17
+    assert len(names) == 18
     parse(["--help"])
     shown = capsys.readouterr().out
     assert [name for name in names if f" {name} " not in shown] == []
@@ -74,6 +99,12 @@ def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
         ["migrate", "now"],
         ["status", "check"],
         ["--dry-run"],
+        ["--all"],
+        ["status", "--from", "hunter2"],
+        ["migrate", "--through", "hunter2"],
+        ["baseline", "hunter2", "--all"],
+        ["baseline", "--all", "--rehearse"],
+        ["baseline", "--from"],
         ["--rehearse"],
         ["check", "--rehearse"],
         ["plan --rehearse", "--json"],

@@ -42,6 +42,7 @@ def test_only_the_connection_string_is_required() -> None:
         retries=5,
         watch_after=5,
         on_error="continue",
+        foreign_history="stop",
         require_files=False,
         numeric_order=False,
         strict=frozenset(),
@@ -137,6 +138,7 @@ def test_a_bad_count_is_an_error_that_names_the_variable_and_not_its_value(text:
     ("variable", "words"),
     [
         ("MIGRATE_ON_ERROR", ("continue", "stop")),
+        ("MIGRATE_FOREIGN_HISTORY", ("stop", "ignore")),
         ("MIGRATE_LOG_LEVEL", ("info", "debug", "warning", "error")),
         ("MIGRATE_LOG_FORMAT", ("auto", "json", "text")),
     ],

@@ -1,0 +1,137 @@
+"""Find and read the history tables of other migration tools; they are never written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psycopg
+from psycopg import sql
+
+from predeploy.adopt.known_tools import TOOLS, Tool
+from predeploy.connection.query_message import run
+from predeploy.errors import PostgresRefused
+from predeploy.sql.table_name import DEFAULT_TABLE, TableName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from predeploy.connection.connect import Connection
+
+# The second statement counts the schema's own tables; those of an extension, such as PostGIS, do not count.
+_LOOK = """
+    SELECT n.nspname, c.relname, pg_catalog.row_security_active(c.oid),
+           pg_catalog.string_agg(a.attname || ' ' || pg_catalog.format_type(a.atttypid, NULL), ',')
+    FROM pg_catalog.pg_class c
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE c.relkind IN ('r', 'p') AND c.relname = ANY ({tables}::name[])
+    AND n.nspname = ANY ({schemas}::name[] || ({own})::name)
+    GROUP BY c.oid, n.nspname, c.relname;
+    SELECT ({own}), pg_catalog.count(*)
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname = ({own}) AND c.relname <> {table}
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+"""
+# The schema where _migrations is, or would be created.
+_OWN_SCHEMA = """
+    COALESCE((SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+              WHERE c.oid = to_regclass({table})), current_schema())
+"""
+
+
+class History(NamedTuple):
+    """The history table of a tool; `is_filtered` if row-level security may hide rows from the current role."""
+
+    tool: Tool
+    schema: str
+    is_filtered: bool = False
+
+    @property
+    def table(self) -> str:
+        """The table's name with its schema, for people."""
+        return f"{self.schema}.{self.tool.table}"
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The table's name as SQL."""
+        return sql.Identifier(self.schema, self.tool.table)
+
+
+class Surroundings(NamedTuple):
+    """What exists in the schema of `_migrations`: the histories of other tools, and the number of other tables."""
+
+    schema: str
+    histories: tuple[History, ...]
+    tables: int
+
+
+def look_around(conn: Connection, table: TableName = DEFAULT_TABLE) -> Surroundings:
+    """Find the histories of all known tools in one round trip, in the schema where `table` is or would be created."""
+    located = sql.SQL(_OWN_SCHEMA).format(table=sql.Literal(table.sql))
+    own = sql.Literal(table.schema) if table.schema else located
+    values = {
+        "tables": sql.Literal([*{tool.table for tool in TOOLS}, *{tool.next_to for tool in TOOLS}]),
+        "schemas": sql.Literal([*{schema for tool in TOOLS for schema in tool.schemas}]),
+        "own": own,
+        "table": sql.Literal(table.name),
+    }
+    found, counted = run(conn, sql.SQL(_LOOK).format(**values).as_string(conn))
+    rows = [[(found.get_value(row, column) or b"").decode() for column in range(4)] for row in range(found.ntuples)]
+    columns = {(schema, name): _columns(text) for schema, name, _, text in rows}
+    own_schema = (counted.get_value(0, 0) or b"").decode()
+    histories = [
+        History(tool, schema, is_filtered == "t")
+        for schema, name, is_filtered, _ in rows
+        if (tool := _tool_of(schema, name, columns, own_schema))
+    ]
+    return Surroundings(own_schema, tuple(sorted(histories, key=lambda h: h.table)), int(counted.get_value(0, 1) or 0))
+
+
+def with_rows(conn: Connection, histories: Iterable[History]) -> list[History]:
+    """Return the histories that record something. Raise `PostgresRefused` if the role cannot read one of them."""
+    return [history for history in histories if _select(conn, history, "1", "LIMIT 1")]
+
+
+def read_history(conn: Connection, history: History) -> list[tuple[Any, ...]]:
+    """Return the rows in the order in which the tool created them. Raise `PostgresRefused` if they cannot be read."""
+    return _select(conn, history, history.tool.select, f"ORDER BY {history.tool.order}")
+
+
+def _select(conn: Connection, history: History, columns: str, rest: str) -> list[tuple[Any, ...]]:
+    query = sql.SQL("SELECT {columns} FROM {table} t WHERE {where} {rest}").format(
+        columns=sql.SQL(columns), table=history.identifier, where=sql.SQL(history.tool.where), rest=sql.SQL(rest)
+    )
+    try:
+        rows = conn.execute(query).fetchall()
+    except psycopg.errors.InsufficientPrivilege:
+        raise _unreadable(history, "The role cannot read") from None
+    if not rows and history.is_filtered:
+        raise _unreadable(history, "Row-level security may hide the rows of")
+    return rows
+
+
+def _unreadable(history: History, problem: str) -> PostgresRefused:
+    return PostgresRefused(
+        f"{problem} {history.table}, which seems to be the history of {history.tool.title}. "
+        f"Run GRANT USAGE ON SCHEMA {history.schema} and GRANT SELECT ON {history.table} for the role, "
+        "or connect as the owner of the table. If the table belongs to another application, set "
+        "MIGRATE_FOREIGN_HISTORY=ignore.",
+        "privilege",
+    )
+
+
+def _tool_of(
+    schema: str, table: str, columns: Mapping[tuple[str, str], Mapping[str, str]], own_schema: str
+) -> Tool | None:
+    for tool in TOOLS:
+        schemas = {own_schema if name == "" else name for name in tool.schemas}
+        if tool.table != table or schema not in schemas or not tool.fits(columns[schema, table]):
+            continue
+        if not tool.next_to or (schema, tool.next_to) in columns:
+            return tool
+    return None
+
+
+def _columns(text: str) -> dict[str, str]:
+    return dict(column.partition(" ")[::2] for column in text.split(","))
