@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -15,8 +16,14 @@ import psycopg
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / ".peers"
 
-NPM = {"dbmate": "2.36.0", "node-pg-migrate": "9.0.0", "pg": "8.23.1"}
-PYPI = {"alembic": "1.20.1", "psycopg2-binary": "2.9.13", "SQLAlchemy": "2.1.9"}
+NPM = {"dbmate": "2.36.0", "drizzle-orm": "0.45.4", "node-pg-migrate": "9.0.0", "pg": "8.23.1"}
+PYPI = {
+    "alembic": "1.20.1",
+    "Django": "5.2.19",
+    "psycopg2-binary": "2.9.13",
+    "SQLAlchemy": "2.1.9",
+    "yoyo-migrations": "9.0.0",
+}
 SUITE = "bookworm"  # the Debian release that sql-migrate is taken from
 IMAGE = "pg-predeploy-bench"
 GCC = """
@@ -108,10 +115,13 @@ def _installed(name: str, script: str, source: str = "") -> Path:
     """Run a script in a new directory, unless an earlier benchmark has run it, and return the directory."""
     place = PEERS / f"{name}-{hashlib.sha256((script + source).encode()).hexdigest()[:12]}"
     finished = place.with_suffix(".finished")
-    if not finished.exists():
-        print(f"Installing {name} into {PEERS.name} ...", file=sys.stderr, flush=True)
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        shell(script, place)
-        finished.touch()
+    PEERS.mkdir(exist_ok=True)
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests run in several processes
+        if not finished.exists():
+            print(f"Installing {name} into {PEERS.name} ...", file=sys.stderr, flush=True)
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            shell(script, place)
+            finished.touch()
     return place
