@@ -115,11 +115,11 @@ class Shell:
         (self._programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         (self._programs / name).chmod(0o755)
 
-    def __call__(self, script: str, database: Database | None = None, **environment: str) -> str:
+    def __call__(self, script: str, **environment: str) -> str:
         """Run a script that has to exit with 0, and return what it prints."""
         path = os.pathsep.join([str(self._programs), str(find_binaries()), os.environ["PATH"]])
-        dsn = (database or self._project.database).dsn
-        return self._project.run("sh", "-euc", script, **{"PATH": path, "DATABASE_URL": dsn, **environment})
+        defaults = {"PATH": path, "DATABASE_URL": self._project.database.dsn}
+        return self._project.run("sh", "-euc", script, **{**defaults, **environment})
 
 
 @pytest.fixture
@@ -167,14 +167,14 @@ def test_only_what_a_tool_left_pending_runs(
     shell("pg-predeploy migrate; pg-predeploy migrate; pg-predeploy check", **SETTINGS[tool])
     assert project.seen() == ["1", "2", "10"]
     assert rows_of(project.database, history_table(tool)) == history
-    shell("pg-predeploy migrate", empty_database, **SETTINGS[tool])
+    shell("pg-predeploy migrate", DATABASE_URL=empty_database.dsn, **SETTINGS[tool])
     assert Project(project.directory, empty_database).seen() == ["1", "2", "10"]
 
 
 def test_alembic(project: Project, shell: Shell, empty_database: Database) -> None:
     with registries():
         shell.add("alembic", f'"{install.alembic()}"')
-    url = {"SQLALCHEMY_URL": project.url("postgresql")}
+    url = {"SQLALCHEMY_URL": project.url("postgresql+psycopg2")}
     ini = "[alembic]\nscript_location = %(here)s/alembic\n"
     project.write({"alembic.ini": ini, "alembic/env.py": ALEMBIC_ENV})
     project.write({"alembic/versions/one.py": ALEMBIC_REVISION.format("one", None, "first")})
@@ -270,5 +270,5 @@ def rows_of(database: Database, table: str) -> list[tuple[object, ...]]:
 def assert_same_from_scratch(shell: Shell, adopted: Database, empty: Database, heading: str) -> None:
     """Nothing is pending in the adopted database, and the files build the same tables in an empty one."""
     shell("pg-predeploy migrate; pg-predeploy check", **SETTINGS[heading])
-    shell("pg-predeploy migrate", empty, **SETTINGS[heading])
+    shell("pg-predeploy migrate", DATABASE_URL=empty.dsn, **SETTINGS[heading])
     assert empty.query(COLUMNS) == adopted.query(COLUMNS)
