@@ -166,8 +166,8 @@ class Late(list):
         super().append(name)
         late()
 class RunState(run_state.RunState):
-    def __init__(self, files):
-        super().__init__(files)
+    def __init__(self, *args):
+        super().__init__(*args)
         self.result.applied = Late()
 run_state.RunState = RunState
 """
