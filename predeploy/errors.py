@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ExitCode(NamedTuple):
-    """The value of `outcome` on the last log line, and the description in --help."""
+    """The value of `outcome` on the summary line, and the description in --help."""
 
     outcome: str
     meaning: str
@@ -38,7 +38,7 @@ class StorageError(Exception):
     """Something other than a failed migration ended the run.
 
     `code` is a stable identifier for programs, `exit_code` is the exit status of the process, and `fields` are extra
-    fields on the last log line. The message is meant for people. It reveals at most the host and port from the
+    fields on the summary line. The message is meant for people. It reveals at most the host and port from the
     connection string.
     """
 

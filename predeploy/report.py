@@ -1,4 +1,4 @@
-"""The outcome of a run, kept consistent across the last log line, the termination message and the exit code."""
+"""The outcome of a run, kept consistent across the summary line, the termination message and the exit code."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Report:
         return ("{" + ", ".join(f'"{key}": {text}' for key, text in fields.items()) + "}").encode()
 
     def _explain(self) -> str:
-        """Return the sentence and, if space permits, the failed migrations with their errors."""
+        """Return the run's summary as text, followed by the failed migrations and their errors as far as they fit."""
         failures = self.result.errors
         text = _sentence(self.result) if self._is_about_files else self._message
         if failures:
@@ -146,7 +146,7 @@ class Report:
         return f"{error[:_MAX_ERROR_CHARS]}…{place[0] if place else ''}"
 
     def _in_one_line(self, text: str) -> str:
-        """Collapse whitespace and control characters into single spaces, scrubbing both before and after."""
+        """Collapse whitespace and control characters into single spaces. Mask secrets before and after that."""
         scrubbed: str = self.scrubber.scrub(" ".join(re.sub(_CONTROLS, " ", self.scrubber.scrub(text)).split()))
         return scrubbed
 

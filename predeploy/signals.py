@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 FORCED_EXIT_AFTER_S = 1.4  # after the signal
-FINAL_LINE_S = 0.3  # extra time to write the last line, which blocks if nothing reads stdout
+FINAL_LINE_S = 0.3  # extra time to write the summary line, which blocks if nothing reads stdout
 _RESEND_AFTER_S = 0.001
 
 _forced_exit: list[threading.Timer] = []  # the timer started by the first signal
@@ -39,7 +39,7 @@ class Terminated(KeyboardInterrupt):
 def raise_on_signals(report_forced_exit: Callable[[Terminated], int]) -> None:
     """Raise `Terminated` in the main thread on the first signal; ignore later signals.
 
-    `report_forced_exit` writes the last line of a run that does not end in time, and returns the exit code.
+    `report_forced_exit` writes the summary line of a run that does not end in time, and returns the exit code.
     """
     global _report_forced_exit  # noqa: PLW0603  one handler per process
     _report_forced_exit = report_forced_exit

@@ -149,7 +149,7 @@ def start(program: Program) -> Callable[..., Process]:
 
 @pytest.fixture
 def restored_logging() -> Iterator[None]:
-    """Undo the process-wide changes of open_log."""
+    """Undo the process-wide changes made by open_log."""
     logger = logging.getLogger("predeploy")
     before = (logger.handlers[:], logger.level, logger.propagate, logging.lastResort, logging.raiseExceptions)
     yield

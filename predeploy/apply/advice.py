@@ -33,7 +33,7 @@ ADVICE = {
     "25006": "Connect to the primary, or turn off read-only mode (SET TRANSACTION, default_transaction_read_only).",
     "25P01": "Remove -- migrate:no-transaction, or remove the statement, which only works in a transaction.",
     "2BP01": "Drop or change the dependent objects first, or add CASCADE to drop them too.",
-    "2D000": "Remove COMMIT and ROLLBACK from the procedure or block, or put it into a file of its own that begins "
+    "2D000": "Remove COMMIT and ROLLBACK from the procedure or block, or move the CALL or DO to a file that begins "
     "with -- migrate:no-transaction.",
     "3F000": "Create the schema in an earlier statement, or fix its name or search_path.",
     "40001": "Run the migration again: another transaction has changed the same rows.",

@@ -51,8 +51,8 @@ def parse_dsn(text: str | None) -> Dsn:
     """Parse a URI or a key=value string, and add the values from PG* variables, a service file and a passfile.
 
     Raise `DatabaseUrlMissing` if the string is empty. Raise `DatabaseUrlInvalid` if libpq cannot parse the string, or
-    if libpq would take part of an unencoded password for the host, the port or the database. libpq's own error messages
-    may then quote the password, so this module's messages are fixed and chain no exception.
+    if libpq would mistake part of an unencoded password for the host, the port or the database. libpq's own messages
+    can quote the password, so the messages here are fixed texts, and the original exception is not chained.
     """
     if not text or not text.strip():
         raise DatabaseUrlMissing("DATABASE_URL environment variable is required.")

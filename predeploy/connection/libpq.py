@@ -85,7 +85,10 @@ class ConninfoReader(Protocol):
         ...
 
     def resolve(self, conninfo: bytes) -> tuple[list[Option], bytes] | None:
-        """Return all options that a login would use, and the password, or None; `conninfo` must make the login fail."""
+        """Return the options and the password that a login would use, or None if they cannot be determined.
+
+        libpq reports them only after a failed login, so pass a `conninfo` with which the login cannot succeed.
+        """
         ...
 
 

@@ -150,7 +150,7 @@ def _check_statement(sql: str, statement: Statement) -> str | None:
 
 
 def _check_copy(sql: str, statement: Statement) -> str | None:
-    """Check the word after the first FROM or TO outside parentheses; after a dot, FROM and TO are names.
+    """Check the word after the first FROM or TO outside parentheses. A word that follows a dot is a name.
 
     The grammar treats STDIN and STDOUT alike, so only the direction matters.
     """

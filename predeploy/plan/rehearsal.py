@@ -95,7 +95,7 @@ def rehearse(
 ) -> tuple[str, dict[str, int]]:
     """Run the pending migrations under the migration lock, roll them back, and add failures to `result`.
 
-    Return the message and fields for the last log line. Timeouts are in seconds; 0 for the lock or statement timeout
+    Return the message and fields for the summary line. Timeouts are in seconds; 0 for the lock or statement timeout
     selects this module's default. Raise `ConfigurationError` if nothing is recorded and another tool's history has
     rows, unless `foreign_history` is "ignore".
     """

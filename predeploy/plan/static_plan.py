@@ -74,7 +74,7 @@ def log_plan(
     *,
     foreign_history: str = "stop",
 ) -> tuple[str, dict[str, Any]]:
-    """Log the plan, add expected failures to `result`, and return the message and fields for the last log line."""
+    """Log the plan, add expected failures to `result`, and return the message and fields for the summary line."""
     plans = plan_migrations(conn, files, table, foreign_history=foreign_history)
     for plan in plans:
         warn_of_ignored_directive(plan.migration)

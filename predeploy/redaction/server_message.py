@@ -76,7 +76,7 @@ def redact_message(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
 
 
 def redact_hint(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
-    """Return what may be logged of a message's hint, or None; a hint quotes only names of existing objects."""
+    """Return the message's hint with possible secrets masked, or None; hints quote only names of existing objects."""
     return _redact(diag.message_hint, diag, read_literals(sql, at), sql, naming=True)
 
 
@@ -118,7 +118,7 @@ def _redact(
 
 
 def _may_be_the_servers(secret: str, words: SqlLiterals) -> bool:
-    """Return whether `secret` may be the server's own wording: plain words, but no name from the migration."""
+    """Return whether the server may have written this text itself: plain words that do not name an object."""
     small = secret.lower()
     return _PROSE.fullmatch(secret) is not None and (small in KEYWORDS or small not in words.names)
 

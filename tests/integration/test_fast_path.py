@@ -165,7 +165,7 @@ def test_an_ambiguous_name_is_left_to_psycopg(
     ids=["null", "empty", "another"],
 )
 @pytest.mark.usefixtures("applied")
-def test_a_table_of_another_implementation_is_understood(
+def test_a_table_created_by_another_implementation_is_accepted(
     alone: Callable[..., Run], database: Database, checksum: str, changed: int
 ) -> None:
     database.execute(f"UPDATE _migrations SET checksum = {checksum}")
@@ -174,7 +174,7 @@ def test_a_table_of_another_implementation_is_understood(
 
 
 @pytest.mark.usefixtures("applied")
-def test_a_table_without_checksums_is_understood(alone: Callable[..., Run], database: Database) -> None:
+def test_a_table_without_checksums_is_accepted(alone: Callable[..., Run], database: Database) -> None:
     database.execute("ALTER TABLE _migrations DROP COLUMN checksum")
     ended = alone()
     assert (ended.exit_code, len(ended.events)) == (0, 3)

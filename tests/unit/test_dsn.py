@@ -225,7 +225,7 @@ NOTHING: list[tuple[str, Outcome]] = [("", MISSING), (" ", MISSING), ("\n\t ", M
 
 @pytest.fixture(scope="module", autouse=True, params=["libpq alone", "psycopg"])
 def _reader(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Have connection strings parsed by libpq through ctypes, and by psycopg as if the library could not be loaded."""
+    """Run each test twice: with libpq through ctypes, and with psycopg, which replaces it if it cannot be loaded."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "psycopg":
             patch.setattr(libpq, "load", lambda: None)
