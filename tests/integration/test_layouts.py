@@ -140,3 +140,18 @@ def test_numeric_order_runs_version_10_after_version_2(
         2,
         "V2.0__b.sql and V2__b.sql have the same version. Rename one of them.",
     )
+
+
+def test_a_flyway_directory_runs_as_flyway_runs_it(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("R__view.sql", "CREATE OR REPLACE VIEW v AS SELECT id FROM a")
+    migrations_dir.write("U1__a.sql", "DROP TABLE IF EXISTS a")
+    migrations_dir.write("V1__a.sql", "CREATE TABLE a (id int)")
+    first = run(MIGRATE_ORDER="numeric", MIGRATE_STRICT="all")
+    assert first.exit_code == 0
+    assert [event["migration"] for event in first.named("migration.applied")] == ["V1__a.sql", "R__view.sql"]
+    migrations_dir.write("R__view.sql", "CREATE OR REPLACE VIEW v AS SELECT id, 1 AS one FROM a")
+    again = run(MIGRATE_ORDER="numeric", MIGRATE_STRICT="all")
+    assert [event["migration"] for event in again.named("migration.applied")] == ["R__view.sql"]
+    assert database.query("SELECT count(one) FROM v") == [(0,)]
