@@ -469,8 +469,10 @@ def test_a_lock_timeout(run: Callable[..., Run], database: Database, migrations_
     assert "advice" not in retried
     place = "001.sql:2: canceling statement due to lock timeout (SQLSTATE 55P03 lock_not_available, ALTER TABLE)"
     retrying = "canceling statement due to lock timeout (SQLSTATE 55P03, line 2)"
-    retrying = f"Retrying 001.sql in {retried['pause_s']:.1f} s (attempt 2 of 2): {retrying}"
-    assert (retried["message"], event["message"]) == (retrying, f"Failed: {place}")
+    assert (
+        re.sub(r"0\.[12] s", "... s", retried["message"]) == f"Retrying 001.sql in ... s (attempt 2 of 2): {retrying}"
+    )
+    assert event["message"] == f"Failed: {place}"
     assert [line["migration"] for line in finished.named("migration.applied")] == ["002.sql"]
 
 
