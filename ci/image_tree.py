@@ -91,7 +91,9 @@ def codecs_named(blocks: Iterable[CodeType]) -> set[str]:
     """Return the modules of all codecs that may be named by strings in these code blocks, including nested code."""
     found = set()
     for block in blocks:
-        words = [normalize_encoding(const).lower() for const in block.co_consts if isinstance(const, str)]
+        words = [
+            normalize_encoding(const).lower() for const in block.co_consts if isinstance(const, str) and const.isascii()
+        ]
         candidates = {f"encodings.{aliases.get(word, word)}" for word in words if word.isidentifier()}
         found |= {name for name in candidates if importlib.util.find_spec(name)}
         found |= codecs_named(const for const in block.co_consts if isinstance(const, CodeType))

@@ -147,7 +147,11 @@ def _migration_settings(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _is_utf8(text: str) -> bool:
     """Return whether a value from the environment was valid UTF-8; Python replaces other bytes by surrogates."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _database_url(environ: Mapping[str, str]) -> str:
