@@ -106,11 +106,14 @@ def hashes(migration: Migration, directory: str, digits: int) -> set[str]:
     content = _read(migration, directory)
     with_lf = content.replace(b"\r\n", b"\n")
     texts = {content, with_lf, with_lf.replace(b"\n", b"\r\n")}
-    texts |= {text.removeprefix(BOM) for text in texts}
+    texts |= {BOM + text.removeprefix(BOM) for text in texts} | {text.removeprefix(BOM) for text in texts}
     return {(sha384 if digits == 96 else sha256)(text).hexdigest() for text in texts}
 
 
 def _read(migration: Migration, directory: str) -> bytes:
+    """Return the text in memory, or read the file if there is none; on disk, the name may have another normal form."""
+    if migration.sql:
+        return migration.sql.encode()
     try:
         return Path(migration.path or f"{directory}/{migration.name}").read_bytes()
     except OSError as error:

@@ -203,6 +203,16 @@ def test_rows_are_read_as_the_tool_means_them(
     assert (done.exit_code, sorted(proofs(done))) == (0, expected if isinstance(expected, list) else names[:expected])
 
 
+def test_a_name_in_another_unicode_normal_form_is_read(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    text = SQL.format(1).encode()
+    migrations_dir.write("0001_cafe\u0301.sql", text)
+    database.execute(BY_ID["sqlx"].ddl)
+    database.execute(f"INSERT INTO _sqlx_migrations VALUES ({BY_ID['sqlx'].row(1, '', text)})")
+    assert proofs(run("baseline", "--from", "sqlx")) == {"0001_caf\u00e9.sql": "checksum"}
+
+
 def test_two_histories_are_not_chosen_between(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
