@@ -79,11 +79,11 @@ def split_chunks(blocks: Iterator[str], chars: int = CHUNK_CHARS) -> Iterator[Ch
             yield Chunk(text, found, first, lines, column)
             return
         carried = text
-        if len(found.statements) > 1:
-            end = found.statements[-2].end
+        if count := _statements_before_cut(found, text):
+            end = found.statements[count - 1].end
             carried, text = text[end:], text[:end]
-            yield Chunk(text, _before(found, end), first, lines, column, last=False)
-            first += len(found.statements) - 1
+            yield Chunk(text, _before(found, count, end), first, lines, column, last=False)
+            first += count
             line_start = max(text.rfind("\n"), text.rfind("\r")) + 1
             column = len(text) - line_start + (0 if line_start else column)
             lines += line_ends(text, 0, len(text))
@@ -104,8 +104,20 @@ def _read_more(carried: str, blocks: Iterator[str], chars: int) -> tuple[str, bo
     return "".join(parts), True
 
 
-def _before(found: Scan, end: int) -> Scan:
-    """Return the part of a scan before `end`, the end of the second-to-last statement."""
+def _statements_before_cut(found: Scan, text: str) -> int:
+    """Return how many statements to put into a chunk: all but the last, or 0 if the text cannot be cut yet.
+
+    A cut after `#` would divide a section marker such as `# --- !Downs`, which the scanner reads as a statement `#` and
+    a comment.
+    """
+    count = max(len(found.statements) - 1, 0)
+    while count and text[found.statements[count - 1].end - 1] == "#":
+        count -= 1
+    return count
+
+
+def _before(found: Scan, count: int, end: int) -> Scan:
+    """Return the part of a scan before `end`, the end of the last of `count` statements."""
     comments = [comment for comment in found.comments if comment < end]
     backslash = found.backslash if found.backslash is not None and found.backslash < end else None
-    return Scan(found.statements[:-1], comments, backslash, None)
+    return Scan(found.statements[:count], comments, backslash, None)

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from predeploy.migrations.chunks import split_chunks
@@ -145,10 +145,14 @@ FRAGMENTS = [
 texts = st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join)
 
 
+@settings(max_examples=1500, deadline=None)
 @given(sql=texts, length=st.integers(1, 40), chars=st.integers(1, 60))
 @example(sql="a;\n-- migrate:down\nb;b;b;b;b;\n-- migrate:up\nc;", length=3, chars=1)
 @example(sql="\n-- migrate:down\na;a;a;a;", length=3, chars=1)
 @example(sql="a; -- migrate:down\n;b;c;", length=30, chars=1)
+@example(sql="a;\n# --- !Downs\n;\nb;\nb;", length=1, chars=1)
+@example(sql="a\n# --- !Downs\n;\nb;\nb;", length=1, chars=1)
+@example(sql="a;\n# --- !Downs\nb;\n# --- !Ups\n;\nc;\nd;", length=1, chars=1)
 def test_a_text_in_chunks_has_the_same_forward_statements(sql: str, length: int, chars: int) -> None:
     (whole,) = Migration("001.sql", sql).chunks()
     blocks = (sql[at : at + length] for at in range(0, len(sql), length))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from predeploy.migrations.chunks import Chunk, split_chunks
@@ -143,6 +143,7 @@ inner = st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join)
 texts = inner | inner.map(lambda sql: f"BEGIN;SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;{sql};\nCOMMIT;")
 
 
+@settings(max_examples=1500, deadline=None)
 @given(sql=texts, chars=st.integers(1, 60), transactional=st.booleans())
 def test_a_text_in_chunks_is_read_as_the_text(sql: str, chars: int, transactional: bool) -> None:
     whole = TransactionReader(transactional=transactional)
