@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from predeploy.connection.session import direct_profile, pooled_profile
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from predeploy.connection.session import SessionProfile
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
     from tests.support.pgbouncer import PgBouncer
@@ -102,3 +105,10 @@ def test_a_name_that_cannot_be_set_ends_the_run(run: Callable[..., Run], name: s
     ended = run(**{name: "sesame-open-4711"})
     assert ended.exit_code == 2
     assert "sesame" not in ended.stdout
+
+
+@pytest.mark.parametrize("profile", [direct_profile, pooled_profile])
+def test_the_values_end_with_the_transaction_even_without_a_reset(profile: Callable[..., SessionProfile]) -> None:
+    begin = profile(lock_timeout=0, statement_timeout=0, migration_settings=[("region", "it's")]).begin
+    assert begin.sql.startswith("BEGIN")
+    assert begin.sql.endswith(";SET LOCAL predeploy.\"region\"='it''s';")
