@@ -24,8 +24,10 @@ _LOOK = """
     FROM pg_catalog.pg_class c
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-    WHERE c.relkind IN ('r', 'p') AND c.relname = ANY ({tables}::name[])
-    AND n.nspname = ANY ({schemas}::name[] || ({own})::name)
+    WHERE c.relkind IN ('r', 'p')
+    AND (c.relname = ANY ({tables}::name[]) AND n.nspname = ANY ({schemas}::name[] || ({own})::name)
+         OR n.nspname = ({own}) AND EXISTS (SELECT FROM pg_catalog.pg_attribute m
+                                            WHERE m.attrelid = c.oid AND m.attname = ANY ({markers}::name[])))
     GROUP BY c.oid, n.nspname, c.relname;
     SELECT ({own}), pg_catalog.count(*)
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -45,17 +47,18 @@ class History(NamedTuple):
 
     tool: Tool
     schema: str
+    name: str
     is_filtered: bool = False
 
     @property
     def table(self) -> str:
         """The table's name with its schema, for people."""
-        return f"{self.schema}.{self.tool.table}"
+        return f"{self.schema}.{self.name}"
 
     @property
     def identifier(self) -> sql.Identifier:
         """The table's name as SQL."""
-        return sql.Identifier(self.schema, self.tool.table)
+        return sql.Identifier(self.schema, self.name)
 
 
 class Surroundings(NamedTuple):
@@ -72,6 +75,7 @@ def look_around(conn: Connection, table: TableName = DEFAULT_TABLE) -> Surroundi
     own = sql.Literal(table.schema) if table.schema else located
     values = {
         "tables": sql.Literal([*{tool.table for tool in TOOLS}, *{tool.next_to for tool in TOOLS}]),
+        "markers": sql.Literal([*{tool.marker for tool in TOOLS if tool.marker}]),
         "schemas": sql.Literal([*{schema for tool in TOOLS for schema in tool.schemas}]),
         "own": own,
         "table": sql.Literal(table.name),
@@ -81,7 +85,7 @@ def look_around(conn: Connection, table: TableName = DEFAULT_TABLE) -> Surroundi
     columns = {(schema, name): _columns(text) for schema, name, _, text in rows}
     own_schema = (counted.get_value(0, 0) or b"").decode()
     histories = [
-        History(tool, schema, is_filtered == "t")
+        History(tool, schema, name, is_filtered == "t")
         for schema, name, is_filtered, _ in rows
         if (tool := _tool_of(schema, name, columns, own_schema))
     ]
@@ -126,7 +130,9 @@ def _tool_of(
 ) -> Tool | None:
     for tool in TOOLS:
         schemas = {own_schema if name == "" else name for name in tool.schemas}
-        if tool.table != table or schema not in schemas or not tool.fits(columns[schema, table]):
+        has_name = tool.table == table and schema in schemas
+        has_marker = tool.marker in columns[schema, table] and schema == own_schema
+        if not (has_name or has_marker) or not tool.fits(columns[schema, table]):
             continue
         if not tool.next_to or (schema, tool.next_to) in columns:
             return tool

@@ -22,6 +22,9 @@ class Tool(NamedTuple):
     `columns` are the columns that identify the table, with a key of `_KINDS` each; if `is_exact`, it has no others.
     `next_to` is a table in the same schema. In `schemas`, "" is the schema of `_migrations`. `select` are the columns
     to read, or "" if no file can be found from them. `where` excludes rows that the tool creates for itself.
+
+    Some tools let users name the table. With `marker`, one of its columns, a table of any name in the schema of
+    `_migrations` is recognized if all columns fit.
     """
 
     title: str
@@ -33,6 +36,7 @@ class Tool(NamedTuple):
     schemas: tuple[str, ...] = ("",)
     is_exact: bool = False
     next_to: str = ""
+    marker: str = ""
 
     @property
     def name(self) -> str:
@@ -60,7 +64,6 @@ _FLYWAY = {
     "checksum": "number",
     "success": "boolean",
 }
-_FLYWAY_SELECT = "version, type, script, success, checksum"
 
 # If two tools fit the same table, the first one is taken.
 TOOLS = (
@@ -72,6 +75,7 @@ TOOLS = (
         {"version": "number", "dirty": "boolean"},
         "version::bigint, dirty",
         is_exact=True,
+        marker="dirty",
     ),
     Tool(
         "goose",
@@ -80,9 +84,18 @@ TOOLS = (
         "version_id::bigint, is_applied",
         where="version_id <> 0",  # created together with the table
         order="id",
+        is_exact=True,
+        marker="version_id",
     ),
-    Tool("Flyway", "flyway_schema_history", _FLYWAY, _FLYWAY_SELECT, where="type <> 'SCHEMA'", order="installed_rank"),
-    Tool("Flyway", "schema_version", _FLYWAY, _FLYWAY_SELECT, where="type <> 'SCHEMA'", order="installed_rank"),
+    Tool(
+        "Flyway",
+        "flyway_schema_history",
+        _FLYWAY,
+        "version, type, script, success, checksum",
+        where="type <> 'SCHEMA'",
+        order="installed_rank",
+        marker="installed_rank",
+    ),
     Tool(
         "Prisma",
         "_prisma_migrations",
@@ -106,7 +119,15 @@ TOOLS = (
         order="id",
         schemas=("", "drizzle"),
     ),
-    Tool("node-pg-migrate", "pgmigrations", {"id": "number", "name": "text", "run_on": "time"}, "name", order="id"),
+    Tool(
+        "node-pg-migrate",
+        "pgmigrations",
+        {"id": "number", "name": "text", "run_on": "time"},
+        "name",
+        order="id",
+        is_exact=True,
+        marker="run_on",
+    ),
     Tool(
         "sql-migrate",
         "gorp_migrations",

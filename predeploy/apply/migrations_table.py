@@ -89,8 +89,8 @@ def read_rows(conn: Connection, table: TableName = DEFAULT_TABLE) -> dict[str, R
         return None
     except psycopg.errors.UndefinedColumn:
         raise ConfigurationError(
-            f"A table named {table} exists but has no name or applied_at column. "
-            "Rename it, set MIGRATE_TABLE to another name, or put another schema first in search_path."
+            f"A table named {table} exists but has no name or applied_at column. Set MIGRATE_TABLE to another name. "
+            "If another tool records its applied migrations in that table, run pg-predeploy baseline before migrate."
         ) from None
     except psycopg.errors.InsufficientPrivilege:
         raise PostgresRefused(

@@ -46,6 +46,41 @@ def test_a_history_with_rows_stops_the_run_before_anything_happens(
     assert snapshot(database) == before  # _migrations was not created either
 
 
+@pytest.mark.parametrize("name", ["_migrations", "Old Migrations"])
+@pytest.mark.parametrize("tool", ["goose", "golang-migrate", "flyway-3", "node-pg-migrate"])
+def test_a_history_with_another_name_stops_the_run_and_can_be_imported(
+    tool: str, name: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    old = BY_ID[tool]
+    names = old.write_files(migrations_dir, 3)
+    old.make(database, [1, 2])
+    database.execute(f'ALTER TABLE {old.table} RENAME TO "{name}"')
+    before = snapshot(database)
+    if name == "_migrations":
+        taken = run()
+        assert taken.exit_code == 2
+        assert "Set MIGRATE_TABLE to another name" in taken.report["message"]
+        assert "run pg-predeploy baseline before migrate" in taken.report["message"]
+    stopped = run(MIGRATE_TABLE="done")
+    assert stopped.exit_code == 2
+    assert f"public.{name} (the history of" in stopped.report["message"]
+    assert f"baseline --from {old.name}" in stopped.report["message"]
+    assert snapshot(database) == before
+    assert run("baseline", "--from", "auto", MIGRATE_TABLE="done").exit_code == 0
+    assert database.query('SELECT name FROM done ORDER BY name COLLATE "C"') == [(name,) for name in names[:2]]
+    migrated = run(MIGRATE_TABLE="done")
+    assert (migrated.exit_code, migrated.report["applied"]) == (0, 1)
+
+
+@pytest.mark.parametrize("columns", ["id int, dirty boolean", "version bigint, dirty boolean, note text"])
+def test_a_table_of_the_application_is_not_taken_for_a_history(
+    columns: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE t ()")
+    database.execute(f"CREATE TABLE rooms ({columns}); INSERT INTO rooms VALUES (1, true)")
+    assert run().exit_code == 0
+
+
 @pytest.mark.parametrize("tool", DETECT_ONLY)
 def test_a_history_without_files_is_recognized_too(
     tool: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
