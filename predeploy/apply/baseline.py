@@ -179,9 +179,14 @@ def _applied_there(
     comparison = compare(history, read_history(conn, history), files.migrations, directory)
     names = [migration.name for migration in files.migrations]
     if not comparison.applied and comparison.strays:
+        in_folders = any(path.endswith(("/up.sql", "/migration.sql")) for path in files.not_read())
         raise ConfigurationError(
             f"No file in MIGRATIONS_DIR matches a row of {history.table}, which has {_few(comparison.strays)}. "
-            "Check that MIGRATIONS_DIR is the directory that this history is about."
+            + (
+                f"Folders are not read because MIGRATIONS_DIR itself contains {_few(names)}. Move it elsewhere."
+                if in_folders
+                else "Set MIGRATIONS_DIR to the directory from which these migrations were applied."
+            )
         )
     refuse_gap(history, comparison.applied, recorded, names)
     if comparison.strays:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from predeploy.migrations.migration import MigrationError
-from predeploy.migrations.order import have_fixed_width, numeric_key, order_key
+from predeploy.migrations.order import have_fixed_width, is_versioned, numeric_key, order_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -185,6 +185,11 @@ def _find_misordered(files: MigrationFiles, pending: Collection[Migration]) -> l
     if have_fixed_width(names):
         return []
     to_run = {migration.name for migration in pending}
+    versioned = next((name for name in names if is_versioned(name)), None)
+    repeatable = next((name for name in names if name in to_run and name.startswith("R__")), None)
+    if repeatable and versioned:
+        message = f"{repeatable} runs before {versioned}; to run R__ files last, set MIGRATE_ORDER=numeric"
+        return [Finding("misordered", repeatable, message)]
     key = numeric_key(names)
     numbered = [(found[1], name) for name in names if not (found := key(name))[0]]
     for (before, first), (after, second) in pairwise(numbered):

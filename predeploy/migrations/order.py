@@ -56,6 +56,11 @@ def _folder(path: str) -> str:
     return path.partition("/")[0]
 
 
+def is_versioned(name: str) -> bool:
+    """Return whether the name is that of a versioned Flyway migration, such as `V1_2__users.sql`."""
+    return bool(_FLYWAY.match(name))
+
+
 def flyway_version(text: str) -> list[int]:
     """Return a version such as `1.2` or `1_2` as numbers; trailing zeros do not count, so 1.0 is 1."""
     numbers = [int(part[:_MAX_DIGITS]) for part in re.split("[._]", text)]

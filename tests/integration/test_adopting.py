@@ -164,11 +164,14 @@ def test_only_what_a_tool_left_pending_runs(
     history = rows_of(project.database, history_table(tool))
     shell(COMMANDS[tool])
     assert project.seen() == ["1", "2"]
+    recorded = checksums(project.database)
+    assert len(recorded) == 2
     shell("pg-predeploy migrate; pg-predeploy migrate; pg-predeploy check", **SETTINGS[tool])
     assert project.seen() == ["1", "2", "10"]
     assert rows_of(project.database, history_table(tool)) == history
     shell("pg-predeploy migrate", DATABASE_URL=empty_database.dsn, **SETTINGS[tool])
     assert Project(project.directory, empty_database).seen() == ["1", "2", "10"]
+    assert recorded.items() <= checksums(empty_database).items()
 
 
 def test_alembic(project: Project, shell: Shell, empty_database: Database) -> None:
@@ -261,6 +264,10 @@ def test_a_rebuilt_database_is_compared(project: Project, shell: Shell, server: 
             shell(COMMANDS["What it cannot prove"].partition("\n")[2], **rebuilt)
     finally:
         project.database.admin_execute("DROP DATABASE IF EXISTS rebuilt")
+
+
+def checksums(database: Database) -> dict[str, str]:
+    return dict(database.query("SELECT name, checksum FROM _migrations"))
 
 
 def rows_of(database: Database, table: str) -> list[tuple[object, ...]]:

@@ -265,6 +265,18 @@ def test_a_history_of_other_files_is_refused(
     assert "No file in MIGRATIONS_DIR matches a row of public.schema_migrations" in refused.report["message"]
 
 
+def test_a_file_that_hides_the_folders_is_named(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    (migrations_dir.path / "2024-01-01-000001_x").mkdir()
+    migrations_dir.write("2024-01-01-000001_x/up.sql", "SELECT 1")
+    migrations_dir.write("data_import.sql", "SELECT 1")
+    BY_ID["diesel"].make(database, [FIRST])
+    refused = run("baseline", "--from", "diesel")
+    assert (refused.exit_code, recorded_nothing(database)) == (2, True)
+    assert "not read because MIGRATIONS_DIR itself contains data_import.sql" in refused.report["message"]
+
+
 def test_two_files_of_one_version_are_refused(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:

@@ -153,6 +153,14 @@ def test_numbers_against_the_order_of_the_names_are_one_warning(
         assert logged(warned)[0][2] == text.format(*pair)
 
 
+def test_repeatable_flyway_files_need_the_numeric_order(warned: list[logging.LogRecord]) -> None:
+    warn_of(files("R__views.sql", "V1__a.sql"), {})
+    warn_of(files("R__views.sql", "V1__a.sql"), rows("R__views.sql"))
+    warn_of(files("R__views.sql"), {})
+    text = "R__views.sql runs before V1__a.sql; to run R__ files last, set MIGRATE_ORDER=numeric"
+    assert logged(warned) == [("migration.misordered", "R__views.sql", text)]
+
+
 def test_an_applied_file_is_never_to_be_renamed(warned: list[logging.LogRecord]) -> None:
     warn_of(files("10.sql", "2.sql"), rows("2.sql"))
     warn_of(files("10.sql", "2.sql"), rows("10.sql"))
