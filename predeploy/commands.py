@@ -6,21 +6,18 @@ import gc
 import logging
 import re
 import time
-from collections import Counter
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from predeploy import __version__
 from predeploy.errors import ConfigurationError
 from predeploy.migrations.directory import read_migrations
 from predeploy.migrations.layout import CALLBACK, NOT_READ, ROLLBACK
-from predeploy.migrations.order import order_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from datetime import datetime
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
-    from predeploy.apply.migrations_table import Row
+    from predeploy.connection.connect import Connection
     from predeploy.connection.dsn import Dsn
     from predeploy.migrations.migration import MigrationFiles
     from predeploy.report import Report
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("predeploy")
 
-STATES = ("applied", "pending", "changed", "missing")
 _MAX_NAMES = 5
 _MAX_IGNORED = 100  # names in the fields of one log line
 _MISTYPED = re.compile(r"""["'*]|^[a-z][a-z0-9+.-]*://|^file:|^~|^\s|\s$""", re.IGNORECASE)
@@ -73,8 +69,12 @@ def migrate(settings: Settings, dsn: Dsn, report: Report) -> None:
 
 def status(settings: Settings, dsn: Dsn, report: Report) -> None:
     """List every migration with its state."""
+    from predeploy.apply.status import log_status
+
     files = _read_files(settings, dsn)
-    counts = _log_status(migration_status(files, _read_rows(settings, dsn, files, warn_only=True)))
+    with _connection(settings, dsn) as conn:
+        recorded = _read_rows(conn, settings, files, warn_only=True)
+        counts = log_status(conn, files, recorded, settings.table)
     summary = ", ".join(f"{count} {state}" for state, count in counts.items())
     message = summary if any(counts.values()) else no_files_message(files, settings.migrations_dir)
     report.set_outcome(0, message, **counts)
@@ -83,10 +83,10 @@ def status(settings: Settings, dsn: Dsn, report: Report) -> None:
 def check(settings: Settings, dsn: Dsn, report: Report) -> None:
     """Report through the exit code whether any migration is pending, or MIGRATE_STRICT forbids what is found."""
     from predeploy.apply.drift import find_drift, refuse
-    from predeploy.apply.migrations_table import checksums
 
     files = _read_files(settings, dsn)
-    drift = find_drift(files, checksums(_read_rows(settings, dsn, files)))
+    with _connection(settings, dsn) as conn:
+        drift = find_drift(files, _read_rows(conn, settings, files))
     pending = [migration.name for migration in drift.pending]
     if refuse(drift.findings, settings.strict, report.result):
         report.set_outcome(1, pending=len(pending))
@@ -132,6 +132,7 @@ def baseline(
     """Record migrations without running them: up to the file `through`, those that `tool` has applied, or all."""
     from predeploy.apply import baseline as recording
     from predeploy.apply.migrations_table import read_rows
+    from predeploy.apply.status import log_status
     from predeploy.connection.connect import Server
 
     files = _read_files(settings, dsn)
@@ -147,10 +148,8 @@ def baseline(
         )
         with recording.errors_classified(conn):
             rows = read_rows(conn, settings.table) or {}
-    statuses = migration_status(files, rows)
-    if dry_run:
-        statuses = [replace(row, state="applied") if row.name in recorded else row for row in statuses]
-    counts = _log_status(statuses)
+            rows |= {m.name: m.checksum for m in files.migrations if m.name in recorded}
+            counts = log_status(conn, files, rows, settings.table)
     what = f"{'Would record' if dry_run else 'Recorded'} {len(recorded)} migration{'' if len(recorded) == 1 else 's'}"
     report.set_outcome(0, f"{what}; {counts['pending']} pending", recorded=len(recorded), **counts)
 
@@ -175,32 +174,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "baseline": baseline,
     "health": health,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class MigrationStatus:
-    """A migration's name and state: `applied`, `pending`, `changed` since it was applied, or `missing` on disk."""
-
-    name: str
-    state: str
-    applied_at: datetime | None = None
-
-
-def migration_status(files: MigrationFiles, rows: Mapping[str, Row]) -> list[MigrationStatus]:
-    """Return the state of every file, and of every row without a file, in the order of the run."""
-    from predeploy.apply.drift import find_drift
-    from predeploy.apply.migrations_table import checksums
-
-    drift = find_drift(files, checksums(rows))
-    states = {finding.name: finding.kind for finding in drift.findings if finding.kind in STATES}
-    states |= {migration.name: "pending" for migration in drift.pending}
-    names = [migration.name for migration in files.migrations]
-    names += [name for name, state in states.items() if state == "missing"]
-    found = []
-    for name in sorted(names, key=order_key(names, numeric=files.numeric)):
-        row = rows.get(drift.renamed.get(name, name))
-        found.append(MigrationStatus(name, states.get(name, "applied"), row.applied_at if row else None))
-    return found
 
 
 def no_files_message(files: MigrationFiles, directory: str) -> str:
@@ -259,33 +232,29 @@ def _log_ignored(files: MigrationFiles) -> None:
             log.log(level, "Ignoring %s file%s: %s; %s", len(names), "s"[: len(names) > 1], shown, why, extra=extra)
 
 
-def _read_rows(settings: Settings, dsn: Dsn, files: MigrationFiles, *, warn_only: bool = False) -> dict[str, Row]:
-    """Return the recorded migrations.
+def _connection(settings: Settings, dsn: Dsn) -> AbstractContextManager[Connection]:
+    from predeploy.connection.connect import Server
+
+    return Server(dsn, wait_timeout=settings.wait_timeout, writable=False).connection()
+
+
+def _read_rows(
+    conn: Connection, settings: Settings, files: MigrationFiles, *, warn_only: bool = False
+) -> dict[str, str | None]:
+    """Return the checksums of the recorded migrations by name.
 
     If nothing is recorded and another tool may have applied the pending migrations, raise `ConfigurationError`, or log
     a warning if `warn_only`.
     """
     from predeploy.apply.migrations_table import read_rows
-    from predeploy.connection.connect import Server
 
-    with Server(dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
-        rows = read_rows(conn, settings.table) or {}
-        if files.migrations and not rows:
-            from predeploy.adopt.stop_sign import check_surroundings, warn_of_surroundings
+    rows = read_rows(conn, settings.table) or {}
+    if files.migrations and not rows:
+        from predeploy.adopt.stop_sign import check_surroundings, warn_of_surroundings
 
-            look = warn_of_surroundings if warn_only else check_surroundings
-            look(conn, settings.table, foreign_history=settings.foreign_history)
-        return rows
-
-
-def _log_status(rows: list[MigrationStatus]) -> dict[str, int]:
-    """Log each row and return the number of migrations per state."""
-    for row in rows:
-        applied_at = row.applied_at.isoformat() if row.applied_at else None
-        fields = {"migration": row.name, "state": row.state, "applied_at": applied_at}
-        log.info("%-7s %s", row.state, row.name, extra={"event": "migration.status", **fields})
-    counts = Counter(row.state for row in rows)
-    return {state: counts[state] for state in STATES}
+        look = warn_of_surroundings if warn_only else check_surroundings
+        look(conn, settings.table, files, foreign_history=settings.foreign_history)
+    return rows
 
 
 def _describe_pending(names: list[str]) -> str:

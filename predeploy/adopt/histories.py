@@ -10,6 +10,7 @@ from psycopg import sql
 from predeploy.adopt.known_tools import TOOLS, Tool
 from predeploy.connection.query_message import run
 from predeploy.errors import PostgresRefused
+from predeploy.migrations.migration import normalize
 from predeploy.sql.table_name import DEFAULT_TABLE, TableName
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from predeploy.connection.connect import Connection
 
-# The second statement counts the schema's own tables; those of an extension, such as PostGIS, do not count.
+# The second statement counts the schema's own tables; those of an extension, such as PostGIS, do not count. The third
+# finds tables named `_migrations` in other schemas, if the search path, as the role, the database or the server sets it,
+# contains none; a search path in the connection string is a choice.
 _LOOK = """
     SELECT n.nspname, c.relname, pg_catalog.row_security_active(c.oid),
            pg_catalog.string_agg(a.attname || ' ' || pg_catalog.format_type(a.atttypid, NULL), ',')
@@ -33,7 +36,18 @@ _LOOK = """
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname = ({own}) AND c.relname <> {table}
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
-                    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+                    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e');
+    SELECT n.nspname, EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                              WHERE a.attrelid = c.oid AND a.attname = 'checksum' AND NOT a.attisdropped)
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relname = {table} AND c.relkind IN ('r', 'p', 'v', 'f') AND c.relpersistence <> 't'
+    AND {is_elsewhere} AND to_regclass({located}) IS NULL
+    AND (SELECT s.source NOT IN ('client', 'session') FROM pg_catalog.pg_settings s WHERE s.name = 'search_path')
+    AND pg_catalog.pg_has_role(c.relowner, 'MEMBER') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+    AND pg_catalog.has_table_privilege(c.oid, 'SELECT')
+    AND 2 = (SELECT pg_catalog.count(*) FROM pg_catalog.pg_attribute a
+             WHERE a.attrelid = c.oid AND a.attname IN ('name', 'applied_at') AND NOT a.attisdropped)
+    ORDER BY n.nspname
 """
 # The schema where _migrations is, or would be created.
 _OWN_SCHEMA = """
@@ -62,11 +76,16 @@ class History(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """What exists in the schema of `_migrations`: the histories of other tools, and the number of other tables."""
+    """What exists in the schema of `_migrations`: the histories of other tools, and the number of other tables.
+
+    `elsewhere` are the tables named `_migrations` in other schemas, each with whether it has a checksum column, if the
+    search path does not find such a table.
+    """
 
     schema: str
     histories: tuple[History, ...]
     tables: int
+    elsewhere: tuple[tuple[TableName, bool], ...] = ()
 
 
 def look_around(conn: Connection, table: TableName = DEFAULT_TABLE) -> Surroundings:
@@ -79,8 +98,10 @@ def look_around(conn: Connection, table: TableName = DEFAULT_TABLE) -> Surroundi
         "schemas": sql.Literal([*{schema for tool in TOOLS for schema in tool.schemas}]),
         "own": own,
         "table": sql.Literal(table.name),
+        "located": sql.Literal(table.sql),
+        "is_elsewhere": sql.Literal(table.schema is None),
     }
-    found, counted = run(conn, sql.SQL(_LOOK).format(**values).as_string(conn))
+    found, counted, elsewhere = run(conn, sql.SQL(_LOOK).format(**values).as_string(conn))
     rows = [[(found.get_value(row, column) or b"").decode() for column in range(4)] for row in range(found.ntuples)]
     columns = {(schema, name): _columns(text) for schema, name, _, text in rows}
     own_schema = (counted.get_value(0, 0) or b"").decode()
@@ -89,7 +110,22 @@ def look_around(conn: Connection, table: TableName = DEFAULT_TABLE) -> Surroundi
         for schema, name, is_filtered, _ in rows
         if (tool := _tool_of(schema, name, columns, own_schema))
     ]
-    return Surroundings(own_schema, tuple(sorted(histories, key=lambda h: h.table)), int(counted.get_value(0, 1) or 0))
+    return Surroundings(
+        own_schema,
+        tuple(sorted(histories, key=lambda history: history.table)),
+        int(counted.get_value(0, 1) or 0),
+        tuple(
+            (TableName(table.name, (elsewhere.get_value(row, 0) or b"").decode()), elsewhere.get_value(row, 1) == b"t")
+            for row in range(elsewhere.ntuples)
+        ),
+    )
+
+
+def read_checksums(conn: Connection, table: TableName, *, has_checksum: bool) -> dict[str, str | None]:
+    """Return the checksums in a table named `_migrations` by name."""
+    columns = sql.SQL("name::text, checksum::text" if has_checksum else "name::text, NULL")
+    query = sql.SQL("SELECT {} FROM {}").format(columns, sql.Identifier(table.schema or "", table.name))
+    return {normalize(name): checksum for name, checksum in conn.execute(query).fetchall()}
 
 
 def with_rows(conn: Connection, histories: Iterable[History]) -> list[History]:

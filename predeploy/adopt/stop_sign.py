@@ -1,42 +1,67 @@
-"""Stop before migrations are applied a second time: another tool may have applied them to this database."""
+"""Stop before migrations are applied a second time.
+
+Another tool may have applied them to this database, or their history may be in a schema that the search path no longer
+contains.
+"""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING
 
-from predeploy.adopt.histories import look_around, with_rows
+from predeploy.adopt.histories import look_around, read_checksums, with_rows
 from predeploy.errors import ConfigurationError, StorageError
+from predeploy.sql.table_name import TableName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from predeploy.adopt.histories import History, Surroundings
     from predeploy.connection.connect import Connection
-    from predeploy.sql.table_name import TableName
+    from predeploy.migrations.migration import MigrationFiles
 
 log = logging.getLogger(__name__)
 
 
-def check_surroundings(conn: Connection, table: TableName, *, foreign_history: str = "stop") -> None:
-    """Raise `ConfigurationError` if another tool's history has rows; otherwise warn if the schema is not empty.
+def check_surroundings(
+    conn: Connection, table: TableName, files: MigrationFiles, *, foreign_history: str = "stop"
+) -> None:
+    """Raise `ConfigurationError` if a history has rows; otherwise warn if the schema is not empty.
 
+    A history is that of another tool, or a table named like `table` in another schema that records one of the files.
     Call this function if nothing is recorded and a migration is pending. If `foreign_history` is "ignore", other
     tools' histories are not read. Raise `PostgresRefused` if a history cannot be read.
     """
     found = look_around(conn, table)
+    refuse_second_table(conn, found, table, files)
     if foreign_history == "stop" and (histories := with_rows(conn, found.histories)):
         raise ConfigurationError(_sentence(histories, table))
     if found.tables:
         _warn_not_empty(found, table)
 
 
-def warn_of_surroundings(conn: Connection, table: TableName, *, foreign_history: str = "stop") -> None:
+def warn_of_surroundings(
+    conn: Connection, table: TableName, files: MigrationFiles, *, foreign_history: str = "stop"
+) -> None:
     """Log a warning where `check_surroundings` would raise an error."""
     try:
-        check_surroundings(conn, table, foreign_history=foreign_history)
+        check_surroundings(conn, table, files, foreign_history=foreign_history)
     except StorageError as error:
         log.warning("%s", error, extra={"event": "schema.foreign_history"})
+
+
+def refuse_second_table(conn: Connection, found: Surroundings, table: TableName, files: MigrationFiles) -> None:
+    """Raise `ConfigurationError` if a table in another schema records one of the files."""
+    checksums = {migration.name: migration.checksum for migration in files.migrations}
+    for other, has_checksum in found.elsewhere:
+        recorded = read_checksums(conn, other, has_checksum=has_checksum)
+        if any(recorded[name] in {None, checksums[name]} for name in recorded.keys() & checksums.keys()):
+            here = f", or MIGRATE_TABLE={TableName(table.name, found.schema).setting} to begin a new history"
+            raise ConfigurationError(
+                f"{other} records these migrations, but search_path, as the role or the database sets it, does not "
+                f"contain schema {other.schema}. Set MIGRATE_TABLE={other.setting} to continue that history"
+                f"{here if found.schema else ''}."
+            )
 
 
 def command_for(history: History) -> str:

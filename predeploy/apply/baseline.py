@@ -12,7 +12,7 @@ import psycopg
 from predeploy.adopt.histories import look_around, read_history, with_rows
 from predeploy.adopt.known_tools import TOOL_NAMES
 from predeploy.adopt.mapping import compare, refuse_gap
-from predeploy.adopt.stop_sign import command_for, named
+from predeploy.adopt.stop_sign import command_for, named, refuse_second_table
 from predeploy.apply.migrations_table import ensure_table, locate, read_rows
 from predeploy.connection.login_errors import classify_statement_error
 from predeploy.connection.pooler import dedicated_backend_pid
@@ -112,6 +112,8 @@ def _record(
     schema = (located.get_value(0, 0) or b"").decode() if located.ntuples else ""
     existing = TableName(table.name, schema or None)
     recorded = read_rows(conn, existing) or {} if schema else {}
+    if not schema:
+        refuse_second_table(conn, look_around(conn, table), table, files)
     chosen = choose(conn, recorded.keys())
     new = [migration for migration in files.migrations if migration.name in chosen and migration.name not in recorded]
     for migration in new:

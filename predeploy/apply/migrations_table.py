@@ -9,7 +9,7 @@ missing if another implementation created the table and this role is not allowed
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import pq
@@ -23,7 +23,6 @@ from predeploy.sql.table_name import DEFAULT_TABLE, TableName
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from psycopg.pq.abc import PGresult
 
@@ -34,10 +33,12 @@ log = logging.getLogger(__name__)
 
 # `checksum` is the column of _migrations, or that of the one-row table if _migrations has none.
 _READ = """
-    SELECT t.name, t.checksum, t.applied_at
+    SELECT {columns}
     FROM (SELECT NULL::text AS checksum) AS default_values,
          LATERAL (SELECT name, checksum, applied_at FROM {table}) AS t
 """
+# JSON has one format for times, whatever DateStyle and TimeZone are.
+_TIME = "pg_catalog.to_jsonb(t.applied_at) OPERATOR(pg_catalog.#>>) '{}'"
 _LOCATE = """
     SELECT n.nspname,
            EXISTS (SELECT FROM pg_catalog.pg_attribute a
@@ -67,24 +68,30 @@ _CLAIM_AGAIN = """
 _ADD_CHECKSUM = "BEGIN;SET LOCAL lock_timeout='2s';ALTER TABLE {table} ADD COLUMN IF NOT EXISTS checksum TEXT;COMMIT"
 
 
-class Row(NamedTuple):
-    """One applied migration."""
-
-    name: str
-    checksum: str | None
-    applied_at: datetime
-
-
 def locate(table: TableName) -> str:
     """Return two queries: the existing table's schema and properties, and the schema in which to create the table."""
     schema = _SCHEMA.format(schema=_literal(table.schema)) if table.schema else "current_schema()"
     return _LOCATE.format(table=_literal(table.sql), schema=schema)
 
 
-def read_rows(conn: Connection, table: TableName = DEFAULT_TABLE) -> dict[str, Row] | None:
-    """Return the applied migrations by name, or None if there is no table; take one round trip and no lock."""
+def read_rows(conn: Connection, table: TableName = DEFAULT_TABLE) -> dict[str, str | None] | None:
+    """Return the checksums of the applied migrations by name, or None if there is no table.
+
+    This takes one round trip and no lock.
+    """
+    rows = _read(conn, table, "t.name, t.checksum")
+    return None if rows is None else {normalize(name): checksum for name, checksum in rows}
+
+
+def read_times(conn: Connection, table: TableName = DEFAULT_TABLE) -> dict[str, str]:
+    """Return when each migration was applied, by name: in UTC (ISO 8601), or as the table has it if it is no time."""
+    rows = _read(conn, table, f"t.name, {_TIME}") or []
+    return {normalize(name): _utc(time) for name, time in rows}
+
+
+def _read(conn: Connection, table: TableName, columns: str) -> list[tuple[Any, ...]] | None:
     try:
-        found = conn.execute(_READ.format(table=table.sql).encode()).fetchall()
+        return conn.execute(_READ.format(columns=columns, table=table.sql).encode()).fetchall()
     except psycopg.errors.UndefinedTable:
         return None
     except psycopg.errors.UndefinedColumn:
@@ -98,12 +105,15 @@ def read_rows(conn: Connection, table: TableName = DEFAULT_TABLE) -> dict[str, R
             "(and GRANT USAGE on its schema).",
             "privilege",
         ) from None
-    return {normalize(name): Row(name, checksum, applied_at) for name, checksum, applied_at in found}
 
 
-def checksums(rows: Mapping[str, Row]) -> dict[str, str | None]:
-    """Return the recorded checksums by name."""
-    return {name: row.checksum for name, row in rows.items()}
+def _utc(time: str) -> str:
+    from datetime import UTC, datetime  # only needed by status
+
+    try:
+        return datetime.fromisoformat(time).astimezone(UTC).isoformat()
+    except (ValueError, OverflowError):  # infinity, or a year that Python cannot represent
+        return time
 
 
 class MigrationsTable:
@@ -122,10 +132,10 @@ class MigrationsTable:
         self.is_new = is_new
         self._recorded: Mapping[str, str | None] = {}
 
-    def rows(self, conn: Connection) -> dict[str, Row]:
-        """Return the applied migrations by name, and note their checksums for the claims of repeatable migrations."""
+    def rows(self, conn: Connection) -> dict[str, str | None]:
+        """Return the checksums by name, and keep them for the claims of repeatable migrations."""
         rows = read_rows(conn, self.name) or {}
-        self._recorded = {row.name: row.checksum for row in rows.values()}
+        self._recorded = rows
         return rows
 
     def claim(self, conn: Connection, name: str, checksum: str | None, *, fenced: bool = True) -> str:

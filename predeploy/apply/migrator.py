@@ -13,7 +13,7 @@ from predeploy.apply.directive_warning import warn_of_ignored_directive
 from predeploy.apply.drift import warn
 from predeploy.apply.executor import Execution
 from predeploy.apply.loop import ApplyLoop
-from predeploy.apply.migrations_table import checksums, ensure_table, locate, read_rows
+from predeploy.apply.migrations_table import ensure_table, locate, read_rows
 from predeploy.apply.run_options import RunOptions
 from predeploy.apply.run_state import MAX_LOSSES, RunState
 from predeploy.connection.login_errors import classify_statement_error
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from psycopg.errors import Diagnostic
 
     from predeploy.apply.drift import Drift
-    from predeploy.apply.migrations_table import MigrationsTable, Row
+    from predeploy.apply.migrations_table import MigrationsTable
     from predeploy.connection.connect import Connection, ConnectionSource
     from predeploy.connection.session import SessionProfile
     from predeploy.migrations.migration import Migration, MigrationFiles, MigrationResult
@@ -144,8 +144,7 @@ class Migrator:
             self.state.finish(drift)
         conn.close()  # so that a pool replaces it: psycopg does not know that the reset dropped its prepared statements
 
-    def _compare(self, rows: Mapping[str, Row]) -> Drift:
-        recorded = checksums(rows)
+    def _compare(self, recorded: Mapping[str, str | None]) -> Drift:
         self.state.reconcile(recorded)
         return self.state.compare(recorded, self._options.strict)
 
@@ -164,7 +163,7 @@ class Migrator:
             return
         from predeploy.adopt.stop_sign import check_surroundings  # only for the first run on a database
 
-        check_surroundings(conn, self._options.table, foreign_history=self._options.foreign_history)
+        check_surroundings(conn, self._options.table, self._files, foreign_history=self._options.foreign_history)
         self._surroundings_checked = True
 
     @contextmanager
@@ -207,7 +206,7 @@ class Migrator:
                     end_stale_session(conn, self._backend_pid)
             if self.state.in_flight:
                 self.state.mark_in_doubt()
-                self.state.reconcile(checksums(table.rows(conn)))
+                self.state.reconcile(table.rows(conn))
                 self.state.is_rolled_back = not is_new  # the old session may still commit
 
     @contextmanager

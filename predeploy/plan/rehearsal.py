@@ -13,7 +13,7 @@ from predeploy.apply.directive_warning import warn_of_ignored_directive
 from predeploy.apply.drift import find_drift, refuse_copies
 from predeploy.apply.executor import AlreadyApplied, Execution
 from predeploy.apply.failure import log_failure
-from predeploy.apply.migrations_table import checksums, ensure_table, read_rows
+from predeploy.apply.migrations_table import ensure_table, read_rows
 from predeploy.connection.login_errors import classify_statement_error
 from predeploy.connection.pooler import backend_pid, dedicated_backend_pid
 from predeploy.connection.query_message import run
@@ -107,6 +107,8 @@ def rehearse(
         try:
             if not _pending(conn, files, table):
                 return "No pending migrations", {"rehearsed": 0, "not_rehearsed": 0}
+            if not read_rows(conn, table):  # before the transaction, which a missing table would abort
+                check_surroundings(conn, table, files, foreign_history=foreign_history)
             pooled = dedicated_backend_pid(conn, db) is None
             if pooled:
                 profile = pooled_profile(**timeouts, migration_settings=migration_settings)
@@ -118,8 +120,6 @@ def rehearse(
                 begin_with_lock(conn, profile.begin.sql, timeout=lock_wait_timeout)
                 watcher.backend = backend_pid(conn)
                 rehearsal = _Rehearsal(conn, profile, watcher, files, table, result)
-                if not read_rows(conn, table):
-                    check_surroundings(conn, table, foreign_history=foreign_history)
                 for migration in _pending(conn, files, table):
                     rehearsal.run(migration)
             finally:
@@ -134,7 +134,7 @@ def rehearse(
 
 
 def _pending(conn: Connection, files: MigrationFiles, table: TableName) -> list[Migration]:
-    drift = find_drift(files, checksums(read_rows(conn, table) or {}))
+    drift = find_drift(files, read_rows(conn, table) or {})
     refuse_copies(drift)
     return drift.pending
 

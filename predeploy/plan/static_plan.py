@@ -11,7 +11,7 @@ from predeploy.adopt.stop_sign import check_surroundings
 from predeploy.apply.directive_warning import warn_of_ignored_directive
 from predeploy.apply.drift import find_drift, refuse_copies, warn
 from predeploy.apply.failure import log_failure
-from predeploy.apply.migrations_table import checksums, read_rows
+from predeploy.apply.migrations_table import read_rows
 from predeploy.migrations.migration import MigrationFailure
 from predeploy.migrations.validate import ChunkReader
 from predeploy.plan.catalog import read_catalog
@@ -58,8 +58,8 @@ def plan_migrations(
     """
     rows = read_rows(conn, table) or {}
     if files.migrations and not rows:
-        check_surroundings(conn, table, foreign_history=foreign_history)
-    drift = find_drift(files, checksums(rows))
+        check_surroundings(conn, table, files, foreign_history=foreign_history)
+    drift = find_drift(files, rows)
     refuse_copies(drift)
     warn(drift.findings, ("renamed", "misordered", "late"))
     catalog = read_catalog(conn)

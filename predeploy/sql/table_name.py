@@ -7,6 +7,7 @@ from typing import NamedTuple, Self
 
 _MAX_BYTES = 63  # NAMEDATALEN - 1; the server truncates longer names
 _PART = r'(?:"(?:[^"\0]|"")+"|[A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]*)'
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 _NAME = re.compile(rf"(?:({_PART})\.)?({_PART})")
 
 
@@ -33,8 +34,17 @@ class TableName(NamedTuple):
     @property
     def sql(self) -> str:
         """The name as SQL, quoted unless it is the default."""
-        if self == DEFAULT_TABLE:
-            return self.name
+        return self.name if self == DEFAULT_TABLE else self.quoted
+
+    @property
+    def setting(self) -> str:
+        """The value of MIGRATE_TABLE, with quotes where SQL needs them."""
+        parts = (part for part in (self.schema, self.name) if part)
+        return ".".join(part if _PLAIN.fullmatch(part) else TableName(part).quoted for part in parts)
+
+    @property
+    def quoted(self) -> str:
+        """The name as SQL, always quoted."""
         return ".".join(f'"{part.replace(chr(34), chr(34) * 2)}"' for part in (self.schema, self.name) if part)
 
     def __str__(self) -> str:
