@@ -41,13 +41,18 @@ def migrate(settings: Settings, dsn: Dsn, report: Report) -> None:
         _set_outcome(report, files, settings)
         return
     gc.disable()  # imports create no garbage; collection during imports takes 10 ms in a run that applies 20 files
-    from predeploy.apply.migrator import Migrator
+    from predeploy.apply.migrator import Migrator, is_up_to_date
     from predeploy.apply.run_options import RunOptions
     from predeploy.connection.connect import Server
 
     gc.freeze()
     gc.enable()
-    server = Server(dsn, wait_timeout=settings.wait_timeout, wait_started=started)
+    server = Server(
+        dsn,
+        wait_timeout=settings.wait_timeout,
+        wait_started=started,
+        read_only_ok=lambda conn: is_up_to_date(conn, files, settings.table),
+    )
     options = RunOptions(
         lock_wait_timeout=settings.lock_wait_timeout,
         lock_timeout=settings.lock_timeout,
@@ -97,11 +102,11 @@ def check(settings: Settings, dsn: Dsn, report: Report) -> None:
 
 def plan(settings: Settings, dsn: Dsn, report: Report) -> None:
     """Report which migrations would run and which locks they would take, without running them."""
-    from predeploy.connection.connect import Server
+    from predeploy.connection.connect import Server, always
     from predeploy.plan.static_plan import log_plan
 
     files = _read_files(settings, dsn)
-    with Server(dsn, wait_timeout=settings.wait_timeout, writable=False).connection() as conn:
+    with Server(dsn, wait_timeout=settings.wait_timeout, read_only_ok=always).connection() as conn:
         message, fields = log_plan(conn, files, settings.table, report.result, foreign_history=settings.foreign_history)
     report.set_outcome(1 if report.result.errors else 0, message, **fields)
 
@@ -133,14 +138,14 @@ def baseline(
     from predeploy.apply import baseline as recording
     from predeploy.apply.migrations_table import read_rows
     from predeploy.apply.status import log_status
-    from predeploy.connection.connect import Server
+    from predeploy.connection.connect import Server, always, never
 
     files = _read_files(settings, dsn)
     if tool is None:
         choose = recording.through(files, through)
     else:
         choose = recording.from_tool(files, settings.migrations_dir, tool, settings.table)
-    server = Server(dsn, wait_timeout=settings.wait_timeout, writable=not dry_run)
+    server = Server(dsn, wait_timeout=settings.wait_timeout, read_only_ok=always if dry_run else never)
     with server.connection() as conn:
         timeout = settings.lock_wait_timeout
         recorded = recording.record(
@@ -233,9 +238,9 @@ def _log_ignored(files: MigrationFiles) -> None:
 
 
 def _connection(settings: Settings, dsn: Dsn) -> AbstractContextManager[Connection]:
-    from predeploy.connection.connect import Server
+    from predeploy.connection.connect import Server, always
 
-    return Server(dsn, wait_timeout=settings.wait_timeout, writable=False).connection()
+    return Server(dsn, wait_timeout=settings.wait_timeout, read_only_ok=always).connection()
 
 
 def _read_rows(

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from predeploy.connection.connect import Connection
 
-# The second statement counts the schema's own tables; those of an extension, such as PostGIS, do not count. The third
-# finds tables named `_migrations` in other schemas, if the search path, as the role, the database or the server sets it,
-# contains none; a search path in the connection string is a choice.
+# The second statement counts the schema's own tables; those of an extension, such as PostGIS, do not count.
+# The third finds tables named `_migrations` in other schemas, if the search path that the role, the database or the
+# server sets contains none. A search path in the connection string is a choice, so nothing is looked up.
 _LOOK = """
     SELECT n.nspname, c.relname, pg_catalog.row_security_active(c.oid),
            pg_catalog.string_agg(a.attname || ' ' || pg_catalog.format_type(a.atttypid, NULL), ',')

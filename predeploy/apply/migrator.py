@@ -10,7 +10,7 @@ import psycopg
 
 from predeploy.apply.batch import CAN_RAISE_NOTICE, Batch
 from predeploy.apply.directive_warning import warn_of_ignored_directive
-from predeploy.apply.drift import warn
+from predeploy.apply.drift import find_drift, warn
 from predeploy.apply.executor import Execution
 from predeploy.apply.loop import ApplyLoop
 from predeploy.apply.migrations_table import ensure_table, locate, read_rows
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from predeploy.connection.connect import Connection, ConnectionSource
     from predeploy.connection.session import SessionProfile
     from predeploy.migrations.migration import Migration, MigrationFiles, MigrationResult
+    from predeploy.sql.table_name import TableName
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,21 @@ def run_migrations(db: ConnectionSource, migrations_dir: Path, *, foreign_histor
     if foreign_history not in {"stop", "ignore"}:
         raise ValueError("foreign_history must be 'stop' or 'ignore'")
     return Migrator(db, read_migrations(migrations_dir), RunOptions(foreign_history=foreign_history)).run()
+
+
+def is_up_to_date(conn: Connection, files: MigrationFiles, table: TableName) -> bool:
+    """Return whether a run has nothing to write, so that a read-only server is enough."""
+    drift = find_drift(files, read_rows(conn, table) or {})
+    return not drift.pending and not drift.renamed
+
+
+def _is_server_log(notice: Diagnostic) -> bool:
+    """Return whether a notice is a line of the server log, which may quote SQL.
+
+    client_min_messages and auto_explain.log_level can send such lines to the client.
+    """
+    severity = notice.severity_nonlocalized or ""
+    return severity == "LOG" or severity.startswith("DEBUG") or notice.source_function == "explain_ExecutorEnd"
 
 
 class Migrator:
@@ -218,7 +234,7 @@ class Migrator:
             conn.remove_notice_handler(self._log_notice)
 
     def _log_notice(self, notice: Diagnostic) -> None:
-        if self._batch and self._batch.is_marker(notice):
+        if (self._batch and self._batch.is_marker(notice)) or _is_server_log(notice):
             return
         from predeploy.redaction.server_message import redact_message  # most runs receive no notices
 

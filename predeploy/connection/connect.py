@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -19,7 +20,7 @@ from predeploy.errors import PostgresUnavailable, StorageError
 from predeploy.log.throttle import LogThrottle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from psycopg.abc import PQGenConn
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+ReadOnlyOk = Callable[[Connection], bool]
 
 INITIAL_DELAY_S = 0.1
 MAX_DELAY_S = 2.0
@@ -36,6 +38,16 @@ LOG_EVERY_S = 10.0
 _WAITS = {pq.PollingStatus.READING: Wait.R, pq.PollingStatus.WRITING: Wait.W}
 MIN_LOGIN_S = 0.75  # applies to every attempt, so the last one may exceed the timeout by this much
 CONCLUSIVE_LOGIN_S = 2.0  # below this timeout, a timed-out attempt reports the previous error instead
+
+
+def always(_conn: Connection) -> bool:
+    """Accept a read-only server."""
+    return True
+
+
+def never(_conn: Connection) -> bool:
+    """Wait until the server accepts writes."""
+    return False
 
 
 class ConnectionSource(Protocol):
@@ -49,15 +61,21 @@ class ConnectionSource(Protocol):
 class Server:
     """Connects to a database without a pool, for a process that needs one connection at a time.
 
-    If `wait_started`, a time on the monotonic clock, is given, the first wait's timeout starts at that time.
+    While the server is read-only, wait unless `read_only_ok` returns True. If `wait_started`, a time on the monotonic
+    clock, is given, the first wait's timeout starts at that time.
     """
 
     def __init__(
-        self, dsn: Dsn, *, wait_timeout: float = 60.0, writable: bool = True, wait_started: float | None = None
+        self,
+        dsn: Dsn,
+        *,
+        wait_timeout: float = 60.0,
+        read_only_ok: ReadOnlyOk = never,
+        wait_started: float | None = None,
     ) -> None:
         self.dsn = dsn
         self.wait_timeout = wait_timeout
-        self.writable = writable
+        self.read_only_ok = read_only_ok
         self._wait_started = wait_started
 
     @contextmanager
@@ -65,7 +83,8 @@ class Server:
         """Wait for the server and yield a connection; with a `timeout`, try once within that many seconds."""
         if timeout is None:
             started, self._wait_started = self._wait_started, None
-            conn = wait_for_postgres(self.dsn, timeout=self.wait_timeout, writable=self.writable, started=started)
+            timeout_s = self.wait_timeout
+            conn = wait_for_postgres(self.dsn, timeout=timeout_s, read_only_ok=self.read_only_ok, started=started)
         else:
             conn = connect(self.dsn, timeout=timeout)
         try:
@@ -74,12 +93,14 @@ class Server:
             conn.close()
 
 
-def wait_for_postgres(dsn: Dsn, *, timeout: float, writable: bool = True, started: float | None = None) -> Connection:
+def wait_for_postgres(
+    dsn: Dsn, *, timeout: float, read_only_ok: ReadOnlyOk = never, started: float | None = None
+) -> Connection:
     """Return a connection; retry until `timeout` seconds have passed since `started` (default: now).
 
-    Retryable failures (refused, DNS, starting up, too many clients, a read-only server if `writable`) are retried until
-    the timeout, then raise `PostgresUnavailable`, up to 0.75 s late if the last attempt gets no response. Permanent
-    failures (credentials, database, TLS) raise `PostgresRefused` immediately.
+    Retryable failures (refused, DNS, starting up, too many clients, a read-only server unless `read_only_ok` returns
+    True) are retried until the timeout, then raise `PostgresUnavailable`, up to 0.75 s late if the last attempt gets no
+    response. Permanent failures (credentials, database, TLS) raise `PostgresRefused` immediately.
     """
     started = time.monotonic() if started is None else started
     deadline = started + timeout
@@ -92,7 +113,7 @@ def wait_for_postgres(dsn: Dsn, *, timeout: float, writable: bool = True, starte
         attempts += 1
         given = max(deadline - time.monotonic(), MIN_LOGIN_S)
         try:
-            return connect(dsn, timeout=given, writable=writable)
+            return connect(dsn, timeout=given, read_only_ok=read_only_ok)
         except PostgresUnavailable as error:
             if before and error.reason == "timeout" and given < CONCLUSIVE_LOGIN_S:
                 raise before from None
@@ -146,9 +167,9 @@ def _gave_up(error: PostgresUnavailable, waited: float) -> PostgresUnavailable:
     return PostgresUnavailable(f"Could not connect to Postgres within {waited:.0f} s: {error}", error.reason)
 
 
-def _require_writable(conn: Connection) -> None:
+def _require_writable(conn: Connection, read_only_ok: ReadOnlyOk) -> None:
     try:
-        if not _is_read_only(conn):
+        if not _is_read_only(conn) or read_only_ok(conn):
             return
         problem: StorageError = PostgresUnavailable(
             "the server is read-only (a standby, in recovery, or default_transaction_read_only is on)", "read_only"
@@ -168,10 +189,11 @@ def _is_read_only(conn: Connection) -> bool:
     return bool(row and row[0] == "on")
 
 
-def connect(dsn: Dsn, *, timeout: float, writable: bool = False) -> Connection:
+def connect(dsn: Dsn, *, timeout: float, read_only_ok: ReadOnlyOk = always) -> Connection:
     """Log in once, in autocommit mode, within `timeout` seconds, including host name resolution.
 
-    Raise `PostgresUnavailable` (also for a read-only server if `writable`), `PostgresRefused` or `DatabaseUrlInvalid`.
+    Raise `PostgresUnavailable` (also for a read-only server unless `read_only_ok` returns True), `PostgresRefused` or
+    `DatabaseUrlInvalid`.
     The message never includes libpq's text, which may quote the connection string.
     """
 
@@ -180,8 +202,8 @@ def connect(dsn: Dsn, *, timeout: float, writable: bool = False) -> Connection:
             conn = VerboseConnection.connect(login_conninfo(dsn).decode(), autocommit=True, prepare_threshold=None)
         except (psycopg.Error, UnicodeError) as error:
             raise classify_login_error(error) from None
-        if writable:
-            _require_writable(conn)
+        if read_only_ok is not always:
+            _require_writable(conn, read_only_ok)
         return conn
 
     try:

@@ -31,8 +31,8 @@ class Console(logging.StreamHandler[TextIO]):
         """Write the record and its fields, with secrets masked."""
         try:
             fields = {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
-            if at := fields.get("applied_at"):
-                fields["applied_at"] = f"{datetime.fromisoformat(at).astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+            if (at := fields.get("applied_at", "")).endswith("+00:00"):  # otherwise it is no time, such as infinity
+                fields["applied_at"] = f"{datetime.fromisoformat(at):%Y-%m-%d %H:%M:%SZ}"
             self._show(record, self._scrubber.scrub_fields(fields))
         except Exception:
             self.handleError(record)

@@ -219,10 +219,6 @@ def no_privilege(database: Database) -> None:
     database.admin_execute("ALTER TABLE _migrations OWNER TO CURRENT_USER")
 
 
-def read_only(database: Database) -> None:
-    database.admin_execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
-
-
 def a_notice(database: Database) -> None:
     database.execute("""
         ALTER TABLE _migrations RENAME TO kept;
@@ -231,7 +227,7 @@ def a_notice(database: Database) -> None:
     """)
 
 
-LEFT = [no_table, one_row_less, another_table, no_privilege, read_only, a_notice]
+LEFT = [no_table, one_row_less, another_table, no_privilege, a_notice]
 
 
 @pytest.mark.parametrize("change", LEFT, ids=lambda change: change.__name__)
@@ -267,15 +263,6 @@ def test_a_wait_of_zero_works_and_skips_the_fast_path(run: Callable[..., Run], a
 def proxy(database: Database) -> Iterator[Proxy]:
     with Proxy(database.port) as running:
         yield running
-
-
-@pytest.mark.usefixtures("applied")
-def test_a_server_that_does_not_report_standby_mode_is_queried_in_the_same_message(
-    alone: Callable[..., Run], proxy: Proxy, database: Database
-) -> None:
-    proxy.hide = [b"in_hot_standby", b"default_transaction_read_only"]
-    assert alone(DATABASE_URL=database.dsn_at(proxy.port)).exit_code == 0
-    assert proxy.logins == 1
 
 
 @pytest.mark.parametrize("pooler", ["pgbouncer", "session_pgbouncer"])

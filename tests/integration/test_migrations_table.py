@@ -174,3 +174,50 @@ def test_a_schema_owner_can_wait_and_reconnect_after_a_lost_connection(
     [(pid,)] = eventually(lambda: database.query(sleeping))
     database.query("SELECT pg_terminate_backend(%s)", pid)
     assert process.finish().report["applied"] == 1
+
+
+@pytest.mark.parametrize("style", ["German", "SQL, DMY", "Postgres"])
+@pytest.mark.parametrize("time", ["'2026-11-22 12:34:56+01'", "'infinity'", "'0044-03-15 12:00:00+00 BC'"])
+def test_the_table_is_read_whatever_the_style_of_dates(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, style: str, time: str
+) -> None:
+    migrations_dir.write("001.sql", "SELECT 1")
+    run()
+    database.execute(f"UPDATE _migrations SET applied_at = {time}")
+    database.admin_execute(
+        f"ALTER DATABASE {database.name} SET datestyle = {style}; "
+        f"ALTER DATABASE {database.name} SET timezone = 'Asia/Kolkata'; "
+        f"ALTER DATABASE {database.name} SET intervalstyle = sql_standard"
+    )
+    migrations_dir.write("002.sql", "SELECT 2")
+    for command in ("check", "plan", "plan --rehearse"):
+        assert run(*command.split()).exit_code in {0, 10}
+    status = run("status").named("migration.status")
+    shown = {"'2026-11-22 12:34:56+01'": "2026-11-22T11:34:56+00:00", "'infinity'": "infinity"}
+    assert status[0]["applied_at"] == shown.get(time, "0044-03-15T17:53:28+05:53:28 BC")
+    assert run("status", as_json=False, MIGRATE_LOG_FORMAT="text").exit_code == 0
+    assert run().report["applied"] == 1
+
+
+@pytest.mark.direct("a backend that a pooler has kept does not know new settings")
+def test_lines_of_the_server_log_are_not_notices(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.admin_execute(f"""
+        ALTER ROLE {database.owner} SET client_min_messages = debug5;
+        ALTER ROLE {database.owner} SET log_statement = 'all';
+        ALTER ROLE {database.owner} SET log_duration = on;
+        ALTER ROLE {database.owner} SET session_preload_libraries = 'auto_explain';
+        ALTER ROLE {database.owner} SET auto_explain.log_level = warning;
+        ALTER ROLE {database.owner} SET auto_explain.log_min_duration = 0;
+    """)
+    migrations_dir.write("001.sql", "CREATE TABLE cards (number text); INSERT INTO cards VALUES ('4111111111111111')")
+    migrations_dir.write("002.sql", "-- migrate:no-transaction\nINSERT INTO cards VALUES (4111111111111112)")
+    migrations_dir.write("003.sql", "DO $$BEGIN RAISE NOTICE 'seen'; END$$")
+    finished = run()
+    assert finished.report["applied"] == 3
+    assert [(notice["severity"], notice["migration"]) for notice in finished.named("postgres.notice")] == [
+        ("NOTICE", "003.sql")
+    ]
+    assert "411111111111" not in finished.stdout
+    assert finished.stderr == ""

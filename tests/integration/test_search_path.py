@@ -82,8 +82,7 @@ def test_names_that_need_quotes_are_quoted_in_the_message(
     [
         "INSERT INTO other._migrations (name, checksum) VALUES ('001.sql', 'of another file')",
         "INSERT INTO other._migrations (name) VALUES ('another.sql')",
-        "DROP TABLE other._migrations; CREATE TABLE other._migrations (name text); "
-        "INSERT INTO other._migrations VALUES ('001.sql')",
+        "INSERT INTO other._migrations (name) VALUES ('001.sql'); ALTER TABLE other._migrations DROP applied_at",
     ],
     ids=["another checksum", "another name", "another shape"],
 )

@@ -136,9 +136,10 @@ def test_a_last_attempt_without_an_answer_does_not_hide_the_earlier_reason(
 
 
 def test_a_server_that_falls_silent_after_the_login_ends_the_wait_in_time(
-    run: Callable[..., Run], proxy: Proxy, database: Database
+    run: Callable[..., Run], proxy: Proxy, database: Database, migrations_dir: MigrationsDir
 ) -> None:
     """A pooler does not report read-only mode at login, so the program queries it; here it never answers."""
+    migrations_dir.write("001.sql", "SELECT 1")
     proxy.hide = [b"in_hot_standby", b"default_transaction_read_only"]
     proxy.silent_after = b"SHOW transaction_read_only"
     ended = waited(run, database.dsn_at(proxy.port), 2)
@@ -146,18 +147,21 @@ def test_a_server_that_falls_silent_after_the_login_ends_the_wait_in_time(
 
 
 def test_a_pooler_that_does_not_report_read_only_mode_is_queried(
-    run: Callable[..., Run], proxy: Proxy, database: Database
+    run: Callable[..., Run], proxy: Proxy, database: Database, migrations_dir: MigrationsDir
 ) -> None:
     proxy.hide = [b"in_hot_standby", b"default_transaction_read_only"]
+    migrations_dir.write("001.sql", "SELECT 1")
     assert run(DATABASE_URL=database.dsn_at(proxy.port)).exit_code == 0
+    migrations_dir.write("002.sql", "SELECT 1")
     database.admin_execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
     ended = waited(run, database.dsn_at(proxy.port), 0.5)
     assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["read_only"]
 
 
 def test_a_query_that_is_cut_off_right_after_the_login_is_repeated(
-    run: Callable[..., Run], proxy: Proxy, database: Database
+    run: Callable[..., Run], proxy: Proxy, database: Database, migrations_dir: MigrationsDir
 ) -> None:
+    migrations_dir.write("001.sql", "SELECT 1")
     proxy.hide = [b"in_hot_standby", b"default_transaction_read_only"]
     proxy.cut_before = [b"\x00\x01transaction_read_only"]  # the answer's only column
     ended = run(DATABASE_URL=database.dsn_at(proxy.port))
@@ -176,11 +180,19 @@ def test_an_invalid_host_name_is_a_configuration_error(run: Callable[..., Run]) 
     assert (ended.exit_code, ended.report["code"]) == (2, "STORAGE_DB_URL_INVALID")
 
 
-def test_a_read_only_server_is_waited_for(run: Callable[..., Run], database: Database) -> None:
+def test_only_a_run_with_something_to_write_waits_for_a_read_only_server(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "CREATE TABLE t ()")
+    assert run().exit_code == 0
     database.admin_execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+    for wait_s in ("5", "0"):  # with and without the fast path
+        complete = run(MIGRATE_WAIT_TIMEOUT=wait_s)
+        assert (complete.exit_code, complete.report["skipped"]) == (0, 1)
+    migrations_dir.write("002.sql", "CREATE TABLE u ()")
     ended = waited(run, database.dsn, 0.5)
     assert [waiting["reason"] for waiting in ended.named("postgres.waiting")] == ["read_only"]
-    assert run("check", DATABASE_URL=database.dsn).exit_code == 0, "check must not require a writable server"
+    assert run("check", DATABASE_URL=database.dsn).exit_code == 10, "check must not require a writable server"
 
 
 @pytest.mark.direct("a pooler answers a login when it has asked the server again")
