@@ -7,6 +7,7 @@ A message for a transactional migration has these parts (`Kind`):
     CLAIM      INSERT INTO _migrations; also takes the migration lock until the transaction ends
     BODY       the text of the migration
     ROW_CHECK  a query that divides by the number of rows; only sent if the row may be missing at the end
+    SETTINGS   turns synchronous_commit on again; only sent if the migration mentions it
     COMMIT     ends the transaction
     RESET      restores the session's original state
 
@@ -32,7 +33,16 @@ import psycopg
 from predeploy.apply.directive_warning import advise_on_directive
 from predeploy.apply.failure import failure_from
 from predeploy.connection.query_message import Message, Part, run
-from predeploy.connection.session import COMMIT, begin_with, is_in_transaction, is_lost, reset_again
+from predeploy.connection.session import (
+    COMMIT,
+    SYNCHRONOUS,
+    Sql,
+    begin_with,
+    is_in_transaction,
+    is_lost,
+    reset_again,
+    show_migration,
+)
 from predeploy.errors import PostgresRefused
 from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION
 from predeploy.migrations.migration import MigrationFailure
@@ -80,6 +90,7 @@ class Kind(Enum):
     CLAIM = "claim"
     BODY = "body"
     ROW_CHECK = "row check"
+    SETTINGS = "settings"
     COMMIT = "commit"
     RESET = "reset"
 
@@ -117,6 +128,7 @@ class Execution:
         self._reader = ChunkReader(migration, table.name.name)
         self._first: Chunk | None = None
         self._started = 0.0
+        self._is_synchronous = True  # unless the migration changes synchronous_commit
 
     def run(self) -> None:
         """Run the migration once, without sharing a message with other migrations.
@@ -154,8 +166,8 @@ class Execution:
     def parts(self, chunk: Chunk, migration: int = 0) -> Iterator[Part]:
         """Yield a chunk's parts, up to the COMMIT; `migration` is the migration's zero-based index in the message."""
         if not chunk.first:
-            begin = begin_with(self._profile.begin, chunk.transaction_mode)
-            yield Part(Kind.BEGIN, begin.sql, begin.statements, migration, quiet=True)
+            begin, name = begin_with(self._profile.begin, chunk.transaction_mode), self._show_name(local=True)
+            yield Part(Kind.BEGIN, begin.sql + name.sql, begin.statements + name.statements, migration, quiet=True)
             yield Part(Kind.CLAIM, f"{self._claim()};", 1, migration, quiet=True)  # replaced by tests/faults/planted.py
         _, body = chunk.body()
         yield Part(Kind.BODY, f"{body};" if chunk.last else body, len(chunk.scan.statements), migration)
@@ -163,6 +175,9 @@ class Execution:
         if chunk.last and may_lose_row:  # replaced by tests/faults/planted.py
             check = self._table.row_check(self._conn, self.migration.name)
             yield Part(Kind.ROW_CHECK, check.sql, check.statements, migration, quiet=True)
+        self._is_synchronous = self._is_synchronous and "synchronous_commit" not in chunk.text.lower()
+        if chunk.last and not self._is_synchronous:
+            yield Part(Kind.SETTINGS, SYNCHRONOUS.sql, SYNCHRONOUS.statements, migration, quiet=True)
         if chunk.last:
             yield Part(Kind.COMMIT, self._profile.commit.sql, self._profile.commit.statements, migration)
 
@@ -223,9 +238,12 @@ class Execution:
         is_long = chunk.first > 0 or len(chunk.text) > _MAX_SEARCHED_CHARS
         return self._table.may_lose_row or is_long or bool(_REMOVER.search(chunk.text))
 
+    def _show_name(self, *, local: bool) -> Sql:
+        return show_migration(self.migration.name, local=local) if self._profile.shows_migration else Sql()
+
     def _require_lock(self) -> None:
         """Raise `LockUnavailable` if another runner holds the lock, which an earlier migration may have released."""
-        (result,) = run(self._conn, f"SELECT {TRY_IN_TRANSACTION}")
+        *_, result = run(self._conn, f"{self._show_name(local=False).sql}SELECT {TRY_IN_TRANSACTION}")
         if result.get_value(0, 0) != b"t":
             raise LockUnavailable
 

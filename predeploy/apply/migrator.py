@@ -22,6 +22,7 @@ from predeploy.connection.query_message import run
 from predeploy.connection.session import (
     autocommit,
     direct_profile,
+    has_default_name,
     is_lost,
     pooled_profile,
     roll_back,
@@ -200,10 +201,10 @@ class Migrator:
         options = self._options
         timeouts = {"lock_timeout": options.lock_timeout, "statement_timeout": options.statement_timeout}
         self._backend_pid = watcher.backend = dedicated_backend_pid(conn, self._db)
+        profile = direct_profile(**timeouts, options=conn.info.options, migration_settings=options.migration_settings)
         if self._backend_pid is None:  # replaced by tests/faults/planted.py
-            return pooled_profile(**timeouts, migration_settings=options.migration_settings)
-        given = conn.info.options
-        return direct_profile(**timeouts, options=given, migration_settings=options.migration_settings)
+            profile = pooled_profile(**timeouts, migration_settings=options.migration_settings)
+        return profile._replace(shows_migration=has_default_name(conn))
 
     def _break_off(
         self, conn: Connection, table: MigrationsTable, profile: SessionProfile, error: BaseException

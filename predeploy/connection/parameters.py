@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10
+APPLICATION = f"pg-predeploy/{__version__}"
+_MAX_NAME_BYTES = 63  # NAMEDATALEN - 1; the server truncates longer names and sends a notice
 
 # Detect a dead peer within about 11 s while idle, or 8 s during a query. With the defaults, detection takes hours.
 _KEEPALIVES = {
@@ -27,9 +29,15 @@ _KEEPALIVES = {
 
 def login_parameters(dsn: Dsn) -> dict[str, str]:
     """Return the parameters to add: the encoding, and those that neither the URL nor a PG* variable sets."""
-    name = f"pg-predeploy/{__version__} {os.uname().nodename}"[:63]
+    name = application_name(os.uname().nodename)
     defaults = {**_KEEPALIVES, "connect_timeout": str(CONNECT_TIMEOUT_S), "fallback_application_name": name}
     return {key: value for key, value in defaults.items() if key not in dsn.used} | {"client_encoding": "UTF8"}
+
+
+def application_name(what: str) -> str:
+    """Return the session's name in pg_stat_activity with what it works on: printable ASCII, at most 63 bytes."""
+    printable = "".join(char if " " <= char <= "~" else "?" for char in what)
+    return f"{APPLICATION} {printable}"[:_MAX_NAME_BYTES]
 
 
 def login_conninfo(dsn: Dsn) -> bytes:

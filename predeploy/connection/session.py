@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psycopg
 from psycopg import pq
 
+from predeploy.connection.parameters import APPLICATION, application_name
 from predeploy.connection.query_message import run
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ _SERVER_KEEPALIVES = {
     "tcp_user_timeout": "8000",
 }
 _STRINGS = "SET standard_conforming_strings=on"
+# A commit that the server confirms before it is on disk can be lost in a crash, after it has been logged as applied.
+_SYNCHRONOUS = (
+    "SELECT pg_catalog.set_config('synchronous_commit','on',{local})"
+    " WHERE pg_catalog.current_setting('synchronous_commit')='off'"
+)
 
 
 class Sql(NamedTuple):
@@ -59,6 +65,21 @@ def join(*statements: str) -> Sql:
 
 
 COMMIT = join("COMMIT")
+SYNCHRONOUS = join(_SYNCHRONOUS.format(local="true"))
+
+
+def show_migration(name: str, *, local: bool) -> Sql:
+    """Return the statement that puts a migration's name into application_name, if `local` until its transaction ends.
+
+    Another session sees the name in pg_stat_activity, which shows only the start of a long message.
+    """
+    quoted = application_name(name).replace("'", "''")  # a backslash is an ordinary character: see _STRINGS
+    return join(f"SET {'LOCAL ' if local else ''}application_name='{quoted}'")
+
+
+def has_default_name(conn: Connection) -> bool:
+    """Return whether application_name is this program's, not one from the connection string or PGAPPNAME."""
+    return (conn.info.parameter_status("application_name") or "").startswith(f"{APPLICATION} ")
 
 
 def begin_with(begin: Sql, mode: str) -> Sql:
@@ -72,7 +93,8 @@ class SessionProfile(NamedTuple):
 
     `setup` runs once, before the first migration. `pooled` is True for a transaction-mode pooler, which may run each
     transaction in a different session: `begin` then includes the settings, and `reset` leaves nothing behind for other
-    clients. A rehearsal uses a different `commit`.
+    clients. A rehearsal uses a different `commit`. If `shows_migration`, application_name contains the name of the
+    running migration.
     """
 
     setup: Sql = Sql()
@@ -80,6 +102,7 @@ class SessionProfile(NamedTuple):
     commit: Sql = COMMIT
     reset: Sql = Sql()
     pooled: bool = False
+    shows_migration: bool = False
 
 
 def direct_profile(
@@ -95,7 +118,8 @@ def direct_profile(
     """
     settings = [f"{name}={value}" for name, value in _SERVER_KEEPALIVES.items() if name not in options]
     settings += ["default_transaction_isolation='read committed'", *_timeouts(lock_timeout, statement_timeout)]
-    setup = (_STRINGS, _CHECK_INTERVAL.format(local="false"), *(f"SET {setting}" for setting in settings))
+    conditional = (_CHECK_INTERVAL.format(local="false"), _SYNCHRONOUS.format(local="false"))
+    setup = (_STRINGS, *conditional, *(f"SET {setting}" for setting in settings))
     begin = join("BEGIN", *_local(migration_settings))
     return SessionProfile(join(*setup), begin=begin, reset=join(*_RESET, "DEALLOCATE ALL", *setup))
 
@@ -112,6 +136,7 @@ def pooled_profile(
     begin = (
         "BEGIN ISOLATION LEVEL READ COMMITTED",
         _CHECK_INTERVAL.format(local="true"),
+        _SYNCHRONOUS.format(local="true"),
         *local,
         *_local(migration_settings),
     )

@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from predeploy import create_db, run_migrations
+from predeploy.connection.parameters import APPLICATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,3 +168,59 @@ def test_the_server_detects_a_dead_client_as_fast_as_the_connection_string_allow
     assert run(DATABASE_URL=f"{database.dsn}?options={quote(options)}").exit_code == 0
     (seen,) = database.query("SELECT * FROM seen")
     assert dict(zip(KEEPALIVES, seen, strict=True)) == {**KEEPALIVES, **expected}
+
+
+SEEN = "INSERT INTO seen SELECT current_setting('application_name')"
+
+
+def test_application_name_contains_the_running_migration(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE TABLE seen (name text)")
+    long = f"005_{'ü' * 70}.sql"
+    for name in ("001_a.sql", "002_b's.sql", "003_\\.sql", long):
+        migrations_dir.write(name, SEEN)
+    migrations_dir.write("004.sql", f"-- migrate:no-transaction\n{SEEN}")
+    migrations_dir.write("006.sql", f"BEGIN ISOLATION LEVEL SERIALIZABLE;\n{SEEN};\nCOMMIT;")
+    finished = run()
+    assert finished.report["applied"] == 6
+    assert finished.named("postgres.notice") == []
+    names = ["001_a.sql", "002_b's.sql", "003_\\.sql", "004.sql", f"005_{'?' * 40}", "006.sql"]
+    assert database.query("SELECT name FROM seen ORDER BY name") == [(f"{APPLICATION} {name}",) for name in names]
+
+
+@pytest.mark.direct("PgBouncer may set the name itself")
+def test_a_name_from_the_connection_string_or_the_environment_is_kept(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE TABLE seen (name text)")
+    migrations_dir.write("001.sql", SEEN)
+    run(DATABASE_URL=f"{database.dsn}?application_name=deploy")
+    migrations_dir.write("002.sql", SEEN)
+    run(PGAPPNAME="ci")
+    assert database.query("SELECT name FROM seen") == [("deploy",), ("ci",)]
+
+
+def test_commits_are_synchronous_whatever_the_role_or_the_migration_sets(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    """A deferred trigger runs at COMMIT, so it sees the setting with which the migration is committed."""
+    database.admin_execute(f"ALTER ROLE {database.owner} SET synchronous_commit = off")
+    database.execute("""
+        CREATE TABLE seen (file text, setting text);
+        CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                UPDATE seen SET setting = current_setting('synchronous_commit') WHERE file = NEW.file;
+                RETURN NULL;
+            END
+        $$;
+        CREATE CONSTRAINT TRIGGER see AFTER INSERT ON seen DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION see();
+    """)
+    migrations_dir.write("001.sql", "INSERT INTO seen VALUES ('001')")
+    migrations_dir.write("002.sql", "SET LOCAL synchronous_commit = off; INSERT INTO seen VALUES ('002')")
+    migrations_dir.write("003.sql", "SET Synchronous_Commit TO off; INSERT INTO seen VALUES ('003')")
+    migrations_dir.write("004.sql", "-- migrate:no-transaction\nINSERT INTO seen VALUES ('004')")
+    migrations_dir.write("005.sql", "SET LOCAL synchronous_commit = remote_write; INSERT INTO seen VALUES ('005')")
+    assert run().report["applied"] == 5
+    assert database.query("SELECT setting FROM seen ORDER BY file") == [("on",)] * 4 + [("remote_write",)]
