@@ -100,7 +100,10 @@ class AlreadyApplied(Exception):
 
 
 class LockUnavailable(Exception):
-    """Another runner holds the lock: a migration released it, or sessions cannot hold it because of a pooler."""
+    """Another runner holds the lock, because a migration released it or a pooler shares the session.
+
+    Or the condition of the claim is false: the session no longer has the settings of a new one.
+    """
 
 
 class Execution:
@@ -163,12 +166,16 @@ class Execution:
         self.committed = False
         self.counter.start_message(self.load())
 
-    def parts(self, chunk: Chunk, migration: int = 0) -> Iterator[Part]:
-        """Yield a chunk's parts, up to the COMMIT; `migration` is the migration's zero-based index in the message."""
+    def parts(self, chunk: Chunk, migration: int = 0, *, conditional: bool = True) -> Iterator[Part]:
+        """Yield a chunk's parts, up to the COMMIT; `migration` is the migration's zero-based index in the message.
+
+        If the claim is `conditional`, it requires that no earlier migration has stored settings for new sessions.
+        """
         if not chunk.first:
             begin, name = begin_with(self._profile.begin, chunk.transaction_mode), self._show_name(local=True)
             yield Part(Kind.BEGIN, begin.sql + name.sql, begin.statements + name.statements, migration, quiet=True)
-            yield Part(Kind.CLAIM, f"{self._claim()};", 1, migration, quiet=True)  # replaced by tests/faults/planted.py
+            claim = self._claim(conditional=conditional and self._profile.renewable)
+            yield Part(Kind.CLAIM, f"{claim};", 1, migration, quiet=True)  # replaced by tests/faults/planted.py
         _, body = chunk.body()
         yield Part(Kind.BODY, f"{body};" if chunk.last else body, len(chunk.scan.statements), migration)
         may_lose_row = self._may_lose_row(chunk)
@@ -191,6 +198,10 @@ class Execution:
         self.committed = True
         self._end()
         return True
+
+    def is_session_current(self) -> bool:
+        """Return whether no migration has stored settings for new sessions since this session began."""
+        return run(self._conn, f"SELECT {self._table.condition}")[0].get_value(0, 0) == b"t"
 
     def classify_error(
         self, error: psycopg.Error, message: Message, chunk: Chunk
@@ -242,8 +253,9 @@ class Execution:
         return show_migration(self.migration.name, local=local) if self._profile.shows_migration else Sql()
 
     def _require_lock(self) -> None:
-        """Raise `LockUnavailable` if another runner holds the lock, which an earlier migration may have released."""
-        *_, result = run(self._conn, f"{self._show_name(local=False).sql}SELECT {TRY_IN_TRANSACTION}")
+        """Raise `LockUnavailable` if a claim would fail before the statements, which cannot be rolled back, run."""
+        required = [TRY_IN_TRANSACTION, self._table.condition][: 1 + self._profile.renewable]
+        *_, result = run(self._conn, f"{self._show_name(local=False).sql}SELECT {' AND '.join(required)}")
         if result.get_value(0, 0) != b"t":
             raise LockUnavailable
 
@@ -291,8 +303,9 @@ class Execution:
                     failure.fields["hint"] = _drop_hint(invalid)
             raise failure from None
 
-    def _claim(self, *, fenced: bool = True) -> str:
-        return self._table.claim(self._conn, self.migration.name, self.migration.checksum, fenced=fenced)
+    def _claim(self, *, fenced: bool = True, conditional: bool = False) -> str:
+        name, checksum = self.migration.name, self.migration.checksum
+        return self._table.claim(self._conn, name, checksum, fenced=fenced, conditional=conditional)
 
     def _invalid_indexes(self, before: set[tuple[str, str]] | None = None) -> set[tuple[str, str]]:
         """Return the INVALID indexes; with `before`, only new indexes and indexes that the migration mentions."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from predeploy.apply.batch import MAX_MESSAGE_CHARS, BatchInterrupted, BatchNotParsed
 from predeploy.apply.executor import AlreadyApplied, LockUnavailable
 from predeploy.connection.session import recover
+from predeploy.connection.stored_settings import may_change
 from predeploy.lock.advisory_lock import wait_until_free
 from predeploy.migrations.migration import MigrationFailure
 from predeploy.signals import deferred
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 
 RETRYABLE = {"55P03", "40P01", "40001"}  # lock not available, deadlock detected, serialization failure
 _MAX_DELAY_S = 5.0
+
+
+class SessionOutdated(Exception):
+    """A migration has stored other settings for new sessions, so the next one needs a new session."""
 
 
 class ApplyLoop:
@@ -57,10 +62,11 @@ class ApplyLoop:
         self._options = options
         self._composed: BatchMessage | None = None  # the next message, composed during the current one
         self._shared: BatchMessage | None = None  # the current message, if it contains several migrations
+        self._may_have_changed: Execution | None = None  # the last migration that may have stored settings
         self._alone = 0  # how many of the next migrations to run one at a time
 
     def apply(self) -> None:
-        """Apply all migrations; raise a psycopg error if the connection is lost."""
+        """Apply all migrations. Raise a psycopg error if the connection is lost, or `SessionOutdated`."""
         while self._rest and not self._is_stopped():
             message, self._composed = self._composed or self._take_batch(), None
             self._shared = message
@@ -82,6 +88,7 @@ class ApplyLoop:
             self._composed = None  # the rest of this message must run first
         for execution in self._rest:
             self._state.mark_not_run(execution.migration)
+        self._check_session()
 
     def notice_source(self) -> tuple[str | None, str]:
         """Return the name of the migration that raised a notice, and the SQL that the notice may quote.
@@ -95,6 +102,18 @@ class ApplyLoop:
             return None, "\n".join(migration.sql for migration in self._state.in_flight)
         migration, chunk = self._rest[0].migration, self._rest[0].counter.chunk
         return migration.name, chunk.text if migration.is_large and chunk else migration.sql
+
+    def _check_session(self) -> None:
+        """Raise `SessionOutdated`, or warn if a new connection through the pooler may get an old session."""
+        if not self._may_have_changed or self._may_have_changed.is_session_current():
+            return
+        if self._profile.renewable:
+            raise SessionOutdated
+        log.warning(
+            "Settings for new sessions have changed (ALTER ROLE or ALTER DATABASE); "
+            "sessions that the pooler keeps do not have them until it reconnects",
+            extra={"event": "session.outdated"},
+        )
 
     def _is_stopped(self) -> bool:
         return self._options.stop_on_error and bool(self._state.result.errors)
@@ -161,6 +180,9 @@ class ApplyLoop:
                 execution.run()
             except LockUnavailable:
                 recover(self._conn, self._profile)
+                if self._profile.renewable and not execution.is_session_current():
+                    self._state.in_flight = []
+                    raise SessionOutdated from None
                 deadline = deadline or time.monotonic() + self._options.lock_wait_timeout
                 wait_until_free(self._conn, timeout=max(deadline - time.monotonic(), 0))
             except AlreadyApplied:
@@ -196,6 +218,8 @@ class ApplyLoop:
         with deferred():  # a signal between these two steps would corrupt the queue or the log
             self._rest.popleft()
             self._state.mark_applied(execution.migration, duration_ms=execution.duration_ms)
+        if execution.migration.is_large or may_change(execution.migration.sql):
+            self._may_have_changed = execution
 
     def _start(self, execution: Execution) -> None:
         self._watcher.watch(execution.migration.name, execution.counter)

@@ -121,6 +121,7 @@ class MigrationsTable:
 
     `is_new` is True if this run created the table. `may_lose_row` is True if the table has triggers or rules, or if a
     migration of this run mentions the table, so a row may be removed; once True, it stays True until the run ends.
+    `condition` is SQL that a claim can require.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class MigrationsTable:
         self.has_checksum = has_checksum
         self.may_lose_row = may_lose_row
         self.is_new = is_new
+        self.condition = "true"
         self._recorded: Mapping[str, str | None] = {}
 
     def rows(self, conn: Connection) -> dict[str, str | None]:
@@ -138,17 +140,21 @@ class MigrationsTable:
         self._recorded = rows
         return rows
 
-    def claim(self, conn: Connection, name: str, checksum: str | None, *, fenced: bool = True) -> str:
+    def claim(
+        self, conn: Connection, name: str, checksum: str | None, *, fenced: bool = True, conditional: bool = False
+    ) -> str:
         """Return the statement that marks a migration as applied; the primary key lets only one runner succeed.
 
         It is an INSERT, or an UPDATE of the row with the old checksum if a repeatable migration runs again. If
         `fenced`, it also takes the advisory lock until its transaction ends, without waiting. If another session holds
-        the lock, the name becomes NULL, which the primary key rejects.
+        the lock, or if the claim is `conditional` and the condition is false, the name becomes NULL, which the primary
+        key rejects.
         """
         quote = pq.Escaping(conn.pgconn).escape_literal  # ten times as fast as psycopg.sql; matters with 1,000 files
         literal = quote(name.encode()).decode()
+        condition = f"{TRY_IN_TRANSACTION} AND {self.condition}" if conditional else TRY_IN_TRANSACTION
         values = {
-            "name": f"CASE WHEN {TRY_IN_TRANSACTION} THEN {literal} END" if fenced else literal,
+            "name": f"CASE WHEN {condition} THEN {literal} END" if fenced else literal,
             "applied_at": "pg_catalog.clock_timestamp()",  # now() would be the time when the message arrived
         }
         if self.has_checksum:
@@ -213,6 +219,20 @@ def ensure_table(
             "privilege",
         ) from None
     return MigrationsTable(table, has_checksum=True, is_new=True)
+
+
+def warn_if_hidden(conn: Connection, wanted: TableName, table: TableName) -> None:
+    """Warn if a new session does not find `table` under the name `wanted`, because search_path has changed."""
+    if wanted.schema or not table.schema:
+        return
+    same = f"to_regclass({_literal(wanted.sql)}) IS NOT DISTINCT FROM to_regclass({_literal(table.quoted)})"
+    if run(conn, f"SELECT {same}")[0].get_value(0, 0) != b"t":
+        log.warning(
+            "search_path no longer leads to %s: set MIGRATE_TABLE=%s before the next run",
+            table,
+            table.setting,
+            extra={"event": "table.hidden"},
+        )
 
 
 def _text(result: PGresult, column: int) -> str:

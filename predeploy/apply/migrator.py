@@ -12,10 +12,11 @@ from predeploy.apply.batch import CAN_RAISE_NOTICE, Batch
 from predeploy.apply.directive_warning import warn_of_ignored_directive
 from predeploy.apply.drift import find_drift, warn
 from predeploy.apply.executor import Execution
-from predeploy.apply.loop import ApplyLoop
-from predeploy.apply.migrations_table import ensure_table, locate, read_rows
+from predeploy.apply.loop import ApplyLoop, SessionOutdated
+from predeploy.apply.migrations_table import ensure_table, locate, read_rows, warn_if_hidden
 from predeploy.apply.run_options import RunOptions
 from predeploy.apply.run_state import MAX_LOSSES, RunState
+from predeploy.connection import stored_settings
 from predeploy.connection.login_errors import classify_statement_error
 from predeploy.connection.pooler import dedicated_backend_pid
 from predeploy.connection.query_message import run
@@ -97,6 +98,8 @@ class Migrator:
         self._loop: ApplyLoop | None = None
         self._checked: set[str] = set()  # names of migrations whose directives have been checked
         self._surroundings_checked = False
+        self._table = options.table  # with its schema, once it is known
+        self._renewals = 0  # new sessions, because a migration stored settings
         self._backend_pid: int | None = None  # of the last dedicated session, which may still hold the lock
 
     def run(self) -> MigrationResult:
@@ -118,6 +121,11 @@ class Migrator:
                         raise ConnectionLost(
                             f"The connection was lost {MAX_LOSSES} times while no migration was running."
                         ) from None
+                except SessionOutdated:
+                    conn.close()
+                    self._renewals += 1
+                    reason = "ALTER ROLE or ALTER DATABASE changed settings for new sessions"
+                    log.info("Continuing in a new session: %s", reason, extra={"event": "session.renewed"})
                 except ConfigurationError:
                     conn.close()  # it has the settings of a run
                     raise
@@ -128,18 +136,21 @@ class Migrator:
         """Perform the whole run on one connection; raise a psycopg error if the connection is lost."""
         if self._backend_pid:
             end_stale_session(conn, self._backend_pid)
-        rows = read_rows(conn, self._options.table) or {}  # replaced by tests/faults/planted.py
+        if self._renewals:
+            warn_if_hidden(conn, self._options.table, self._table)
+        rows = read_rows(conn, self._table) or {}  # replaced by tests/faults/planted.py
         drift = self._compare(rows)
         if not drift.pending and not drift.renamed:  # without the lock, so that replicas start in parallel
             self.state.finish(drift)
             return
         profile = self._choose_profile(conn, watcher)
         with advisory_lock(conn, timeout=self._options.lock_wait_timeout, pooled=profile.pooled):
-            queries = f"{CAN_RAISE_NOTICE};{locate(self._options.table)}"
-            *_, can_raise_notice, located, schema = run(conn, f"{profile.setup.sql}{queries}")
+            queries = f"{CAN_RAISE_NOTICE};{stored_settings.QUERY};{locate(self._table)}"
+            *_, can_raise_notice, stored, located, schema = run(conn, f"{profile.setup.sql}{queries}")
             if not rows:
                 self._check_surroundings(conn, may_have_rows=bool(located.ntuples))
-            table = ensure_table(conn, self._options.table, (located, schema))
+            table = ensure_table(conn, self._table, (located, schema))
+            self._table, table.condition = table.name, stored_settings.unchanged(stored)
             rows = {} if table.is_new else table.rows(conn)  # replaced by tests/faults/planted.py
             drift = self._compare(rows)
             warn(drift.findings, ("renamed", "misordered", "late"))
@@ -176,7 +187,7 @@ class Migrator:
 
         If nothing is recorded, check before the table is created, so that a refused run leaves nothing behind.
         """
-        if self._surroundings_checked or (may_have_rows and read_rows(conn, self._options.table)):
+        if self._surroundings_checked or (may_have_rows and read_rows(conn, self._table)):
             return
         from predeploy.adopt.stop_sign import check_surroundings  # only for the first run on a database
 
@@ -204,7 +215,9 @@ class Migrator:
         profile = direct_profile(**timeouts, options=conn.info.options, migration_settings=options.migration_settings)
         if self._backend_pid is None:  # replaced by tests/faults/planted.py
             profile = pooled_profile(**timeouts, migration_settings=options.migration_settings)
-        return profile._replace(shows_migration=has_default_name(conn))
+        is_direct = self._backend_pid == conn.info.backend_pid  # otherwise a pooler may keep sessions
+        renewable = is_direct and self._renewals < len(self._files.migrations)
+        return profile._replace(shows_migration=has_default_name(conn), renewable=renewable)
 
     def _break_off(
         self, conn: Connection, table: MigrationsTable, profile: SessionProfile, error: BaseException

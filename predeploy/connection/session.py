@@ -94,7 +94,7 @@ class SessionProfile(NamedTuple):
     `setup` runs once, before the first migration. `pooled` is True for a transaction-mode pooler, which may run each
     transaction in a different session: `begin` then includes the settings, and `reset` leaves nothing behind for other
     clients. A rehearsal uses a different `commit`. If `shows_migration`, application_name contains the name of the
-    running migration.
+    running migration. If `renewable`, a new session gets the settings that a migration has stored for new sessions.
     """
 
     setup: Sql = Sql()
@@ -103,6 +103,7 @@ class SessionProfile(NamedTuple):
     reset: Sql = Sql()
     pooled: bool = False
     shows_migration: bool = False
+    renewable: bool = False
 
 
 def direct_profile(

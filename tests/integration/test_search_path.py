@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
+    from tests.support.pgbouncer import PgBouncer
     from tests.support.program import Run
 
 COMMANDS = ("migrate", "check", "plan", "plan --rehearse", "baseline --all", "baseline --all --dry-run")
@@ -118,7 +119,7 @@ def test_a_history_without_checksums_counts_by_name(
     assert run().exit_code == 2
 
 
-@pytest.mark.direct
+@pytest.mark.direct("a pooler may ignore options")
 def test_one_schema_per_tenant_by_the_connection_string_needs_no_setting(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -129,3 +130,93 @@ def test_one_schema_per_tenant_by_the_connection_string_needs_no_setting(
         assert run(DATABASE_URL=dsn).report["applied"] == 1
         assert run(DATABASE_URL=dsn).report["skipped"] == 1
     assert database.query("TABLE a.t UNION ALL TABLE b.t") == [(1,), (1,)]
+
+
+NEW_PATH = "ALTER ROLE CURRENT_USER SET search_path = app, public"
+CHANGES = {
+    "a statement": NEW_PATH,
+    "a block": f"DO $$BEGIN EXECUTE '{NEW_PATH}'; END$$",
+    "a function": "SELECT change()",
+    "a procedure": "CALL change_too()",
+    "no transaction": f"-- migrate:no-transaction\n{NEW_PATH}",
+}
+
+
+@pytest.mark.direct("a session that a pooler keeps does not get new settings")
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_next_migration_runs_with_the_settings_of_a_new_session(
+    change: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write(
+        "001.sql",
+        f"""
+        CREATE SCHEMA app;
+        CREATE FUNCTION change() RETURNS void LANGUAGE plpgsql AS $$BEGIN {NEW_PATH}; END$$;
+        CREATE PROCEDURE change_too() LANGUAGE plpgsql AS $$BEGIN {NEW_PATH}; END$$;
+        """,
+    )
+    migrations_dir.write("002.sql", "CREATE TABLE before ()")
+    migrations_dir.write("003.sql", CHANGES[change])
+    migrations_dir.write("004.sql", "CREATE TABLE after ()")
+    migrations_dir.write("005.sql", "-- migrate:no-transaction\nCREATE TABLE later ()")
+    migrations_dir.write("006.sql", "CREATE TABLE last ()")
+    finished = run()
+    assert (finished.exit_code, finished.report["applied"]) == (0, 6)
+    assert len(finished.named("session.renewed")) == 1
+    assert finished.named("connection.lost") == []
+    tables = "SELECT schemaname, tablename FROM pg_tables WHERE tablename IN ('before', 'after', 'later', 'last')"
+    expected = {("public", "before"), ("app", "after"), ("app", "later"), ("app", "last")}
+    assert {*database.query(tables)} == expected
+    assert run().report["skipped"] == 6
+    assert database.query("SELECT count(*) FROM public._migrations") == [(6,)]
+
+
+@pytest.mark.direct("a session that a pooler keeps does not get new settings")
+def test_a_migration_that_hides_the_table_causes_a_warning_at_once(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "CREATE SCHEMA app; ALTER ROLE CURRENT_USER SET search_path = app")
+    migrations_dir.write("002.sql", "CREATE TABLE after ()")
+    finished = run()
+    assert (finished.exit_code, finished.report["applied"]) == (0, 2)
+    (warning,) = finished.named("table.hidden")
+    assert "set MIGRATE_TABLE=public._migrations" in warning["message"]
+    assert database.query("SELECT to_regclass('app.after')::text") == [("after",)]
+    assert run().exit_code == 2
+    assert run(MIGRATE_TABLE="public._migrations").report["skipped"] == 2
+
+
+@pytest.mark.direct("a session that a pooler keeps does not get new settings")
+def test_the_last_migration_that_hides_the_table_causes_a_warning_too(
+    run: Callable[..., Run], migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "CREATE SCHEMA app; ALTER ROLE CURRENT_USER SET search_path = app")
+    assert len(run().named("table.hidden")) == 1
+
+
+@pytest.mark.direct("a session that a pooler keeps does not get new settings")
+def test_each_migration_can_change_the_settings(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    for number in range(1, 6):
+        migrations_dir.write(
+            f"{number}.sql",
+            f"CREATE SCHEMA s{number}; CREATE TABLE t{number} (); "
+            f"ALTER ROLE CURRENT_USER SET search_path = s{number}, public",
+        )
+    finished = run()
+    assert (finished.exit_code, finished.report["applied"]) == (0, 5)
+    tables = "SELECT schemaname FROM pg_tables WHERE tablename LIKE 't_' ORDER BY tablename"
+    assert database.query(tables) == [("public",), ("s1",), ("s2",), ("s3",), ("s4",)]
+
+
+def test_through_a_pooler_there_is_a_warning(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
+) -> None:
+    migrations_dir.write("001.sql", NEW_PATH)
+    migrations_dir.write("002.sql", "CREATE TABLE t ()")
+    finished = run(DATABASE_URL=database.dsn_at(pgbouncer.port))
+    assert (finished.exit_code, finished.report["applied"]) == (0, 2)
+    assert finished.named("session.renewed") == []
+    (warning,) = finished.named("session.outdated")
+    assert "until it reconnects" in warning["message"]
