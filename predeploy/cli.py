@@ -19,7 +19,7 @@ commands:
   check     exit with 0 if no migration is pending, with 10 otherwise
   plan      show the pending migrations and the locks that they would take; change nothing
   plan --rehearse
-            run them in a transaction, roll it back, and show their duration and locks
+            run the pending migrations in a transaction, roll it back, and show their duration and locks
   baseline --through NAME | --all | --from TOOL | --from auto
             record migrations without running them: up to a file, all files, or those that another tool has applied
   health    exit with 0 if the database answers within 5 s, with 3 otherwise
@@ -43,7 +43,7 @@ environment (with defaults; durations in seconds, or with a unit: 500ms, 30s, 5m
   MIGRATE_ON_ERROR           continue  after a failed migration: continue or stop
   MIGRATE_FOREIGN_HISTORY    stop      if another tool has migrated the database: stop or ignore
   MIGRATE_REQUIRE_FILES      false     true = fail if the directory is missing or has no .sql files
-  MIGRATE_ORDER              name      name (code points) or numeric (2_b before 10_a; Flyway's versions)
+  MIGRATE_ORDER              name      name (code points) or numeric (2_b before 10_a; also sorts Flyway versions)
   MIGRATE_STRICT                       errors, not warnings: all, or changed,missing,late,misordered,renamed,ignored
   MIGRATE_TABLE              _migrations  table of the applied migrations: name or schema.name
   MIGRATE_SET_<NAME>                   value of predeploy.<name>, which the migrations can read; not for secrets

@@ -86,7 +86,7 @@ def status(settings: Settings, dsn: Dsn, report: Report) -> None:
 
 
 def check(settings: Settings, dsn: Dsn, report: Report) -> None:
-    """Report through the exit code whether any migration is pending, or MIGRATE_STRICT forbids what is found."""
+    """Report through the exit code whether a migration is pending, or MIGRATE_STRICT makes a finding an error."""
     from predeploy.apply.drift import find_drift, refuse
 
     files = _read_files(settings, dsn)
@@ -182,7 +182,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def no_files_message(files: MigrationFiles, directory: str) -> str:
-    """Return a sentence for a directory without migrations, which differs from that for a finished run."""
+    """Return the message for a run without migrations: the directory is missing, or has no migration files."""
     if not files.found:
         return f"No migrations: the directory {directory} does not exist"
     return f"No migrations: the directory {directory} contains no migration files"
@@ -208,8 +208,8 @@ def _read_files(settings: Settings, dsn: Dsn) -> MigrationFiles:
     files = read_migrations(settings.migrations_dir, numeric=settings.numeric_order)
     if not files.found and _MISTYPED.search(settings.migrations_dir):
         raise ConfigurationError(
-            "MIGRATIONS_DIR does not exist and seems mistyped: it contains quotes, *, a URL scheme, ~ or white space "
-            "at either end. Set it to the path of a directory."
+            "The directory in MIGRATIONS_DIR does not exist. The value seems mistyped: check for quotes, *, "
+            "a URL scheme, ~, and white space at either end."
         )
     _log_ignored(files)
     if settings.require_files and not files.migrations:
@@ -223,10 +223,10 @@ def _log_ignored(files: MigrationFiles) -> None:
     """Log the files that never run, one line per kind."""
     kinds = {
         ROLLBACK: (logging.INFO, "rollback files never run"),
-        CALLBACK: (logging.WARNING, "callbacks of Flyway never run"),
+        CALLBACK: (logging.WARNING, "Flyway callbacks never run"),
         NOT_READ: (
             logging.WARNING,
-            "a migration is a file NAME.sql, or NAME/migration.sql or NAME/up.sql in a directory without .sql files",
+            "migrations are NAME.sql, or NAME/migration.sql or NAME/up.sql in a directory without .sql files",
         ),
     }
     for kind, (level, why) in kinds.items():

@@ -81,7 +81,10 @@ class PostgresUnavailable(StorageError):
 
 
 class LockTimeout(StorageError):
-    """Another runner held the migration lock for the entire wait; `statement` is the SQL to terminate its session."""
+    """Another runner held the migration lock during the entire wait.
+
+    `statement` is the SQL that terminates the session of that runner.
+    """
 
     code = "STORAGE_LOCK_TIMEOUT"
     exit_code = 4

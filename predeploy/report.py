@@ -30,7 +30,10 @@ _CONTROLS = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 
 
 class Report:
-    """Holds the outcome until it is written, no matter where the run ends; `started` is a `time.monotonic()` value."""
+    """Holds the outcome until it is written, no matter where the run ends.
+
+    `started` is the start of the run as a `time.monotonic()` value.
+    """
 
     def __init__(self, started: float, scrubber: Scrubber) -> None:
         self.result = MigrationResult()

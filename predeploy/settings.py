@@ -25,14 +25,14 @@ _TRUTH = {
     "no": False,
     "off": False,
 }
-_DIRECT_URLS = (  # in which platforms provide a connection string that bypasses their pooler
+_DIRECT_URLS = (  # variables in which platforms provide a connection string that bypasses their pooler
     "DATABASE_UNPOOLED_URL",
     "DATABASE_URL_UNPOOLED",
     "DIRECT_DATABASE_URL",
     "DIRECT_URL",
 )
 STRICT_KINDS = ("changed", "missing", "late", "misordered", "renamed", "ignored")  # see apply/drift.py
-_SET = "MIGRATE_SET_"  # begins the variables that the migrations themselves can read
+_SET = "MIGRATE_SET_"  # prefix of the variables that migrations can read
 _SET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")  # Postgres truncates longer names
 _KNOWN = {
     "MIGRATE_WAIT_TIMEOUT",
@@ -81,7 +81,7 @@ class Settings(NamedTuple):  # creating this class takes 0.1 ms; a frozen datacl
     migration_settings: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
-        """Omit the connection string and the values of the migrations' settings."""
+        """Omit the connection string and the values that migrations can read."""
         hidden = {"database_url", "migration_settings"}
         shown = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items() if name not in hidden)
         return f"Settings({shown})"
@@ -128,14 +128,14 @@ def _is_unknown(name: str) -> bool:
 
 
 def _migration_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the values of the MIGRATE_SET_ variables by the lower-case rest of their names."""
+    """Return the values of the MIGRATE_SET_ variables, keyed by the lower-case name after the prefix."""
     found: dict[str, str] = {}
     for variable in sorted(name for name, value in environ.items() if name.startswith(_SET) and value):
         name = variable.removeprefix(_SET)
         if not _SET_NAME.fullmatch(name):
             raise ConfigurationError(
-                f"Invalid {_SET} variable: the rest of its name must be up to 63 letters, digits and underscores, "
-                "and must not begin with a digit."
+                f"Invalid {_SET} variable: use only letters, digits and underscores after {_SET}, "
+                "at most 63, and no digit first."
             )
         if name.lower() in found:
             raise ConfigurationError(f"Invalid {variable}: another variable differs from it only in case. Remove one.")
@@ -146,7 +146,7 @@ def _migration_settings(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_utf8(text: str) -> bool:
-    """Return whether a value from the environment was valid UTF-8; Python replaces other bytes by surrogates."""
+    """Return whether a value from the environment was valid UTF-8; Python replaces other bytes with surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -66,7 +66,10 @@ def deferred() -> Iterator[None]:
 
 
 def signal_behind(error: BaseException | None) -> Terminated | None:
-    """Return the signal that caused an error, or None; Python 3.11 wraps `__set_name__` errors in RuntimeError."""
+    """Return the signal that caused an error, or None.
+
+    Another exception may hide the signal: Python 3.11 wraps `__set_name__` errors in RuntimeError.
+    """
     while error:
         if isinstance(error, Terminated):
             return error

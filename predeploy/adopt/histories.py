@@ -1,4 +1,4 @@
-"""Find and read the history tables of other migration tools; they are never written."""
+"""Find and read the history tables of other migration tools, and never write to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from predeploy.connection.connect import Connection
 
-# The second statement counts the schema's own tables; those of an extension, such as PostGIS, do not count.
+# The second statement counts the tables in the schema, except those that belong to an extension such as PostGIS.
 # The third finds tables named `_migrations` in other schemas, if the search path that the role, the database or the
 # server sets contains none. A search path in the connection string is a choice, so nothing is looked up.
 _LOOK = """
@@ -49,7 +49,7 @@ _LOOK = """
              WHERE a.attrelid = c.oid AND a.attname IN ('name', 'applied_at') AND NOT a.attisdropped)
     ORDER BY n.nspname
 """
-# The schema where _migrations is, or would be created.
+# The schema that contains _migrations, or in which it would be created.
 _OWN_SCHEMA = """
     COALESCE((SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
               WHERE c.oid = to_regclass({table})), current_schema())
@@ -57,7 +57,10 @@ _OWN_SCHEMA = """
 
 
 class History(NamedTuple):
-    """The history table of a tool; `is_filtered` if row-level security may hide rows from the current role."""
+    """The history table of a tool.
+
+    `is_filtered` is True if row-level security may hide rows from the current role.
+    """
 
     tool: Tool
     schema: str
@@ -66,7 +69,7 @@ class History(NamedTuple):
 
     @property
     def table(self) -> str:
-        """The table's name with its schema, for people."""
+        """The table's name with its schema, for messages."""
         return f"{self.schema}.{self.name}"
 
     @property
@@ -76,10 +79,10 @@ class History(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """What exists in the schema of `_migrations`: the histories of other tools, and the number of other tables.
+    """The histories of other tools, and the number of tables other than `_migrations` in its schema.
 
-    `elsewhere` are the tables named `_migrations` in other schemas, each with whether it has a checksum column, if the
-    search path does not find such a table.
+    `elsewhere` contains the tables named `_migrations` in other schemas, each with whether it has a checksum column, if
+    the search path does not find such a table.
     """
 
     schema: str
@@ -89,7 +92,10 @@ class Surroundings(NamedTuple):
 
 
 def look_around(conn: Connection, table: TableName = DEFAULT_TABLE) -> Surroundings:
-    """Find the histories of all known tools in one round trip, in the schema where `table` is or would be created."""
+    """Find the histories of all known tools and count the tables in the schema of `table`, in one round trip.
+
+    If `table` does not exist, use the schema in which it would be created.
+    """
     located = sql.SQL(_OWN_SCHEMA).format(table=sql.Literal(table.sql))
     own = sql.Literal(table.schema) if table.schema else located
     values = {
@@ -129,7 +135,7 @@ def read_checksums(conn: Connection, table: TableName, *, has_checksum: bool) ->
 
 
 def with_rows(conn: Connection, histories: Iterable[History]) -> list[History]:
-    """Return the histories that record something. Raise `PostgresRefused` if the role cannot read one of them."""
+    """Return the histories that have rows. Raise `PostgresRefused` if the role cannot read one of them."""
     return [history for history in histories if _select(conn, history, "1", "LIMIT 1")]
 
 
@@ -153,7 +159,7 @@ def _select(conn: Connection, history: History, columns: str, rest: str) -> list
 
 def _unreadable(history: History, problem: str) -> PostgresRefused:
     return PostgresRefused(
-        f"{problem} {history.table}, which seems to be the history of {history.tool.title}. "
+        f"{problem} {history.table}, which seems to be the {history.tool.title} history. "
         f"Run GRANT USAGE ON SCHEMA {history.schema} and GRANT SELECT ON {history.table} for the role, "
         "or connect as the owner of the table. If the table belongs to another application, set "
         "MIGRATE_FOREIGN_HISTORY=ignore.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_KINDS = {  # the types that count as the same
+_KINDS = {  # types that are treated as equivalent
     "text": ("text", "character varying", "character"),
     "number": ("smallint", "integer", "bigint", "numeric"),
     "boolean": ("boolean",),
@@ -19,12 +19,13 @@ _KINDS = {  # the types that count as the same
 class Tool(NamedTuple):
     """A tool and its history table.
 
-    `columns` are the columns that identify the table, with a key of `_KINDS` each; if `is_exact`, it has no others.
-    `next_to` is a table in the same schema. In `schemas`, "" is the schema of `_migrations`. `select` are the columns
-    to read, or "" if no file can be found from them. `where` excludes rows that the tool creates for itself.
+    `columns` maps the columns that identify the table to keys of `_KINDS`. If `is_exact`, the table has no other
+    columns. If `next_to` is set, the same schema must contain a table with that name. In `schemas`, "" stands for the
+    schema of `_migrations`. `select` lists the columns to read, or is "" if the rows do not identify files. `where`
+    excludes rows that the tool creates for its own use.
 
-    Some tools let users name the table. With `marker`, one of its columns, a table of any name in the schema of
-    `_migrations` is recognized if all columns fit.
+    Some tools let users choose the name of the table. If `marker` is set to one of the columns, a table with any name
+    in the schema of `_migrations` is recognized if all columns match.
     """
 
     title: str
@@ -49,7 +50,7 @@ class Tool(NamedTuple):
         return bool(self.select)
 
     def fits(self, columns: Mapping[str, str]) -> bool:
-        """Return whether a table with these columns, by name with their types, is this tool's history."""
+        """Return whether a table is this tool's history; `columns` maps the names of its columns to their types."""
         if self.is_exact and columns.keys() != self.columns.keys():
             return False
         return all(columns.get(name) in _KINDS[kind] for name, kind in self.columns.items())
@@ -65,7 +66,7 @@ _FLYWAY = {
     "success": "boolean",
 }
 
-# If two tools fit the same table, the first one is taken.
+# If a table matches two tools, the first tool wins.
 TOOLS = (
     Tool("Rails", "schema_migrations", _VERSION, is_exact=True, next_to="ar_internal_metadata"),
     Tool("dbmate", "schema_migrations", _VERSION, "version", is_exact=True),
@@ -82,7 +83,7 @@ TOOLS = (
         "goose_db_version",
         {"id": "number", "version_id": "number", "is_applied": "boolean", "tstamp": "time"},
         "version_id::bigint, is_applied",
-        where="version_id <> 0",  # created together with the table
+        where="version_id <> 0",  # goose creates this row together with the table
         order="id",
         is_exact=True,
         marker="version_id",

@@ -1,4 +1,4 @@
-"""Compare another tool's history with the migration files: which files are applied there, and how sure is that."""
+"""Compare another tool's history with the migration files: find the applied files and how each one was matched."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _FLYWAY_VERSION = re.compile(r"V(\d+(?:[._]\d+)*)__", re.ASCII)
 
 
 class Comparison(NamedTuple):
-    """`applied` has the files that are applied there, each with its proof: "checksum" or "version".
+    """The result of a comparison.
 
-    `strays` are the rows without a file, as the tool names them.
+    `applied` maps each file that the tool has applied to how it was matched: by "checksum" or by "version". `strays`
+    lists the rows without a file, under the tool's own names for them.
     """
 
     applied: Mapping[str, str]
@@ -33,7 +34,10 @@ class Comparison(NamedTuple):
 
 
 class _Entries(NamedTuple):
-    """What a tool says is applied: keys, each with a checksum or None. `of_file` returns the keys of a file name."""
+    """The keys of the migrations that a tool has applied, each with its checksum or None.
+
+    `of_file` returns the keys that match a file name.
+    """
 
     checksums: Mapping[str, str | None]
     of_file: Callable[[str], Iterable[str]]
@@ -42,8 +46,8 @@ class _Entries(NamedTuple):
 def compare(history: History, rows: Rows, files: Sequence[Migration], directory: str) -> Comparison:
     """Find the files that a tool has applied.
 
-    Raise `ConfigurationError` if the tool reports a failed or unfinished migration, if a file differs from what was
-    applied, or if a row fits several files.
+    Raise `ConfigurationError` if the tool reports a failed or unfinished migration, if a file differs from the
+    one that the tool applied, or if a row matches several files.
     """
     if history.tool.title == "Drizzle":
         return _compare_drizzle(history, rows, files, directory)
@@ -73,9 +77,9 @@ def compare(history: History, rows: Rows, files: Sequence[Migration], directory:
 
 
 def refuse_gap(history: History, applied: Collection[str], decided: Collection[str], names: Sequence[str]) -> None:
-    """Raise `ConfigurationError` if a file that is pending there sorts before one that is applied there.
+    """Raise `ConfigurationError` if a file that is still pending in the tool sorts before a file that it has applied.
 
-    `names` are the files in run order; `decided` are those that are recorded already.
+    `names` are all files in run order; `decided` are the files that `_migrations` already records.
     """
     last = max((number for number, name in enumerate(names) if name in applied), default=-1)
     missing = [
@@ -85,8 +89,8 @@ def refuse_gap(history: History, applied: Collection[str], decided: Collection[s
         return
     by_number = min(map(_version_in, missing)) > max(map(_version_in, applied))
     raise ConfigurationError(
-        f"{_named(missing)} {'is' if len(missing) == 1 else 'are'} pending in {history.tool.title}, but "
-        f"{'sorts' if len(missing) == 1 else 'sort'} before {names[last]}, which is applied there. "
+        f"{_named(missing)} {'is' if len(missing) == 1 else 'are'} still pending in {history.tool.title}, but "
+        f"{'sorts' if len(missing) == 1 else 'sort'} before {names[last]}, which {history.tool.title} has applied. "
         + (
             "Set MIGRATE_ORDER=numeric, which sorts names by number."
             if by_number
@@ -111,7 +115,10 @@ def hashes(migration: Migration, directory: str, digits: int) -> set[str]:
 
 
 def _read(migration: Migration, directory: str) -> bytes:
-    """Return the text in memory, or read the file if there is none; on disk, the name may have another normal form."""
+    """Return the text in memory, or read the file if its text is not in memory.
+
+    The text in memory comes first because the file's name on disk may have another Unicode normal form.
+    """
     if migration.sql:
         return migration.sql.encode()
     try:
@@ -126,8 +133,8 @@ _OVERRULE = "run pg-predeploy baseline --through NAME (the last applied file) to
 def _refuse_differing(history: History, names: Sequence[str]) -> None:
     if names:
         raise ConfigurationError(
-            f"{_named(names)} {'differs' if len(names) == 1 else 'differ'} from what {history.tool.title} applied "
-            f"(checksum mismatch). Restore what was applied, or {_OVERRULE}"
+            f"Checksum mismatch: {_named(names)} changed after {history.tool.title} applied "
+            f"{'it' if len(names) == 1 else 'them'}. Restore the original content, or {_OVERRULE}"
         )
 
 
@@ -143,7 +150,7 @@ def _named(names: Sequence[str]) -> str:
     return f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
-# The keys of a file's name
+# The keys that match a file name
 
 
 def _digits(name: str) -> list[str]:
@@ -177,7 +184,7 @@ def _prisma_name(name: str) -> list[str]:
     return _folder(name) or [name.removesuffix(".sql")]
 
 
-# What each tool says
+# The entries that each tool records
 
 
 def _by_text(of_file: Callable[[str], Iterable[str]]) -> Callable[[History, Rows, Sequence[Migration]], _Entries]:
@@ -185,7 +192,7 @@ def _by_text(of_file: Callable[[str], Iterable[str]]) -> Callable[[History, Rows
 
 
 def _golang_migrate(history: History, rows: Rows, files: Sequence[Migration]) -> _Entries:
-    """Take everything up to the one version in the table."""
+    """Return all versions up to the single version in the table."""
     version, dirty = max(rows)
     if dirty:
         raise _unfinished(
@@ -198,13 +205,16 @@ def _golang_migrate(history: History, rows: Rows, files: Sequence[Migration]) ->
 
 
 def _goose(_history: History, rows: Rows, _files: Sequence[Migration]) -> _Entries:
-    """Take the newest row of each version."""
+    """Return the versions whose newest row records them as applied."""
     newest: dict[int, bool] = dict(rows)
     return _Entries({str(version): None for version, is_applied in newest.items() if is_applied}, _number)
 
 
 def _flyway(history: History, rows: Rows, files: Sequence[Migration]) -> _Entries:
-    """Take the scripts by name; a baseline includes all lower versions, and an undo or a deletion removes a version."""
+    """Return the applied scripts by name.
+
+    A baseline includes all lower versions. An undo or a deletion removes a version.
+    """
     versions = {migration.name: _flyway_version(migration.name) for migration in files}
     applied: dict[str, tuple[int, ...]] = {}
     for version, kind, script, success, checksum in rows:
@@ -294,7 +304,7 @@ _READERS: dict[str, Callable[[History, Rows, Sequence[Migration]], _Entries]] = 
 
 
 def _compare_drizzle(history: History, rows: Rows, files: Sequence[Migration], directory: str) -> Comparison:
-    """Match rows by name, which they have since Drizzle 1.0, and the others by checksum alone."""
+    """Match rows by name if they have one (since Drizzle 1.0), and otherwise by checksum alone."""
     by_name = {key: migration for migration in files for key in _prisma_name(migration.name)}
     of_file = {migration.name: hashes(migration, directory, 64) for migration in files}
     applied, differing, strays = {}, [], []
@@ -317,7 +327,7 @@ def _compare_drizzle(history: History, rows: Rows, files: Sequence[Migration], d
     pending = [migration.name for migration in files if migration.name not in applied]
     if strays and pending and not all(name for _, name in rows):
         raise ConfigurationError(
-            f"{len(strays)} row{'s' if len(strays) > 1 else ''} of {history.table} and {_named(pending)} match "
-            f"nothing: a file may have changed since it was applied. Restore what was applied, or {_OVERRULE}"
+            f"{len(strays)} row{'s' if len(strays) > 1 else ''} in {history.table} and {_named(pending)} have no "
+            f"match: a file may have changed after it was applied. Restore the original content, or {_OVERRULE}"
         )
     return Comparison(applied, tuple(strays))

@@ -1,7 +1,7 @@
-"""Stop before migrations are applied a second time.
+"""Stop a run that may apply migrations a second time.
 
-Another tool may have applied them to this database, or their history may be in a schema that the search path no longer
-contains.
+Another tool may have applied them to the database, or their history may be in a schema that is no longer in the search
+path.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ def refuse_second_table(conn: Connection, found: Surroundings, table: TableName,
 
 
 def command_for(history: History) -> str:
-    """Return the command that records what is applied according to a history."""
+    """Return the command that records the applied migrations of a history."""
     return f"pg-predeploy baseline {f'--from {history.tool.name}' if history.tool.is_importable else '--through NAME'}"
 
 
 def named(histories: Sequence[History]) -> str:
     """Return the tables with their tools, as part of a sentence."""
-    names = [f"{history.table} (the history of {history.tool.title})" for history in histories]
+    names = [f"{history.table} (the {history.tool.title} history)" for history in histories]
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 

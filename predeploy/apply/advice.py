@@ -89,18 +89,18 @@ SPECIAL: dict[tuple[str | None, ...], str] = {
     ("58P01", "CREATE EXTENSION"): _INSTALL_EXTENSION,
     ("58P01", "CREATE FUNCTION"): "Install the library on the database server, or ask its administrator.",
 }
-# Placeholders that other tools fill in before the server sees the text, at which the server reports a syntax error.
+# Placeholders that other tools replace before they send the text; the server reports them as syntax errors.
 _PLACEHOLDERS = (
     (re.compile(r"\{\{[^\r\n]*?\}\}"), "{{ ... }} is a template placeholder"),
-    (re.compile(r"\$\{[^{}\r\n]*\}"), "${...} is a placeholder of Flyway or a shell"),
-    (re.compile(r"@extschema(?::\w+)?@"), "@extschema@ is a placeholder of extension scripts"),
+    (re.compile(r"\$\{[^{}\r\n]*\}"), "${...} is a Flyway or shell placeholder"),
+    (re.compile(r"@extschema(?::\w+)?@"), "@extschema@ is a placeholder for extension scripts"),
     (re.compile(r"@\w+@"), "@...@ is a placeholder"),
 )
-_VARIABLE = ":name is a variable of psql or an application"
+_VARIABLE = ":name is a psql or application variable"
 _COLON_NAME = re.compile(r"(?<!:):(?:[A-Za-z_]\w*|'\w+'|\"\w+\")")
 _MAX_PLACEHOLDER_CHARS = 200
-_FILLED_IN_ELSEWHERE = "{}, which another tool fills in and pg-predeploy does not: write the value itself."
-# Errors about a missing object, which a failed earlier migration may have been supposed to create.
+_FILLED_IN_ELSEWHERE = "{}, which pg-predeploy does not replace: write the value itself."
+# Errors about a missing object: a failed earlier migration may be the one that creates it.
 _MISSING = ("3F000", "42703", "42704", "42883", "42P01")
 _QUOTED = re.compile(r'["»«„“「]([^"»«„“”」]+)["»«“”」]|([\w.]+)\(')
 _MAX_NAMES = 3

@@ -56,7 +56,7 @@ def through(files: MigrationFiles, last: str | None) -> Choice:
 
 
 def from_tool(files: MigrationFiles, directory: str, tool: str, table: TableName) -> Choice:
-    """Choose the files that the history of a tool names; with "auto", the tool whose history is found.
+    """Choose the files that a tool's history lists; "auto" selects the only tool that has a history.
 
     Raise `ConfigurationError` if `tool` is unknown.
     """
@@ -82,7 +82,7 @@ def record(
     """Record the chosen files under the migration lock, in one transaction, and return the names of the new rows.
 
     One transaction also works through a pooler in transaction mode. If `dry_run`, only log what would be recorded, and
-    do not take the lock. Raise `StorageError` if it fails; then nothing is recorded.
+    do not take the lock. Raise `StorageError` on failure, in which case nothing is recorded.
     """
     profile = pooled_profile(lock_timeout=0, statement_timeout=0)
     with autocommit(conn), errors_classified(conn):
@@ -133,7 +133,7 @@ def _record(
 
 
 def _add_checksum(conn: Connection, table: TableName) -> None:
-    """Add the column that another implementation of the protocol does not have, if the role may."""
+    """Add the checksum column, which other implementations of the protocol do not create, if the role is allowed to."""
     try:
         with conn.transaction():  # a savepoint
             run(conn, _ADD_CHECKSUM.format(table=table.sql))
@@ -146,7 +146,7 @@ def _add_checksum(conn: Connection, table: TableName) -> None:
 
 
 def _find_history(conn: Connection, tool: str, table: TableName) -> History:
-    """Return the one history with rows, of `tool` or of any known tool."""
+    """Return the only history with rows, of `tool` or, for "auto", of any known tool."""
     found = look_around(conn, table)
     known = [history for history in found.histories if tool in {"auto", history.tool.name}]
     histories = with_rows(conn, known)
@@ -154,7 +154,7 @@ def _find_history(conn: Connection, tool: str, table: TableName) -> History:
         what = (
             f"{known[0].table} has no rows"
             if known and tool != "auto"
-            else f"No history of {'a known tool' if tool == 'auto' else tool} has rows in schema {found.schema}"
+            else f"No {'migration' if tool == 'auto' else tool} history with rows exists in schema {found.schema}"
         )
         raise ConfigurationError(
             f"{what}. If the database is new, run pg-predeploy migrate; otherwise run pg-predeploy baseline "
@@ -183,11 +183,11 @@ def _applied_there(
     if not comparison.applied and comparison.strays:
         in_folders = any(path.endswith(("/up.sql", "/migration.sql")) for path in files.not_read())
         raise ConfigurationError(
-            f"No file in MIGRATIONS_DIR matches a row of {history.table}, which has {_few(comparison.strays)}. "
+            f"No file in MIGRATIONS_DIR matches a row of {history.table}, which records {_few(comparison.strays)}. "
             + (
                 f"Folders are not read because MIGRATIONS_DIR itself contains {_few(names)}. Move it elsewhere."
                 if in_folders
-                else "Set MIGRATIONS_DIR to the directory from which these migrations were applied."
+                else "Check that MIGRATIONS_DIR contains the files of this history."
             )
         )
     refuse_gap(history, comparison.applied, recorded, names)

@@ -24,7 +24,7 @@ def warn_of_ignored_directive(migration: Migration) -> None:
 
 
 def advise_on_directive(migration: Migration, failure: MigrationFailure) -> None:
-    """Name the ignored directive in the advice of a statement that cannot run in a transaction."""
+    """Name the ignored directive in the advice for a statement that cannot run in a transaction."""
     if (
         failure.sqlstate == "25001"
         and failure.fields.get("command") != "SET"

@@ -1,4 +1,4 @@
-"""Compare the files with `_migrations`: what is pending, and where the two differ."""
+"""Compare the files with `_migrations`: find the pending migrations, and report the differences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _VERSION = re.compile(r"(?:V?[0-9]+(?:[._][0-9]+)*)?[-_. ]*")
 
 
 class Finding(NamedTuple):
-    """One difference: its kind, which is one of STRICT_KINDS, the name of the file, and a sentence."""
+    """One difference: its kind (one of STRICT_KINDS), the name of the file, and the message to log."""
 
     kind: str
     name: str
@@ -39,10 +39,10 @@ class Finding(NamedTuple):
 
 
 class Drift(NamedTuple):
-    """The comparison of the files with the recorded checksums by name.
+    """The result of comparing the files with the recorded names and checksums.
 
     `pending` are the migrations to run, in order, repeatable ones last. `renamed` maps a new name to the recorded one.
-    `copies` maps a pending migration to a recorded name with the same content whose file is missing.
+    `copies` maps a pending migration to the recorded migration with the same content, whose file is missing.
     """
 
     pending: list[Migration]
@@ -67,7 +67,7 @@ def find_drift(files: MigrationFiles, recorded: Mapping[str, str | None]) -> Dri
     findings = [
         *(
             Finding(
-                "renamed", new, f"{new} has the same content as {old}, which is applied and missing: it was renamed"
+                "renamed", new, f"{new} has the same content as {old}, which is applied but missing: it was renamed"
             )
             for new, old in renamed.items()
         ),
@@ -91,7 +91,7 @@ def find_drift(files: MigrationFiles, recorded: Mapping[str, str | None]) -> Dri
 
 
 def is_applied(migration: Migration, recorded: Mapping[str, str | None]) -> bool:
-    """Return whether a migration needs no run: it is recorded and, if it is repeatable, with its current checksum."""
+    """Return whether a migration is recorded; a repeatable one must be recorded with its current checksum."""
     if migration.name not in recorded:
         return False
     return recorded[migration.name] == migration.checksum or not migration.repeatable
@@ -124,12 +124,12 @@ def refuse(findings: Iterable[Finding], strict: Collection[str], result: Migrati
 
 
 def refuse_copies(drift: Drift) -> None:
-    """Set the `problem` of each pending migration with the content of an applied one whose file is missing."""
+    """Set the `problem` of each pending migration that has the same content as an applied one whose file is missing."""
     for migration in drift.pending:
         if old := drift.copies.get(migration.name):
             migration.problem = (
-                f"has the same content as {old}, which is applied and missing from the directory. "
-                "If it was renamed, restore its name; to apply it again, change it, for example by adding a comment"
+                f"has the same content as {old}, which is applied but missing from the directory. "
+                "If the file was renamed, restore its name; to apply it again, change it (a comment is enough)"
             )
 
 
@@ -150,9 +150,10 @@ def _find_missing(files: MigrationFiles, recorded: Mapping[str, str | None]) -> 
 def _find_renamed(
     new: Sequence[Migration], missing: Sequence[str], recorded: Mapping[str, str | None]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the renamed files, and the other files with the content of a missing one; both map to the old name.
+    """Return the renamed files, and the other files with the content of a missing file. Both map to the old name.
 
-    A file is renamed if no other file and no other missing name has its checksum, and only the version has changed.
+    A file counts as renamed if no other file and no other missing name has its checksum, and if its name has changed
+    only in the version.
     """
     old_names: dict[str | None, list[str]] = {}
     for name in missing:

@@ -100,9 +100,9 @@ class AlreadyApplied(Exception):
 
 
 class LockUnavailable(Exception):
-    """Another runner holds the lock, because a migration released it or a pooler shares the session.
+    """Another runner holds the lock, because a migration released it or because a pooler shares the session.
 
-    Or the condition of the claim is false: the session no longer has the settings of a new one.
+    It is also raised if a migration has stored settings for new sessions, so this session no longer has current ones.
     """
 
 
@@ -331,7 +331,10 @@ def _classify_claim_error(error: psycopg.Error, table: TableName) -> AlreadyAppl
 
 
 def _hint_of_effects(failed: int, block: int | None) -> str:
-    """Return what took effect before statement `failed`, from 0; `block` is the number of its block's BEGIN, if any."""
+    """Describe which statements took effect before statement `failed`, counted from 0.
+
+    `block` is the number of the BEGIN of the failed statement's block, or None outside a block.
+    """
     done = failed if block is None else block
     hints = [] if block is None else ["the transaction block was rolled back"]
     if done:

@@ -85,7 +85,7 @@ class ApplyLoop:
                 pass
             except (AlreadyApplied, LockUnavailable, MigrationFailure) as outcome:
                 self._apply_one(outcome)
-            self._composed = None  # the rest of this message must run first
+            self._composed = None  # the remaining migrations of this message must run first
         for execution in self._rest:
             self._state.mark_not_run(execution.migration)
         self._check_session()

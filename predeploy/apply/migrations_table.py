@@ -1,6 +1,6 @@
 """The migrations table, in which every implementation of the protocol records the applied migrations.
 
-It is called `_migrations` unless MIGRATE_TABLE names another.
+The table is called `_migrations` unless MIGRATE_TABLE sets another name.
 
 The protocol defines `name` and `applied_at`. This implementation adds `checksum`, which is nullable. The column is
 missing if another implementation created the table and this role is not allowed to alter it.
@@ -120,8 +120,8 @@ class MigrationsTable:
     """The table in the schema where it was found or created, even if a migration changes search_path.
 
     `is_new` is True if this run created the table. `may_lose_row` is True if the table has triggers or rules, or if a
-    migration of this run mentions the table, so a row may be removed; once True, it stays True until the run ends.
-    `condition` is SQL that a claim can require.
+    migration of this run mentions the table, because any of these may remove a row. It then stays True until the run
+    ends. `condition` is SQL that a claim can require.
     """
 
     def __init__(

@@ -50,11 +50,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NO_CHECKSUM = (
-    "a repeatable migration needs the column checksum, which the table lacks; "
-    "run ALTER TABLE {} ADD COLUMN checksum TEXT"
+    "a repeatable migration needs a checksum column, which the table lacks; run ALTER TABLE {} ADD COLUMN checksum TEXT"
 )
 
-_LAST_LOOK_S = 0.8  # for a login during cleanup; must end before the forced exit
+_LAST_LOOK_S = 0.8  # limits a login during cleanup, which must end before the forced exit
 
 
 def run_migrations(db: ConnectionSource, migrations_dir: Path, *, foreign_history: str = "stop") -> MigrationResult:
@@ -127,7 +126,7 @@ class Migrator:
                     reason = "ALTER ROLE or ALTER DATABASE changed settings for new sessions"
                     log.info("Continuing in a new session: %s", reason, extra={"event": "session.renewed"})
                 except ConfigurationError:
-                    conn.close()  # it has the settings of a run
+                    conn.close()  # it still has this run's settings
                     raise
                 else:
                     return self.state.result
@@ -178,7 +177,7 @@ class Migrator:
 
     def _warn_of_directives(self, pending: Sequence[Migration]) -> None:
         for migration in pending:
-            if migration.name not in self._checked:  # by an earlier connection of this run
+            if migration.name not in self._checked:  # by this run, on an earlier connection
                 warn_of_ignored_directive(migration)
         self._checked |= {migration.name for migration in pending}
 
@@ -222,7 +221,7 @@ class Migrator:
     def _break_off(
         self, conn: Connection, table: MigrationsTable, profile: SessionProfile, error: BaseException
     ) -> None:
-        """Roll back, then read the table: a COMMIT cancelled while it waits for a standby is still committed locally.
+        """Roll back, then read the table: a COMMIT cancelled while waiting for a standby is still committed locally.
 
         If the interruption closed the connection, try once to read the table on a new connection.
         """

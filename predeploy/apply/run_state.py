@@ -77,7 +77,7 @@ class RunState:
             self._withdraw(migration)
 
     def compare(self, recorded: Mapping[str, str | None], strict: Collection[str]) -> Drift:
-        """Compare the files with the table, without the migrations that this run has already decided on.
+        """Compare the files with the table, leaving out migrations that this run has applied, failed or not run.
 
         A finding of a `strict` kind is an error, and leaves nothing pending.
         """
@@ -147,7 +147,7 @@ class RunState:
         self.is_rolled_back = False
 
     def refusal_reason(self, migration: Migration) -> str | None:
-        """Return why a migration cannot run, possibly because of lost connections, or None if it can run."""
+        """Return the reason a migration cannot run (for example, too many lost connections), or None if it can."""
         losses = self.losses[migration.name]
         if losses and not migration.transactional:
             return (

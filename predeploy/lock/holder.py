@@ -47,10 +47,11 @@ Holder = dict[str, Any]
 
 
 class LockWait:
-    """A wait for the lock on `conn`, for at most `timeout` seconds; `held` is the condition on `pg_locks l`.
+    """A wait for the lock on `conn`, for at most `timeout` seconds.
 
-    A line is logged immediately, again when another session takes the lock or the holder settles into a new state,
-    and otherwise at intervals that double from 10 s to 60 s.
+    `held` is the SQL condition that identifies the lock in `pg_locks l`. A line is logged immediately, again when
+    another session takes the lock or the holder settles into a new state, and otherwise at intervals that double from
+    10 s to 60 s.
     """
 
     def __init__(self, conn: Connection, held: str, timeout: float) -> None:
@@ -123,10 +124,10 @@ def _advice(holder: Holder) -> str:
     if state is None:
         return "Ask a superuser whether this session is a working runner. If it is not, end it as the superuser:"
     if state.startswith("idle in transaction"):
-        looks = "Its transaction seems to have been left open."
+        looks = "The session seems to have left its transaction open."
     elif state != "idle":
-        looks = "It seems to be a working runner." if runner else "It seems to be working."
+        looks = f"The session seems to be {'a working runner' if runner else 'making progress'}."
         return f"{looks} Check its log and let it finish. End it only if it will never finish:"
     else:
-        looks = "It seems to be a stuck runner." if runner else "It seems to be abandoned."
+        looks = f"The session seems to be {'a stuck runner' if runner else 'abandoned'}."
     return f"{looks} If no running process owns it, end it and run pg-predeploy again:"

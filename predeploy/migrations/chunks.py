@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from predeploy.sql.splitter import Scan, line_and_column, line_ends, scan
+from predeploy.sql.splitter import Scan, line_and_column, line_breaks, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,9 +20,9 @@ CHUNK_CHARS = 1 << 19  # two chunks are in memory at a time: the client takes 45
 class Chunk(NamedTuple):
     """Part of a migration: starts where the previous chunk ends, and ends at the end of a statement or of the file.
 
-    The chunk is preceded by `first` statements, `lines` line ends and, on its first line, `column` characters. Offsets
-    and lines in `scan` are relative to the start of the chunk. `last` marks the last chunk. On the
-    first chunk, `transaction_mode` is what to write after BEGIN if the file sets a mode.
+    The chunk is preceded by `first` statements, `lines` line breaks and, on its first line, `column` characters.
+    Offsets and lines in `scan` are relative to the start of the chunk. `last` is True for the last chunk. On the first
+    chunk, `transaction_mode` is the text to write after BEGIN if the file sets a mode.
     """
 
     text: str
@@ -86,7 +86,7 @@ def split_chunks(blocks: Iterator[str], chars: int = CHUNK_CHARS) -> Iterator[Ch
             first += count
             line_start = max(text.rfind("\n"), text.rfind("\r")) + 1
             column = len(text) - line_start + (0 if line_start else column)
-            lines += line_ends(text, 0, len(text))
+            lines += line_breaks(text, 0, len(text))
         del text, found  # frees memory for the next chunk
 
 

@@ -35,13 +35,13 @@ _NEARLY = r"""(?:--+|/\*+)[\s!*]*+(?:
       | tern:?[ ]*disable-tx\b
     )"""
 _WORDS = ("transaction", "txmode", "tx-mode", "disable-tx")  # every directive and near miss contains one of these
-_FOLLOWED = "nothing may follow it"
+_FOLLOWED = "no other text may follow it"
 _UNKNOWN = "write -- migrate:no-transaction"
-_LATE = "it must stand before the first statement"
+_LATE = "it must come before the first statement"
 
 
 class IgnoredDirective(NamedTuple):
-    """A comment that is not read as a directive, although it was probably meant as one; `line` is from 1."""
+    """A comment that was probably meant as a directive but is not read as one. Lines are counted from 1."""
 
     line: int
     reason: str
@@ -92,7 +92,7 @@ def may_have_directive(text: str) -> bool:
 
 
 def _ignored_in(chunk: Chunk) -> Iterator[tuple[int, str]]:
-    """Yield the offsets of comments that are nearly directives, with the reasons why they are not."""
+    """Yield the offset of each comment that is nearly a directive, with the reason why it is not one."""
     text, position = chunk.text, 0
     while not chunk.lines and not chunk.column and (gap := _GAP.match(text, position)):
         if (start := _NO_TRANSACTION.match(gap[0])) and _is_followed(gap[0], start):
@@ -110,6 +110,6 @@ def _ignored_in(chunk: Chunk) -> Iterator[tuple[int, str]]:
 
 
 def _is_followed(comment: str, directive: re.Match[str]) -> bool:
-    """Return whether a complete directive is followed by other text that does not make it a mere mention."""
+    """Return whether text follows a complete directive, unless the text shows that the comment only mentions it."""
     rest = comment[len(directive[0].rstrip()) :]
     return not re.match(r"[\w-]|\s+\w" if directive["bare"] else r"[\w-]", rest)

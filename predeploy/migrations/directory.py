@@ -31,8 +31,8 @@ _NOT_UTF8 = "line {}: invalid UTF-8; save the file as UTF-8"
 def read_migrations(directory: Path | str, *, numeric: bool = False) -> MigrationFiles:
     """List, sort, read and hash the directory's migrations; if `numeric`, sort them by number, not by code points.
 
-    A missing directory is treated as empty. Raise `ConfigurationError` if the directory exists but cannot be listed,
-    because it must not be treated as empty, and if two of Flyway's migrations have the same version.
+    A missing directory is treated as empty. Raise `ConfigurationError` if the directory exists but cannot be listed, or
+    if two Flyway migrations have the same version.
     """
     folder = os.fspath(directory)
     try:
@@ -49,7 +49,7 @@ def read_migrations(directory: Path | str, *, numeric: bool = False) -> Migratio
         if pair := same_version(names):
             raise ConfigurationError(f"{pair[0]} and {pair[1]} have the same version. Rename one of them.")
         for migration in migrations:
-            if migration.name.startswith("R__"):  # Flyway's repeatable migrations
+            if migration.name.startswith("R__"):  # a repeatable Flyway migration
                 migration.repeats = True
     key = order_key(names, numeric=numeric)
     migrations.sort(key=lambda migration: key(migration.name))
@@ -57,7 +57,7 @@ def read_migrations(directory: Path | str, *, numeric: bool = False) -> Migratio
 
 
 def _refuse_same_names(migrations: list[Migration]) -> None:
-    """Set the `problem` of a file whose name differs from another one only in its Unicode normal form."""
+    """Set the `problem` of a file whose name differs from another name only in its Unicode normal form."""
     taken: set[str] = set()
     for migration in migrations:
         name = normalize(migration.name)

@@ -121,7 +121,7 @@ class _Checksum:
 def _bad_line(decoder: codecs.IncrementalDecoder, block: bytes, lines: int, *, final: bool = False) -> int | None:
     try:
         decoder.decode(block, final)
-    except UnicodeDecodeError as error:  # error.object may start with bytes from the last block, without line ends
+    except UnicodeDecodeError as error:  # error.object may start with bytes from the last block, without line breaks
         decoder.reset()
         return lines + error.object.count(b"\n", 0, error.start)
     return None

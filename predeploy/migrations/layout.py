@@ -1,7 +1,7 @@
-"""Decide by name which files of a directory are migrations, and why the others are never run.
+"""Decide by name which files in a directory are migrations, and why each of the remaining files never runs.
 
 Other tools keep a rollback next to each migration, or keep each migration in a folder of its own. A rollback that runs
-as a migration destroys data, so these names are exceptions from "every `.sql` file is a migration".
+as a migration destroys data, so rollback names are exceptions to the rule that every `.sql` file is a migration.
 """
 
 from __future__ import annotations
@@ -33,23 +33,26 @@ CALLBACK = "callback"
 NOT_READ = "not read"
 _NO_FORWARD = (
     "this is a rollback file, but the migration that it belongs to is missing. Restore the migration, "
-    "or rename this file if it is one"
+    "or if this file is itself a migration, rename it"
 )
 _NO_VERSIONED = (
-    "this is a Flyway baseline migration, but there is no V file of its version or a lower one. "
+    "this is a Flyway baseline migration, but no V file has its version or a lower one. "
     "Rename this file to run it as a migration"
 )
 
 
 class IgnoredFile(NamedTuple):
-    """A file that never runs: a ROLLBACK, a CALLBACK of Flyway, or NOT_READ because of its name or folder."""
+    """A file that never runs: a ROLLBACK, a Flyway CALLBACK, or NOT_READ because of its name or folder."""
 
     name: str
     kind: str
 
 
 class Layout(NamedTuple):
-    """The migrations' paths relative to the directory, the ignored files, and the files that must not run, with why."""
+    """The migrations' paths relative to the directory, the ignored files, and the files that must not run.
+
+    `problems` maps each file that must not run to the reason.
+    """
 
     migrations: list[str]
     ignored: list[IgnoredFile]
@@ -57,7 +60,7 @@ class Layout(NamedTuple):
 
 
 def read_layout(directory: str) -> Layout:
-    """Return which files are migrations. Dot files and dot folders are left out. Raise OSError if listing fails.
+    """Find the migrations in a directory. Dot files and dot folders are left out. Raise OSError if listing fails.
 
     If the directory itself contains no `.sql` file, each folder with a `migration.sql` (Prisma, Drizzle) or an `up.sql`
     (Diesel) is one migration, even if the name of the folder ends in `.sql`.

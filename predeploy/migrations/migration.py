@@ -53,7 +53,7 @@ class Migration:
 
     @property
     def repeatable(self) -> bool:
-        """Whether the migration runs again each time its checksum is new, after all other migrations."""
+        """Whether the migration runs again, after all other migrations, whenever its checksum changes."""
         if self.repeats is None:
             from predeploy.migrations.directives import is_repeatable
 
@@ -78,7 +78,7 @@ class Migration:
         return self.path is not None
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the forward text in chunks that each end with a statement; down sections are blank.
+        """Yield the text in chunks that each end with a statement; down sections are blanked.
 
         Raise `MigrationFailure` in place of the last chunk if a large file has changed since it was first read.
         """
@@ -96,7 +96,7 @@ class Migration:
             raise MigrationFailure(str(error)) from None
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines with their line ends, or nothing if the file can no longer be read."""
+        """Yield the lines with their line breaks, or nothing if the file can no longer be read."""
         if self.path is None:
             yield from re.findall(r"[^\n\r]*(?:\r\n|\n|\r)|[^\n\r]+", self.sql)
             return

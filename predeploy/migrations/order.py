@@ -77,7 +77,7 @@ def have_fixed_width(names: Sequence[str]) -> bool:
 
 
 def same_version(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return the first two of Flyway's migrations, in numeric order, that have the same version, or None."""
+    """Return the first two Flyway migrations, in numeric order, that have the same version, or None."""
     versions = sorted((flyway_version(match[1]), name) for name in names if (match := _FLYWAY.match(name)))
     return next(((first, second) for (one, first), (two, second) in pairwise(versions) if one == two), None)
 

@@ -1,8 +1,8 @@
-"""Accept the transaction control that people write into migrations, and reject what the runner cannot keep.
+"""Accept the transaction control that users write into migrations, and reject what the runner cannot honour.
 
 A transactional migration may be wrapped in one BEGIN ... COMMIT, and may begin with SET TRANSACTION. These statements
-are blanked, because the runner's own transaction takes their place, with their isolation level. In a no-transaction
-migration, balanced BEGIN ... COMMIT blocks are sent as they are.
+are blanked, because the runner's own transaction takes their place and uses their isolation level. In a
+no-transaction migration, balanced BEGIN ... COMMIT blocks are sent unchanged.
 """
 
 from __future__ import annotations
@@ -115,11 +115,11 @@ class TransactionReader:
         if chunk.last and self._begun and not self._committed and not chunk.scan.unterminated:
             keyword = self._begun.keyword
             without_it = f"add it, or remove {keyword}: {_ONE} anyway" if self._transactional else _BLOCK
-            self._reject(self._begun, f"there is no COMMIT for it; {without_it}")
+            self._reject(self._begun, f"there is no matching COMMIT; {without_it}")
         return self._without(chunk, blanked)
 
     def _read_wrapper(self, control: _Control, text: str, *, is_leading: bool) -> bool:
-        """Follow the control of a transactional migration; return whether the statement is replaced."""
+        """Check transaction control in a transactional migration; return whether to blank the statement."""
         kind = control.kind
         is_known = bool(kind and re.fullmatch(_KNOWN[kind], text))
         if kind == "SET" and not (is_leading and is_known):
@@ -127,7 +127,7 @@ class TransactionReader:
         if not kind:
             self._reject(control, _NEVER[control.keyword])
         elif kind == "COMMIT" and not self._begun:
-            self._reject(control, f"there is no BEGIN for it, and {_ONE}; remove it or split the file")
+            self._reject(control, f"there is no matching BEGIN, and {_ONE}; remove it or split the file")
         elif kind == "BEGIN" and self._begun:
             self._reject(control, f"{_ONE}, which begins only once; remove it or split the file")
         elif kind == "BEGIN" and not is_leading:
@@ -145,14 +145,16 @@ class TransactionReader:
         return True
 
     def _read_block(self, control: _Control) -> None:
-        """Follow the control of a no-transaction migration, in which any number of blocks is allowed."""
+        """Check transaction control in a no-transaction migration, which may contain any number of blocks."""
         kind = control.kind
         if not kind:
             self._reject(control, f"{_BLOCK}; remove it, or write COMMIT and begin another block")
         elif kind == "BEGIN" and self._begun:
-            self._reject(control, f"{_BLOCK}, and that of line {self._begun.line} is still open; add COMMIT before it")
+            self._reject(
+                control, f"{_BLOCK}, and the block from line {self._begun.line} is still open; commit it first"
+            )
         elif kind == "COMMIT" and not self._begun:
-            self._reject(control, "there is no BEGIN for it, and each statement is committed by itself; remove it")
+            self._reject(control, "there is no matching BEGIN, and each statement is committed on its own; remove it")
         elif kind != "SET":
             self._begun = control if kind == "BEGIN" else None
 

@@ -99,7 +99,7 @@ def _validated(migration: Migration, table: str) -> Iterator[Chunk]:
 def validate(
     migration: Migration, chunk: Chunk, problem: Problem | None = None, table: str = DEFAULT_TABLE.name
 ) -> None:
-    """Raise `MigrationFailure` if a chunk must not be sent, or for a `problem` with the transaction so far."""
+    """Raise `MigrationFailure` if a chunk must not be sent or its transaction control has a `problem`."""
     violation = find_violation(chunk.text, chunk.scan)
     if violation and not (problem and problem.line < chunk.lines + violation.line):
         raise MigrationFailure(violation.message, line=chunk.lines + violation.line)

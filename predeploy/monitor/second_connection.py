@@ -40,7 +40,7 @@ class SecondConnection:
         if self._conn is not None:
             with suppress(psycopg.Error, TimeoutError):
                 return ask(self._conn, _TIMEOUTS + make_sql(self._conn), _ANSWER_S)
-            self.close()  # terminated or dead; a new login shows which one
+            self.close()  # the session was terminated, or the connection is dead; a new login shows which
         try:
             self._conn = self._lent.enter_context(self._db.connection(timeout=_LOGIN_S))
         except PostgresUnavailable as error:

@@ -77,7 +77,7 @@ BEGIN
     END IF;
 END $predeploy$""",
 )
-_IN_USE = "another session holds the lock. Find that session and rehearse again; the migration itself may be fine"
+_IN_USE = "another session holds the lock. Find that session, then rehearse again; the migration itself may be correct"
 _LOST = "The connection was lost during the rehearsal. Nothing was committed."
 
 

@@ -55,7 +55,7 @@ class Scrubber:
 
 
 def _however_quoted(secret: str) -> re.Pattern[str]:
-    """Return a pattern for a secret that was quoted any number of times; each time multiplies the backslashes."""
+    """Return a pattern for a secret that was quoted any number of times; each quoting multiplies the backslashes."""
     pattern = ""
     for piece in _QUOTING.split(secret):
         if piece.startswith("\\"):

@@ -68,9 +68,10 @@ _FREE_TEXT = ("08", "38", "39", "HV", "XX")
 
 
 def redact_message(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
-    """Return what may be logged of a message, or None; the statement at offset `at` of `sql` caused the message.
+    """Return the part of a message that may be logged, or None.
 
-    The result has at most about 2,000 characters, in a single line unless it is a RAISE message.
+    The statement at offset `at` in `sql` caused the message. The result has at most about 2,000 characters, in a single
+    line unless it is a RAISE message.
     """
     return _redact(diag.message_primary, diag, read_literals(sql, at), sql, naming=_is_naming(diag.sqlstate or ""))
 
@@ -81,7 +82,7 @@ def redact_hint(diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
 
 
 def redact_name(name: str | None, diag: Diagnostic, sql: str = "", at: int = 0) -> str | None:
-    """Return what may be logged of an object name in a message, or None."""
+    """Return an object name from a message if it may be logged, or None."""
     return _redact(name, diag, read_literals(sql, at), sql, naming=True, sentence=False)
 
 

@@ -27,7 +27,7 @@ _IN_TAG = r"[^\x00-/:-@\[-^`{-\x7f]"
 # Each digit is treated as a separate token: a number never changes how the next token is parsed.
 _PLAIN = r"[0-9!#%&()*+,.:<=>?@\[\]^`{|}~\x00-\x08\x0e-\x1f\x7f]"
 _BACK = "|(?!)"  # before 3.11.5, a possessive group keeps text that a failed iteration consumed (python/cpython#106052)
-# A string continues after white space that contains a line end; `--` comments count as white space here.
+# A string continues after white space that contains a line break; `--` comments count as white space here.
 _CONTINUED = rf"[ \t\f\v]*+(?:--[^\n\r]*+{_BACK})?+[\n\r](?:{_SPACE}++|--[^\n\r]*+[\n\r]{_BACK})*+'"
 _E_BODY = rf"(?:[^'\\]++|\\[\s\S]|''{_BACK})*+'"
 _E_STRING = rf"[eE]'{_E_BODY}(?:{_CONTINUED}{_E_BODY}{_BACK})*+(?!{_CONTINUED})"
@@ -71,7 +71,7 @@ class Statement(NamedTuple):  # 500,000 take 0.2 s to create; frozen dataclasses
 
 
 class Unterminated(Exception):
-    """A quote or comment is never closed: `what` describes it; it opens at `offset` on `line` (from 1)."""
+    """A quote or comment is never closed. `what` describes it, and it opens at `offset` on `line` (from 1)."""
 
     def __init__(self, what: str, line: int, offset: int) -> None:
         super().__init__(f"the {what} that opens on line {line} is never closed")
@@ -125,7 +125,7 @@ def scan(sql: str) -> Scan:
             except Unterminated as problem:
                 # The traceback would keep this frame, and therefore the text, alive in a reference cycle.
                 unterminated, end = problem.with_traceback(None), problem.offset
-        line += sql.count("\n", counted, start) if unix else line_ends(sql, counted, start)
+        line += sql.count("\n", counted, start) if unix else line_breaks(sql, counted, start)
         counted = start
         if start < end:
             statements.append(Statement(start, end, line, words))
@@ -145,7 +145,7 @@ def tokens(sql: str, statement: Statement) -> Iterator[str]:
 def without_literals(sql: str, statement: Statement) -> str | None:
     """Replace each string and each number in a statement with `''`; return None if that requires a full parse.
 
-    Out of a million statements that insert rows, most differ only in their strings and numbers.
+    In a file with a million INSERT statements, most of them differ only in their strings and numbers.
     """
     text = sql[statement.start : statement.end]
     return None if _NOT_PLAIN.search(text) else _LITERAL.sub("''", text)
@@ -160,11 +160,11 @@ def line_and_column(sql: str, offset: int) -> tuple[int, int]:
         line, column = line_and_column(sql, offset - 1)
         return line, column + 1
     line_start = max(sql.rfind("\n", 0, offset), sql.rfind("\r", 0, offset)) + 1
-    return 1 + line_ends(sql, 0, offset), offset - line_start + 1
+    return 1 + line_breaks(sql, 0, offset), offset - line_start + 1
 
 
-def line_ends(sql: str, start: int, end: int) -> int:
-    """Return the number of line ends between two offsets."""
+def line_breaks(sql: str, start: int, end: int) -> int:
+    """Return the number of line breaks between two offsets."""
     return sql.count("\n", start, end) + sql.count("\r", start, end) - sql.count("\r\n", start, end)
 
 
@@ -188,7 +188,7 @@ def _upper(word: str) -> str:
 
 
 class _Reader:
-    """Reads one text, and collects the offsets of its comments and of the first backslash."""
+    """Reads an SQL string and records the offsets of its comments and of the first backslash."""
 
     def __init__(self, sql: str) -> None:
         self.sql = sql

@@ -1,4 +1,4 @@
-"""The name of a table, with or without a schema, as SQL writes it."""
+"""A table name, with or without a schema, as written in SQL."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class TableName(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse `name` or `schema.name`; names may be quoted, and others are folded to lower case as in SQL.
+        """Parse `name` or `schema.name`; unquoted names are folded to lower case, as in SQL.
 
-        Raise ValueError if the text is no such name, or a part is longer than 63 bytes.
+        Raise ValueError if the text is not such a name, or if a part is longer than 63 bytes.
         """
         match = _NAME.fullmatch(text.strip())
         if not match:
@@ -48,7 +48,7 @@ class TableName(NamedTuple):
         return ".".join(f'"{part.replace(chr(34), chr(34) * 2)}"' for part in (self.schema, self.name) if part)
 
     def __str__(self) -> str:
-        """Return the name for people."""
+        """Return the name for messages."""
         return f"{self.schema}.{self.name}" if self.schema else self.name
 
 

@@ -51,7 +51,7 @@ def test_what_a_tool_has_applied_is_recorded_and_only_the_rest_runs(
     foreign = database.query(f"SELECT * FROM {old.table} ORDER BY 1")
     stopped = run()
     assert stopped.exit_code == 2
-    assert f"{old.table} (the history of " in stopped.report["message"]
+    assert f"{old.table} (the " in stopped.report["message"]
     assert f"Run pg-predeploy baseline --from {old.name} to record" in stopped.report["message"]
     dry = run("baseline", "--from", old.name, "--dry-run")
     assert (dry.exit_code, proofs(dry)) == (0, dict.fromkeys(names[:2], old.proof))
@@ -131,7 +131,7 @@ def test_a_history_with_a_gap_is_refused(
     before = database.query(f"SELECT * FROM {old.table} ORDER BY 1")
     refused = run("baseline", "--from", old.name)
     assert refused.exit_code == 2
-    assert f"{names[1]} is pending in " in refused.report["message"]
+    assert f"{names[1]} is still pending in " in refused.report["message"]
     assert f"pg-predeploy baseline --through {names[2]}" in refused.report["message"]
     assert database.query(f"SELECT * FROM {old.table} ORDER BY 1") == before
     assert recorded_nothing(database)
@@ -145,7 +145,7 @@ def test_a_gap_that_is_only_one_of_the_order_names_the_setting(
     old.make(database, range(1, 10))
     refused = run("baseline", "--from", "sql-migrate")
     assert refused.exit_code == 2
-    assert "10_x.sql is pending in sql-migrate, but sorts before 9_x.sql" in refused.report["message"]
+    assert "10_x.sql is still pending in sql-migrate, but sorts before 9_x.sql" in refused.report["message"]
     assert "MIGRATE_ORDER=numeric" in refused.report["message"]
 
 
@@ -235,8 +235,8 @@ def test_two_histories_are_not_chosen_between(
         ("--through 002_usrs.sql", "is not a migration in MIGRATIONS_DIR; the closest is 002_users.sql"),
         ("--through postgres://u:hunter2@h/d", "is not a migration in MIGRATIONS_DIR. Run status"),
         ("--from liquibase", "Choose one of auto, rails, dbmate, golang-migrate"),
-        ("--from dbmate", "No history of dbmate has rows in schema public"),
-        ("--from auto", "No history of a known tool has rows in schema public"),
+        ("--from dbmate", "No dbmate history with rows exists in schema public"),
+        ("--from auto", "No migration history with rows exists in schema public"),
         ("--from goose", "public.goose_db_version has no rows"),
         ("--all --dry-run --from goose", "Choose exactly one"),
         ("--dry-run", "Choose exactly one"),

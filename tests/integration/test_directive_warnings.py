@@ -21,9 +21,9 @@ FOREIGN = (
     "-- a comment\n-- migrate:up transaction:false",
 )
 FOLLOWED, UNKNOWN, LATE = (
-    "nothing may follow it",
+    "no other text may follow it",
     "write -- migrate:no-transaction",
-    "it must stand before the first statement",
+    "it must come before the first statement",
 )
 NEARLY = {
     "-- migrate:no-transaction (the index needs it)\n": (1, FOLLOWED),

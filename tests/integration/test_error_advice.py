@@ -400,16 +400,16 @@ def explained(run: Callable[..., Run], **variables: str) -> Event:
 PLACEHOLDERS = {
     "CREATE TABLE {{ .Schema }}.a (id int);": "{{ ... }} is a template placeholder",
     "SELECT 1;\nCREATE TABLE\n {{sesame}} ();": "{{ ... }} is a template placeholder",
-    "CREATE TABLE ${schema}.a (id int);": "${...} is a placeholder of Flyway or a shell",
-    "INSERT INTO users SELECT ${sesame};": "${...} is a placeholder of Flyway or a shell",
-    "CREATE TABLE :schema.a (id int);": ":name is a variable of psql or an application",
-    "SELECT :'sesame';": ":name is a variable of psql or an application",
-    "SELECT * FROM users WHERE id = :sesame": ":name is a variable of psql or an application",
-    "CREATE TABLE @extschema@.a (id int);": "@extschema@ is a placeholder of extension scripts",
-    "SELECT @extschema@.f();": "@extschema@ is a placeholder of extension scripts",
+    "CREATE TABLE ${schema}.a (id int);": "${...} is a Flyway or shell placeholder",
+    "INSERT INTO users SELECT ${sesame};": "${...} is a Flyway or shell placeholder",
+    "CREATE TABLE :schema.a (id int);": ":name is a psql or application variable",
+    "SELECT :'sesame';": ":name is a psql or application variable",
+    "SELECT * FROM users WHERE id = :sesame": ":name is a psql or application variable",
+    "CREATE TABLE @extschema@.a (id int);": "@extschema@ is a placeholder for extension scripts",
+    "SELECT @extschema@.f();": "@extschema@ is a placeholder for extension scripts",
     "CREATE TABLE @sesame@.a (id int);": "@...@ is a placeholder",
     "CREATE TABL {{ .Schema }}.a (id int);": "Fix the statement",
-    "SELECT 1::int, '{{ x }}' FRM ${schema}": "${...} is a placeholder of Flyway or a shell",
+    "SELECT 1::int, '{{ x }}' FRM ${schema}": "${...} is a Flyway or shell placeholder",
     "SELECT '${x} @y@' :: ::int": "Fix the statement",
     "SELEC :name": "Fix the statement",
     "SELECT (ARRAY[1])[1:sesame;": "Fix the statement",
@@ -426,9 +426,7 @@ def test_a_placeholder_of_another_tool_is_named(
         assert (event["sqlstate"], event["advice"].startswith(says)) == ("42601", True), (sql, event)
         assert "sesame" not in event["advice"]
         if "is a" in says:
-            assert event["advice"].endswith(
-                ", which another tool fills in and pg-predeploy does not: write the value itself."
-            )
+            assert event["advice"].endswith(", which pg-predeploy does not replace: write the value itself.")
 
 
 # Conditions
@@ -579,7 +577,7 @@ def test_the_location_is_in_the_format_of_editors(run: Callable[..., Run], migra
         "(SQLSTATE 42P01 undefined_table, SELECT, statement 3 of 3)"
     )
     assert second == "Failed: 002.sql:1: division by zero (SQLSTATE 22012 division_by_zero, SELECT)"
-    assert third.startswith("Failed: 003.sql:3: COMMIT: there is no BEGIN for it")
+    assert third.startswith("Failed: 003.sql:3: COMMIT: there is no matching BEGIN")
 
 
 def test_a_syntax_error_has_a_statement_number_although_the_server_has_run_nothing(

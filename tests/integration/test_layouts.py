@@ -113,7 +113,9 @@ def test_a_directory_that_seems_mistyped_is_an_error_if_it_does_not_exist(
     migrations_dir.write("001.sql", "SELECT 1")
     finished = run(MIGRATIONS_DIR=value.format(migrations_dir))
     assert finished.exit_code == 2
-    assert finished.report["message"].startswith("MIGRATIONS_DIR does not exist and seems mistyped")
+    assert finished.report["message"].startswith(
+        "The directory in MIGRATIONS_DIR does not exist. The value seems mistyped"
+    )
 
 
 def test_a_directory_with_an_unusual_name_is_used(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:

@@ -56,11 +56,11 @@ def _sleep(conn: psycopg.Connection) -> None:
 @pytest.mark.parametrize(
     ("state", "name", "looks"),
     [
-        ("idle", "another tool", "It seems to be abandoned. If no running process owns it, end it and run"),
-        ("idle in transaction", "another tool", "Its transaction seems to have been left open. If no running"),
-        ("active", "another tool", "It seems to be working. Check its log and let it finish"),
-        ("idle", RUNNER, "It seems to be a stuck runner. If no running process owns it"),
-        ("active", RUNNER, "It seems to be a working runner. Check its log and let it finish"),
+        ("idle", "another tool", "The session seems to be abandoned. If no running process owns it, end it and run"),
+        ("idle in transaction", "another tool", "The session seems to have left its transaction open. If no running"),
+        ("active", "another tool", "The session seems to be making progress. Check its log and let it finish"),
+        ("idle", RUNNER, "The session seems to be a stuck runner. If no running process owns it"),
+        ("active", RUNNER, "The session seems to be a working runner. Check its log and let it finish"),
     ],
 )
 def test_a_lock_timeout_describes_the_holder_and_gives_the_statement_that_terminates_it(

@@ -109,4 +109,4 @@ def test_a_table_without_checksums_is_an_error_for_repeatable_files_only(
     migrations_dir.write("v.sql", "-- migrate:repeatable\nSELECT 1")
     finished = run()
     assert (finished.exit_code, finished.report["applied"], finished.report["failed"]) == (1, 1, 1)
-    assert "needs the column checksum" in finished.named("migration.failed")[0]["error"]
+    assert "needs a checksum column" in finished.named("migration.failed")[0]["error"]

@@ -115,7 +115,7 @@ def test_a_big_file_may_be_wrapped_too(
 @pytest.mark.parametrize(
     ("ending", "line", "says"),
     [
-        ("", 1, "BEGIN: there is no COMMIT for it"),
+        ("", 1, "BEGIN: there is no matching COMMIT"),
         ("COMMIT;\nSELECT 1;", 5003, "COMMIT: each migration runs in one transaction, so no statement may follow"),
         ("ROLLBACK;", 5003, "ROLLBACK: "),
         ("SELECT 1 / 0;COMMIT;", 5003, "division by zero"),

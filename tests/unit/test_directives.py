@@ -12,7 +12,11 @@ from tests.unit.test_directory import DIRECTIVES
 if TYPE_CHECKING:
     from pathlib import Path
 
-FOLLOWED, UNKNOWN, LATE = "nothing may follow it", "write -- migrate:no-transaction", "it must stand before the first"
+FOLLOWED, UNKNOWN, LATE = (
+    "no other text may follow it",
+    "write -- migrate:no-transaction",
+    "it must come before the first",
+)
 
 
 def ignored(sql: str) -> tuple[int, str] | None:
@@ -59,7 +63,7 @@ def test_a_near_miss_is_found(sql: str, line: int, reason: str) -> None:
 
 @pytest.mark.parametrize("directive", DIRECTIVES)
 def test_each_directive_is_missed_when_it_comes_late_or_is_followed_by_text(directive: str) -> None:
-    assert ignored(f"SELECT 1;\n{directive}\nSELECT 2") == (2, "it must stand before the first statement")
+    assert ignored(f"SELECT 1;\n{directive}\nSELECT 2") == (2, "it must come before the first statement")
     assert ignored(f"{directive.rstrip()} (why)\nSELECT 1") == (1, FOLLOWED)
 
 
