@@ -42,7 +42,7 @@ IMAGE={IMAGE} scripts/build"""
 
 
 class Failed(Exception):
-    """A program cannot be installed, or its result is wrong; the message says why."""
+    """A program cannot be installed, or its result is wrong; the message gives the reason."""
 
 
 def node_modules() -> Path:

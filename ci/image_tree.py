@@ -67,7 +67,7 @@ NOT_NEEDED = {
         "_aix_support", "_ios_support", "_osx_support", "asyncio.windows_events", "asyncio.windows_utils",
         "ctypes._aix", "ctypes.macholib", "encodings.mbcs", "encodings.oem", "ntpath", "nturl2path",
     ],
-    "pure Python twins of C modules": ["_pydatetime", "_pydecimal", "_pyio", "_py_abc"],
+    "pure Python counterparts of C modules": ["_pydatetime", "_pydecimal", "_pyio", "_py_abc"],
     "older Pythons": ["typing_extensions"] if sys.version_info >= (3, 13) else [],
     "a system libpq": ["psycopg.pq._pq_ctypes", "psycopg.pq.pq_ctypes"],
     "tornado": ["tenacity.tornadoweb"],

@@ -44,7 +44,10 @@ class PseudoTerminal:
         self.hang_up()
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], **kwargs: Any) -> subprocess.Popen[bytes]:
-        """Start a program that writes to this terminal. It is not its controlling terminal: no SIGHUP, no Ctrl-C."""
+        """Start a program that writes to this terminal.
+
+        This is not the program's controlling terminal, so the program receives no SIGHUP and no Ctrl-C.
+        """
         end = self._end
         self.process = subprocess.Popen(
             command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=end, stderr=end, **kwargs
@@ -55,7 +58,7 @@ class PseudoTerminal:
 
     @property
     def output(self) -> str:
-        """The output so far, with the line ends that the program wrote."""
+        """The output so far, with the line breaks that the program wrote."""
         return self._output.decode(errors="replace").replace("\r\n", "\n")
 
     def wait_for(self, text: str, timeout: float = 30) -> str:
@@ -101,7 +104,7 @@ class Cell:
 class Screen:
     """The contents of a screen of unlimited height after `text` was written to it.
 
-    The screen supports colours, line ends, "erase line" and "cursor up". Raise ValueError for other control sequences.
+    The screen supports colours, line breaks, "erase line" and "cursor up". Other control sequences raise ValueError.
     """
 
     def __init__(self, text: str, columns: int) -> None:

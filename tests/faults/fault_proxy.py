@@ -58,9 +58,9 @@ def logged_in(messages: Sequence[Message]) -> int:
 class FaultProxy:
     """Forwards a port to a server; with `tls`, encrypts the client's side.
 
-    `begin` starts a run: message numbers start at 1 again, and `faults` are called at theirs. `messages` are those
-    of the run so far, `backends` its process ids on the server; `problems` are errors in the proxy itself, which are
-    not the fault of any run.
+    `begin` starts a run: message numbers start at 1 again, and each of the `faults` is called at its message number.
+    `messages` are the run's messages so far, `backends` the process ids of its sessions on the server, and `problems`
+    the errors in the proxy itself, which the program has not caused.
     """
 
     def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:

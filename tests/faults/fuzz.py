@@ -169,7 +169,7 @@ def again(options: argparse.Namespace) -> int:
                 line = " ".join(f"{m.number}{'>' if m.sender == 'client' else '<'}{m.kind}" for m in trial.messages)
                 print(f"time {number}: {outcome}\n{trial.said}\nmessages: {line}")
                 return 1
-    print(f"nothing in {options.times} times")
+    print(f"no violation in {options.times} attempts")
     return 0
 
 

@@ -91,7 +91,7 @@ class Story:
 
 def violations(story: Story) -> list[str]:
     """Return every invariant that does not hold, as a sentence."""
-    found = [*_once(story), *_told(story), *_ended_well(story), *_clean(story)]
+    found = [*_once(story), *_logged(story), *_ended_well(story), *_clean(story)]
     for ended in (story.run, *story.rivals, story.clean):
         found += [f"{ended.who}: {problem}" for problem in [*ended.problems, *_report(ended)]]
         if ended.stderr:
@@ -100,7 +100,10 @@ def violations(story: Story) -> list[str]:
 
 
 def _once(story: Story) -> Iterator[str]:
-    """Each effect exists once, with its row; a run starts a no-transaction file at most once, never after its row."""
+    """Each effect exists once, together with its row.
+
+    A run starts a no-transaction file at most once, and never after its row was written.
+    """
     runs = 1 + len(story.rivals) if story.kinds - {"rival", "waiter", "foreign"} else 1
     for file in story.plan.files:
         first = [story.first.effects.get((file.name, number), 0) for number in file.effects]
@@ -109,7 +112,7 @@ def _once(story: Story) -> Iterator[str]:
         what = f"{file.name} ({file.kind}), row: {recorded}, effects: {first}, after the clean run {second}"
         if file.fails:
             if any(first) or any(second) or recorded or file.name in story.second.rows:
-                yield f"a failed file has left something: {what}"
+                yield f"a failed file has left effects: {what}"
             continue
         if file.name not in story.second.rows:
             yield f"not applied by the clean run: {what}"
@@ -120,24 +123,24 @@ def _once(story: Story) -> Iterator[str]:
         if max(first) > runs or first != sorted(first, reverse=True):
             yield f"run more than once, or not in order: {what}"
         if (recorded and not all(first)) or second != [count + (not recorded) for count in first]:
-            yield f"not what the row says: {what}"
+            yield f"the effects do not match the row: {what}"
     strange = (story.first.rows | story.second.rows) - {file.name for file in story.plan.files}
     if strange or not story.first.rows <= story.second.rows:
         yield f"_migrations: {sorted(story.first.rows)}, after the clean run {sorted(story.second.rows)}"
 
 
-def _told(story: Story) -> Iterator[str]:
-    """Logged migrations are applied, applied ones are logged by the runner that could do so, and failures are real."""
+def _logged(story: Story) -> Iterator[str]:
+    """The log is accurate about applied and failed migrations, and complete unless a runner could not finish it."""
     run, rows = story.run, story.first.rows
     logged = Counter([*run.applied, *story.stranger, *(name for rival in story.rivals for name in rival.applied)])
     if wrong := sorted(set(logged) - rows):
-        yield f"reported as applied and is not: {wrong}"
+        yield f"reported as applied, but not applied: {wrong}"
     # Each runner may have applied the migrations that its log calls in doubt.
     in_doubt = {name for ended in (run, *story.rivals) for name in ended.in_doubt}
     if story.kinds & {*SIGNALS}:  # an interrupted runner counts the row of its running migration as its own
         in_doubt |= set(story.stranger)
     if twice := sorted(name for name, count in logged.items() if count > 1 and name not in in_doubt):
-        yield f"reported as applied by more than one, or twice: {twice}"
+        yield f"reported as applied more than once: {twice}"
     lost_and_signalled = story.kinds & {*SIGNALS} and story.kinds & {*CUTS, "freeze_sigterm"}
     left_early = UNCONFIRMED in run.report.get("message", "")
     confirmed = not run.killed and not left_early and not lost_and_signalled
@@ -149,9 +152,9 @@ def _told(story: Story) -> Iterator[str]:
             if file.name not in ended.failed or file.fails:
                 continue
             if file.transactional or not shaken or file.name not in ended.names("connection.lost"):
-                yield f"{ended.who} says that {file.name} ({file.kind}) failed"
+                yield f"{ended.who} reports that {file.name} ({file.kind}) failed"
             elif file.name in rows and not story.rivals:
-                yield f"{ended.who} says that {file.name} failed, but it is applied"
+                yield f"{ended.who} reports that {file.name} failed, but it is applied"
 
 
 def _report(ended: Ended) -> Iterator[str]:
@@ -172,7 +175,7 @@ def _report(ended: Ended) -> Iterator[str]:
     if any(line.get("event") == "run.finished" for line in ended.events[:-1]):
         yield "run.finished more than once"
     if "lock.lost" in {line.get("event") for line in ended.events}:
-        yield "the lock was lost, though nobody took it"
+        yield "the lock was lost, although no other session took it"
     if crashes := [line for line in ended.events if line.get("event") == "run.crashed"]:
         yield f"a crash: {crashes[0]['message']} at {crashes[0]['traceback'][-1]}"
 
@@ -189,7 +192,7 @@ def _ended_well(story: Story) -> Iterator[str]:
     elif run.status in {0, 1} and signals:
         after = [m for m in story.messages if m.kind == "Q" and m.number > signals[0][1].number]
         if len(after) > _LAST_QUERIES:
-            yield f"the run went on after {signals[0][0]}: {len(after)} more queries, exit code {run.status}"
+            yield f"the run continued after {signals[0][0]}: {len(after)} more queries, exit code {run.status}"
     for ended in (run, *story.rivals):
         if ended.status == 0 and not _all_there(files, story.first.rows):
             yield f"{ended.who} ended with 0, but only these are applied: {sorted(story.first.rows)}"

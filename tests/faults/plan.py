@@ -122,7 +122,7 @@ _FAULTS = {
 
 
 def draw(rng: random.Random, lengths: Mapping[str, Length], focus: Focus = _WIDE, *, fresh: bool = False) -> Plan:
-    """Draw a trial: mostly one fault after the login, now and then one before it, or a second one after it."""
+    """Draw a trial: usually one fault after the login, occasionally one before the login, or two after it."""
     paths = [path for path in focus.paths or _PATHS if path in lengths] or ["direct"]  # PgBouncer may be missing
     path = rng.choices(paths, [_PATHS[path] for path in paths])[0]
     kinds = _draw_kinds(rng, path, focus)

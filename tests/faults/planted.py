@@ -1,4 +1,4 @@
-"""Typical bugs of migration runners, planted in this one: the fault injection must find them.
+"""Bugs that are typical of migration runners, planted in this one; the fault injection must find them.
 
 Each bug replaces text in the program's source during import, in a separate process. Text that is missing from the
 source is an error, so that no bug is silently omitted. Comments in the source mark the lines that are replaced.
@@ -117,7 +117,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
         self._replacements = replacements
 
     def get_code(self, fullname: str) -> object:  # type: ignore[override]
-        """Compile the source again, because byte code on disk does not have the bug."""
+        """Compile the source again, because byte code on disk does not contain the bug."""
         path = self.get_filename(fullname)
         source = replace_text(self.get_data(path).decode(), self._replacements)
         return compile(source, path, "exec", dont_inherit=True)
@@ -127,7 +127,7 @@ def replace_text(source: str, replacements: Sequence[tuple[str, str]]) -> str:
     """Return the source with the bug; raise an error unless the text occurs exactly once."""
     for text, others in replacements:
         assert source.count(text) == 1, (
-            f"{text!r} is there {source.count(text)} times in the source: plant this bug again"
+            f"{text!r} occurs {source.count(text)} times in the source, not once: update this bug"
         )
         source = source.replace(text, others)
     return source

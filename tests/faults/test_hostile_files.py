@@ -1,4 +1,4 @@
-"""Files that attack what the runner relies on: each is handled, and the files around it are not affected."""
+"""Files that break the runner's assumptions: each has a defined outcome and does not affect the files around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Login errors of a real server with German messages are classified as in English."""
+"""Login errors from a real server with German messages are classified like the English ones."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_temporary_failures_are_waited_for_for_the_same_reason(prepared: Postgre
             admin.execute("ALTER DATABASE recovery RESET default_transaction_read_only")
 
 
-def test_the_program_exits_at_once_with_5_and_says_what_to_change(
+def test_the_program_exits_at_once_with_5_and_explains_what_to_change(
     prepared: PostgresServer, run: Callable[..., Run]
 ) -> None:
     ended = run(DATABASE_URL=prepared.dsn("in_recovery", "someone", "hunter2"), MIGRATE_WAIT_TIMEOUT="60")

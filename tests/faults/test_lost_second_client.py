@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_session_mode_is_detected_even_if_the_second_connection_is_cut(stage: Stage) -> None:
-    """If it were taken for transaction mode, a no-transaction file would be rejected with exit code 1."""
+    """If session mode were mistaken for transaction mode, a no-transaction file would be rejected with exit code 1."""
     if "session" not in stage.proxies:
         pytest.skip("no PgBouncer")
     run = Plan("session", ("no-transaction",))

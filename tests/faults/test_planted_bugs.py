@@ -1,4 +1,4 @@
-"""Typical bugs of migration runners are planted, and the fault injection must find them."""
+"""The fault injection must find planted bugs that are typical of migration runners."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_planted_bug_is_caught_within_sixty_trials(bug: str) -> None:
 
 @pytest.mark.parametrize("source", ["go on\n", "wait\nwait\n"])
 def test_a_bug_whose_source_text_has_changed_is_an_error(source: str) -> None:
-    with pytest.raises(AssertionError, match="plant this bug again"):
+    with pytest.raises(AssertionError, match="update this bug"):
         replace_text(source, [("wait", "pass")])
 
 

@@ -113,7 +113,7 @@ def test_a_server_that_shuts_down_is_waited_for_until_it_is_back(
     assert (ended.exit_code, ended.report["applied"]) == (0, 1)
 
 
-def test_of_several_hosts_the_requested_one_is_used(
+def test_the_requested_one_of_several_hosts_is_used(
     private_server: PostgresServer, start: Callable[..., Process], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE t ()")

@@ -47,7 +47,7 @@ def failing(
 ) -> Iterator[tuple[FailingProxy, Process]]:
     """Start a process with its own proxy, and continue when the proxy has failed."""
     with FailingProxy(database.server.port, turn, failure) as proxy:
-        # As a client without Kerberos, because only some machines request it first.
+        # Disable Kerberos encryption, because only some machines request it first.
         dsn = f"{database.dsn_at(proxy.port)}?gssencmode=disable"
         process = program.start(DATABASE_URL=dsn, MIGRATE_WAIT_TIMEOUT=str(wait_s))
         assert proxy.failed.wait(30), f"turn {turn} never came"

@@ -1,4 +1,4 @@
-"""TLS that is missing on one side or not trusted: the run ends at once, and the error says what to change."""
+"""If TLS is missing on one side or not trusted, the run ends at once, and the error explains what to change."""
 
 from __future__ import annotations
 

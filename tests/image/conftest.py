@@ -126,7 +126,7 @@ def migrations(tmp_path: Path) -> MigrationsDir:
 
 @pytest.fixture
 def migrate(image: str, network: str, migrations: MigrationsDir) -> Iterator[Callable[..., Container]]:
-    """Start the image as the README says: `migrate(*command, options=(...), DATABASE_URL=..., ...)`."""
+    """Start the image as the README describes: `migrate(*command, options=(...), DATABASE_URL=..., ...)`."""
     containers = []
 
     def begin(*command: str, options: tuple[str, ...] = (), use: str = image, **environment: str) -> Container:

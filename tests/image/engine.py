@@ -71,7 +71,7 @@ class Container:
 
     @property
     def pid(self) -> str:
-        """The process id of its first process on the host, through which its network can be entered."""
+        """The process id, on the host, of its first process, which gives access to its network namespace."""
         return self.inspect("{{.State.Pid}}")
 
     def inspect(self, template: str) -> str:

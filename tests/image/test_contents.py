@@ -106,7 +106,7 @@ def test_the_connection_string_can_be_a_secret_file(migrate: Migrate, dsn: str, 
     assert migrate(options=options, DATABASE_URL_FILE="/run/secrets/database_url").wait().code == 0
 
 
-def test_the_termination_message_says_why(
+def test_the_termination_message_gives_the_reason(
     migrate: Migrate, dsn: str, migrations: MigrationsDir, tmp_path: Path
 ) -> None:
     message = tmp_path / "termination-log"

@@ -1,6 +1,6 @@
-"""The commands of docs/adopting.md, run as they stand there in projects that other tools have migrated so far.
+"""The commands in docs/adopting.md, run unchanged in projects that another tool has migrated until now.
 
-What each tool's history leads to is tested in test_baseline.py.
+test_baseline.py tests how each tool's history is interpreted.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Shell:
         (self._programs / name).chmod(0o755)
 
     def __call__(self, script: str, **environment: str) -> str:
-        """Run a script that has to exit with 0, and return what it prints."""
+        """Run a script that must exit with 0, and return its output."""
         path = os.pathsep.join([str(self._programs), str(find_binaries()), os.environ["PATH"]])
         defaults = {"PATH": path, "DATABASE_URL": self._project.database.dsn}
         return self._project.run("sh", "-euc", script, **{**defaults, **environment})
@@ -156,7 +156,7 @@ def test_every_paragraph_is_tested() -> None:
 
 
 @pytest.mark.parametrize("tool", FILES)
-def test_only_what_a_tool_left_pending_runs(
+def test_only_migrations_that_are_pending_in_the_old_tool_run(
     tool: str, project: Project, shell: Shell, empty_database: Database
 ) -> None:
     with registries():
@@ -275,7 +275,7 @@ def rows_of(database: Database, table: str) -> list[tuple[object, ...]]:
 
 
 def assert_same_from_scratch(shell: Shell, adopted: Database, empty: Database, heading: str) -> None:
-    """Nothing is pending in the adopted database, and the files build the same tables in an empty one."""
+    """Assert that no migration is pending in `adopted`, and that the files create the same tables in `empty`."""
     shell("pg-predeploy migrate; pg-predeploy check", **SETTINGS[heading])
     shell("pg-predeploy migrate", DATABASE_URL=empty.dsn, **SETTINGS[heading])
     assert empty.query(COLUMNS) == adopted.query(COLUMNS)

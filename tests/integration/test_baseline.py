@@ -1,4 +1,4 @@
-"""`baseline` records what is already applied: by another tool's history, up to a file, or everything."""
+"""`baseline` records applied migrations: those in another tool's history, all up to a file, or all."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def states(run: Run) -> list[str]:
 
 
 @pytest.mark.parametrize("key", IDS)
-def test_what_a_tool_has_applied_is_recorded_and_only_the_rest_runs(
+def test_applied_migrations_are_recorded_and_only_pending_ones_run(
     key: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     old = BY_ID[key]
@@ -73,7 +73,7 @@ def test_what_a_tool_has_applied_is_recorded_and_only_the_rest_runs(
 
 
 @pytest.mark.parametrize("key", BROKEN)
-def test_a_failed_or_unfinished_migration_there_is_refused(
+def test_a_failed_or_unfinished_migration_in_the_history_is_an_error(
     key: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     old = BY_ID[key]
@@ -88,7 +88,7 @@ def test_a_failed_or_unfinished_migration_there_is_refused(
 
 
 @pytest.mark.parametrize("key", WITH_CHECKSUM)
-def test_a_file_that_differs_from_what_was_applied_is_refused_and_through_overrules(
+def test_a_file_changed_after_it_was_applied_is_an_error_and_through_records_it(
     key: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     old = BY_ID[key]
@@ -108,7 +108,7 @@ def test_a_file_that_differs_from_what_was_applied_is_refused_and_through_overru
 
 @pytest.mark.parametrize("key", WITH_CHECKSUM)
 @pytest.mark.parametrize("there", ["LF", "CRLF"])
-def test_line_ends_of_another_checkout_do_not_count(
+def test_different_line_endings_do_not_matter(
     key: str, there: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     old = BY_ID[key]
@@ -122,7 +122,7 @@ def test_line_ends_of_another_checkout_do_not_count(
 
 
 @pytest.mark.parametrize("key", ["dbmate", "goose", "flyway-3", "prisma", "drizzle-8", "diesel"])
-def test_a_history_with_a_gap_is_refused(
+def test_a_history_with_a_gap_is_an_error(
     key: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     old = BY_ID[key]
@@ -137,7 +137,7 @@ def test_a_history_with_a_gap_is_refused(
     assert recorded_nothing(database)
 
 
-def test_a_gap_that_is_only_one_of_the_order_names_the_setting(
+def test_a_gap_caused_only_by_the_sort_order_names_the_setting(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     old = BY_ID["sql-migrate"]
@@ -161,7 +161,7 @@ def prisma(*rows: str) -> tuple[OldTool, tuple[str, ...]]:
     return BY_ID["prisma"], rows
 
 
-R_CHECKSUM = 78787420  # Flyway's, of "SELECT 1;\n"
+R_CHECKSUM = 78787420  # Flyway's checksum of "SELECT 1;\n"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ R_CHECKSUM = 78787420  # Flyway's, of "SELECT 1;\n"
     ids=["flyway baseline", "flyway undo", "flyway delete", "flyway baseline script", "flyway changed repeatable",
          "flyway repeatable", "goose down", "goose down and up", "prisma resolved", "prisma rolled back"],
 )  # fmt: skip
-def test_rows_are_read_as_the_tool_means_them(
+def test_rows_are_interpreted_as_the_tool_interprets_them(
     history: tuple[OldTool, tuple[str, ...]],
     files: str,
     expected: int | list[str],
@@ -213,7 +213,7 @@ def test_a_name_in_another_unicode_normal_form_is_read(
     assert proofs(run("baseline", "--from", "sqlx")) == {"0001_caf\u00e9.sql": "checksum"}
 
 
-def test_two_histories_are_not_chosen_between(
+def test_auto_does_not_choose_between_two_histories(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     names = BY_ID["goose"].write_files(migrations_dir, 2)
@@ -243,7 +243,7 @@ def test_two_histories_are_not_chosen_between(
         ("", "Choose exactly one"),
     ],
 )
-def test_a_choice_that_cannot_be_made_changes_nothing(
+def test_an_invalid_choice_changes_nothing(
     arguments: str, sentence: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("002_users.sql", "SELECT 1")
@@ -255,7 +255,7 @@ def test_a_choice_that_cannot_be_made_changes_nothing(
     assert recorded_nothing(database)
 
 
-def test_a_history_of_other_files_is_refused(
+def test_a_history_that_matches_no_file_is_an_error(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("init.sql", "SELECT 1")
@@ -277,7 +277,7 @@ def test_a_file_that_hides_the_folders_is_named(
     assert "not read because MIGRATIONS_DIR itself contains data_import.sql" in refused.report["message"]
 
 
-def test_two_files_of_one_version_are_refused(
+def test_two_files_with_the_same_version_are_an_error(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     for name in ("00001_a.sql", "1_b.sql"):
@@ -292,7 +292,7 @@ def test_two_files_of_one_version_are_refused(
 def test_recorded_migrations_are_left_alone(
     table: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
-    """The protocol's own table has no column `checksum`: it is added."""
+    """The table as the protocol defines it has no `checksum` column; `baseline` adds the column."""
     for number in (1, 2, 3):
         migrations_dir.write(f"00{number}.sql", f"CREATE TABLE t{number} ()")
     columns = {"protocol": "", "ours": ", checksum text"}
@@ -311,7 +311,7 @@ def test_recorded_migrations_are_left_alone(
     assert run().report["skipped"] == 3
 
 
-def test_a_table_that_may_not_be_written_is_a_missing_privilege(
+def test_a_table_that_the_role_cannot_write_is_a_missing_privilege(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
@@ -366,7 +366,7 @@ def test_a_lost_connection_records_nothing_or_everything(
     assert program.run("baseline", "--all").exit_code == 0
 
 
-def test_one_transaction_is_enough_for_a_pooler_in_transaction_mode(
+def test_baseline_works_through_a_pooler_in_transaction_mode(
     program: Program, database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
 ) -> None:
     old = BY_ID["sqlx"]
@@ -379,7 +379,7 @@ def test_one_transaction_is_enough_for_a_pooler_in_transaction_mode(
     assert program.run(DATABASE_URL=pooled).report["applied"] == 1
 
 
-def test_a_history_of_nothing_that_can_be_imported_is_named_with_the_way_on(
+def test_a_history_without_sql_files_is_named_with_the_command_to_run(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")

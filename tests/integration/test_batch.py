@@ -34,7 +34,7 @@ def queries(server: PostgresServer, database: Database, run: Callable[..., Run])
     return sent.count("Q") + sent.count("P"), ended
 
 
-@pytest.mark.direct("it has a proxy of its own")
+@pytest.mark.direct("the test has its own proxy")
 def test_the_number_of_round_trips_does_not_grow_with_the_number_of_files(
     server: PostgresServer, database: Database, run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:

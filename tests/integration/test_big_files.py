@@ -45,13 +45,15 @@ def _effects(database: Database) -> None:
     database.execute("CREATE TABLE effects (n int PRIMARY KEY, filler text)")
 
 
-def assert_nothing_of_it(database: Database) -> None:
+def assert_nothing_applied(database: Database) -> None:
     assert database.query("SELECT count(*) FROM effects") == [(0,)]
     assert database.query("SELECT name FROM _migrations") == [("002.sql",)]
     assert database.query("SELECT to_regclass('after_it')::text") == [("after_it",)]
 
 
-def test_all_of_it_is_applied_once(run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir) -> None:
+def test_a_big_file_is_applied_completely_and_once(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
     write_big(migrations_dir)
     ended = run()
     assert [e["migration"] for e in ended.named("migration.applied")] == ["001.sql", "002.sql"]
@@ -82,10 +84,10 @@ def test_an_error_in_the_last_third_is_logged_with_its_line_and_nothing_is_appli
     (failed,) = ended.named("migration.failed")
     assert failed["line"] == AT
     assert {key: failed.get(key) for key in expected} == expected
-    assert "statements" not in failed  # they have not been counted
+    assert "statements" not in failed  # the statements have not been counted
     assert failed["message"].startswith(f"Failed: 001.sql:{AT}:")
     assert (ended.exit_code, ended.report["applied"]) == (1, 1)
-    assert_nothing_of_it(database)
+    assert_nothing_applied(database)
 
 
 def test_an_error_in_the_running_chunk_precedes_a_rejection_in_the_next_one(
@@ -99,7 +101,7 @@ def test_an_error_in_the_running_chunk_precedes_a_rejection_in_the_next_one(
     (failed,) = ended.named("migration.failed")
     assert (failed["sqlstate"], failed["line"], failed["statement"]) == ("23505", AT, AT)
     assert ended.named("connection.lost") == []
-    assert_nothing_of_it(database)
+    assert_nothing_applied(database)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -142,7 +144,7 @@ def test_an_error_in_the_last_chunk_is_logged_with_the_number_of_statements(
     (failed,) = run().named("migration.failed")
     assert (failed["line"], failed["column"]) == (ROWS + 2, 3)
     assert (failed["statement"], failed["statements"]) == (ROWS + 1, ROWS + 1)
-    assert_nothing_of_it(database)
+    assert_nothing_applied(database)
 
 
 def test_a_file_that_fails_at_commit_is_rolled_back(
@@ -154,7 +156,7 @@ def test_a_file_that_fails_at_commit_is_rolled_back(
     write_big(migrations_dir)
     (failed,) = run().named("migration.failed")
     assert failed["sqlstate"] == "23503"
-    assert_nothing_of_it(database)
+    assert_nothing_applied(database)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_a_file_that_is_changed_after_it_was_read_is_not_applied(
     (failed,) = ended.named("migration.failed")
     assert failed["error"] == "the file has changed since it was read; nothing was applied"
     assert ended.exit_code == 1
-    assert_nothing_of_it(database)
+    assert_nothing_applied(database)
 
 
 def test_a_file_that_was_removed_before_it_is_sent_fails(
@@ -204,7 +206,7 @@ def test_a_file_that_was_removed_before_it_is_sent_fails(
         path.unlink()
     (failed,) = process.finish().named("migration.failed")
     assert failed["error"] == "the file cannot be read: No such file or directory"
-    assert_nothing_of_it(database)
+    assert_nothing_applied(database)
 
 
 def test_a_retry_starts_from_the_beginning_of_the_file(
@@ -232,7 +234,7 @@ def test_no_secret_in_a_late_chunk_is_logged(
     (failed,) = ended.named("migration.failed")
     assert (failed["error"], failed["sqlstate"], failed["line"]) == ('role "***" does not exist', "42704", AT)
     assert "zqxvjk" not in ended.stdout
-    assert_nothing_of_it(database)
+    assert_nothing_applied(database)
 
 
 def test_a_trigger_that_a_middle_chunk_creates_on_the_table_is_detected(
@@ -259,7 +261,7 @@ def test_a_row_that_a_middle_chunk_removes_is_detected_even_if_the_last_chunk_is
     path.write_text(" " * (-len(text) % CHUNK_CHARS + 500) + text)
     (failed,) = run().named("migration.failed")
     assert failed["error"].startswith("the migration, a trigger or a rule removed its row from _migrations")
-    assert_nothing_of_it(database)
+    assert_nothing_applied(database)
 
 
 def test_messages_are_bounded(run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir) -> None:
@@ -322,7 +324,7 @@ def test_memory_does_not_grow_with_the_file(
             most.append(peak_kb(process.pid))
         assert process.finish().report["applied"] == 2
     print(most)
-    assert most[1] - most[0] < 4 << 10, f"15 MB more of a file cost {most[1] - most[0]} kB"
+    assert most[1] - most[0] < 4 << 10, f"a file that is 15 MB larger takes {most[1] - most[0]} kB more memory"
 
 
 def peak_kb(pid: int) -> int:

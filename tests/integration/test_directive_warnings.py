@@ -1,4 +1,4 @@
-"""A directive of any tool works; one that is nearly right is reported, and named where its absence hurts."""
+"""Every tool's directive works. A near miss is logged, and named in the advice if a statement fails because of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of a file that holds both directions, only the forward half runs, whichever tool it was written for."""
+"""If a file contains both directions, only its up sections run, whichever tool the file was written for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FILES = {
 }
 
 
-def test_the_forward_half_of_each_tool_runs_and_its_rollback_never_does(
+def test_the_up_section_of_each_tool_runs_and_the_down_section_never_does(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.execute("CREATE TABLE precious (id int); INSERT INTO precious VALUES (1)")
@@ -52,7 +52,7 @@ def test_the_forward_half_of_each_tool_runs_and_its_rollback_never_does(
     assert (again.exit_code, again.report["skipped"], again.named("migration.changed")) == (0, len(FILES), [])
 
 
-def test_an_error_behind_a_down_section_is_placed_in_the_file(
+def test_an_error_after_a_down_section_has_its_line_in_the_file(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write(

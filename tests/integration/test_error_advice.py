@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from tests.support.postgres_server import PostgresServer
     from tests.support.program import Event, Run
 
-# of Postgres 13, 15 or 18
+# SQLSTATEs of Postgres 13, 15 or 18 that PL/pgSQL does not know
 UNKNOWN_TO_PLPGSQL = {"02000", "02001", "10608", "2203G", "25P04", "57P05", "58P03", "72000"}
-# PL/pgSQL uses the first code of a shared name
+# If several SQLSTATEs have the same name, PL/pgSQL uses the first one.
 SHARED = {"38002": "2F002", "38003": "2F003", "38004": "2F004", "39004": "22004"}
 NO_TRANSACTION = "-- migrate:no-transaction\n"
 SETUP = """

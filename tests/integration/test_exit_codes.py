@@ -157,7 +157,7 @@ def table_locked(stage: Stage) -> Run:
         return stage.run()
 
 
-def server_gone_for_good(stage: Stage) -> Run:
+def server_lost_permanently(stage: Stage) -> Run:
     stage.migrations_dir.write("001.sql", "CREATE TABLE t ()")
     stage.migrations_dir.write("002.sql", "SELECT pg_sleep(60)")
     with PostgresServer() as server, fresh_database(server) as database:
@@ -209,14 +209,14 @@ def sigterm(stage: Stage) -> Run:
         (unhealthy, 3, "unreachable"),
         pytest.param(
             *(table_locked, 3, "unreachable"),
-            marks=pytest.mark.direct("a backend that a pooler has kept does not know the role's new settings"),
+            marks=pytest.mark.direct("a backend kept by a pooler does not have the role's new settings"),
         ),
         (lock_held, 4, "locked"),
         (wrong_password, 5, "refused"),
         (unknown_database, 5, "refused"),
         (tls_required, 5, "refused"),
         (may_not_lock, 5, "refused"),
-        (server_gone_for_good, 6, "connection_lost"),
+        (server_lost_permanently, 6, "connection_lost"),
         (pending, 10, "pending"),
         (broken_library, 70, "crashed"),
         (sigterm, 143, "interrupted"),

@@ -231,7 +231,7 @@ LEFT = [no_table, one_row_less, another_table, no_privilege, a_notice]
 
 
 @pytest.mark.parametrize("change", LEFT, ids=lambda change: change.__name__)
-@pytest.mark.direct("a backend that a pooler has kept does not know new settings")
+@pytest.mark.direct("a backend kept by a pooler does not have the new settings")
 @pytest.mark.usefixtures("applied")
 def test_all_other_cases_are_left_to_psycopg_without_a_log_line(
     alone: Callable[..., Run], database: Database, change: Callable[[Database], None]
@@ -277,7 +277,7 @@ def test_the_fast_path_works_through_a_pooler_and_leaves_no_setting_behind(
 
 
 @pytest.mark.parametrize("silent_after", [b"SCRAM-SHA-256", b"string_agg"], ids=["login", "question"])
-@pytest.mark.direct("a pooler has logged in already, and asks nothing of its own")
+@pytest.mark.direct("a pooler has already logged in and sends no queries of its own")
 @pytest.mark.usefixtures("applied")
 def test_an_unanswered_fast_path_counts_towards_the_wait(
     run: Callable[..., Run], proxy: Proxy, database: Database, silent_after: bytes

@@ -1,4 +1,4 @@
-"""A database that another tool has migrated: nothing runs a second time, and the log names the way on."""
+"""On a database that another tool has migrated, no migration runs a second time, and the log names the next step."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_history_without_files_is_recognized_too(
 @pytest.mark.parametrize(
     ("command", "exit_code"), [("check", 2), ("plan", 2), ("plan --rehearse", 2), ("status", 0)], ids=str
 )
-def test_other_commands_say_the_same(
+def test_other_commands_report_the_history_too(
     command: str, exit_code: int, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     old = BY_ID["dbmate"]
@@ -114,7 +114,7 @@ def test_other_commands_say_the_same(
     assert snapshot(database) == before
 
 
-def test_the_setting_and_the_argument_overrule_it(
+def test_the_setting_and_the_argument_disable_the_check(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, db: ConnectionPool[Any]
 ) -> None:
     old = BY_ID["dbmate"]
@@ -136,7 +136,7 @@ def test_the_setting_and_the_argument_overrule_it(
 def test_an_empty_history_does_not_stop_the_run(
     rows: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
-    """What a tool writes for itself, such as version 0 of goose, says nothing about the files."""
+    """Rows that a tool creates for its own use, such as goose's version 0, do not stand for a file."""
     for tool in ("goose", "flyway-3", "dbmate") if rows == "own" else ("golang-migrate", "prisma"):
         BY_ID[tool].make(database, [])
     migrations_dir.write("001.sql", "CREATE TABLE t ()")
@@ -198,10 +198,10 @@ def test_a_history_that_cannot_be_read_is_a_missing_privilege(
 
 
 @pytest.mark.parametrize("meanwhile", ["history", "baseline"])
-def test_it_is_decided_under_the_lock(
+def test_the_check_is_made_under_the_lock(
     meanwhile: str, program: Program, database: Database, migrations_dir: MigrationsDir
 ) -> None:
-    """What appears while the run waits for the lock counts: a history, or the rows that make up for it."""
+    """The check sees changes made while the run waits for the lock: a new history, or new rows in `_migrations`."""
     old = BY_ID["dbmate"]
     old.write_files(migrations_dir, 2)
     if meanwhile == "baseline":
@@ -223,7 +223,7 @@ def test_it_is_decided_under_the_lock(
         assert database.query("SELECT to_regclass('_migrations')") == [(None,)]
 
 
-def test_a_run_with_recorded_migrations_asks_nothing_more(
+def test_a_run_with_recorded_migrations_sends_no_further_query(
     run: Callable[..., Run],
     database: Database,
     migrations_dir: MigrationsDir,

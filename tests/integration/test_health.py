@@ -240,7 +240,7 @@ def test_connect_timeout_in_the_url_overrides_the_default(database: Database) ->
         assert conn.info.get_parameters()["connect_timeout"] == "7"
 
 
-@pytest.mark.direct("a pooler keeps the backends of clients that have gone")
+@pytest.mark.direct("a pooler keeps the backends of clients that have disconnected")
 def test_a_pool_opens_nothing_until_it_is_used(database: Database) -> None:
     threads = threading.active_count()
     db: ConnectionPool[Any] = create_db(database.dsn)

@@ -1,4 +1,4 @@
-"""The connection breaks during the run: committed migrations count, the others are run again a few times at most."""
+"""After a lost connection, committed migrations count as applied, and others are run again, at most a few times."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_interrupted_file_is_run_again_and_applied_once(
 ) -> None:
     database.execute("CREATE TABLE runs (n INT); CREATE SEQUENCE attempts")
     migrations_dir.write("001.sql", "INSERT INTO runs VALUES (1)")
-    # It sleeps only the first time, because a sequence is not rolled back.
+    # The file sleeps only the first time, because a sequence is not rolled back.
     migrations_dir.write("002.sql", "INSERT INTO runs SELECT 2 FROM pg_sleep(60 * (nextval('attempts') = 1)::int)")
     migrations_dir.write("003.sql", "INSERT INTO runs VALUES (3)")
     process = start()
@@ -91,7 +91,7 @@ def test_a_no_transaction_file_is_not_run_again(
 def test_a_migration_reported_as_applied_is_withdrawn_if_its_row_is_missing_after_a_lost_connection(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, mark: str, runs: list[int]
 ) -> None:
-    """As after a failover to a standby that lacks the last commit; there, the migration's effects are missing too."""
+    """Simulate a failover to a standby that lacks the last commit; a real failover would lose the effects too."""
     database.execute("CREATE TABLE runs (n INT); CREATE SEQUENCE attempts")
     migrations_dir.write("001.sql", f"{mark}INSERT INTO runs VALUES (1)")
     migrations_dir.write("002.sql", "INSERT INTO runs SELECT 2 FROM pg_sleep(60 * (nextval('attempts') = 1)::int)")

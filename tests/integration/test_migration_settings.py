@@ -1,4 +1,4 @@
-"""MIGRATE_SET_ variables can be read in each transactional migration, last no longer, and never reach the log."""
+"""Transactional migrations can read the MIGRATE_SET_ values, which end with the transaction and are never logged."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def test_the_values_can_be_read_in_each_file(
     assert seen(database) == seen_in(range(count))
     migrations_dir.write("9.sql", READ.format(9))
     assert run().exit_code == 0
-    assert seen(database) == seen_in(range(count)), "nothing of it is left"
+    assert seen(database) == seen_in(range(count)), "the values must not outlast the migrations"
 
 
-def test_a_rehearsal_sets_them_in_each_file(
+def test_a_rehearsal_sets_the_values_in_each_file(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     check = "DO $$ BEGIN ASSERT current_setting('predeploy.region') = 'eu-west-1'; END $$; RESET ALL;"
@@ -63,8 +63,8 @@ def test_a_rehearsal_sets_them_in_each_file(
     assert database.query("SELECT to_regclass('_migrations')") == [(None,)]
 
 
-@pytest.mark.direct("it has a pooler of its own")
-def test_the_values_can_be_read_through_a_pooler_and_do_not_stay_with_it(
+@pytest.mark.direct("the test has its own pooler")
+def test_the_values_can_be_read_through_a_pooler_and_are_not_left_in_the_pool(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
 ) -> None:
     for number in range(3):
@@ -79,7 +79,7 @@ def test_the_values_can_be_read_through_a_pooler_and_do_not_stay_with_it(
 
 
 @pytest.mark.session("no-transaction migrations need a session")
-def test_a_no_transaction_migration_has_none(
+def test_a_no_transaction_migration_cannot_read_the_values(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", f"-- migrate:no-transaction\n{READ.format(1)}")

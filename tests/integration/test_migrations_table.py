@@ -137,7 +137,7 @@ def schema_owner(database: Database) -> Database:
     return database
 
 
-@pytest.mark.session("runs outside of a transaction")
+@pytest.mark.session("no-transaction migrations need a session")
 def test_a_role_that_owns_one_schema_and_nothing_else_can_run_everything(
     run: Callable[..., Run], schema_owner: Database, migrations_dir: MigrationsDir
 ) -> None:

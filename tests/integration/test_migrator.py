@@ -87,7 +87,7 @@ def test_a_deferred_constraint_that_fails_at_commit_fails_the_file(
     assert database.query("SELECT name FROM _migrations") == [("002.sql",)]
 
 
-def test_on_error_stop_reports_the_rest_as_not_run(
+def test_on_error_stop_reports_later_migrations_as_not_run(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
@@ -246,7 +246,7 @@ def test_a_lock_timeout_is_retried_until_the_lock_is_free(
 # Without a transaction
 
 
-@pytest.mark.session("runs outside of a transaction")
+@pytest.mark.session("no-transaction migrations need a session")
 def test_a_no_transaction_file_runs_statement_by_statement(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -260,8 +260,8 @@ def test_a_no_transaction_file_runs_statement_by_statement(
     assert database.query("SELECT count(*) FROM _migrations") == [(2,)]
 
 
-@pytest.mark.session("runs outside of a transaction")
-def test_a_failing_no_transaction_file_keeps_the_earlier_statements_and_the_log_says_so(
+@pytest.mark.session("no-transaction migrations need a session")
+def test_a_failing_no_transaction_file_keeps_and_reports_the_earlier_statements(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write(
@@ -274,7 +274,7 @@ def test_a_failing_no_transaction_file_keeps_the_earlier_statements_and_the_log_
     assert database.query("SELECT count(*) FROM _migrations") == [(0,)]
 
 
-@pytest.mark.session("runs outside of a transaction")
+@pytest.mark.session("no-transaction migrations need a session")
 def test_an_invalid_index_after_a_failed_build_is_named_and_never_counts_as_success(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -292,7 +292,7 @@ def test_an_invalid_index_after_a_failed_build_is_named_and_never_counts_as_succ
     assert run().exit_code == 0
 
 
-@pytest.mark.session("runs outside of a transaction")
+@pytest.mark.session("no-transaction migrations need a session")
 def test_an_unrelated_invalid_index_is_ignored(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:

@@ -1,4 +1,4 @@
-"""`plan`: log what would run, and change nothing."""
+"""`plan` logs the migrations that would run, and changes nothing."""
 
 from __future__ import annotations
 

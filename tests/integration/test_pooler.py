@@ -82,7 +82,7 @@ def test_session_mode_is_detected_and_uses_a_session_lock(
     assert database.query(ADVISORY_LOCKS) == [(0,)]
 
 
-@pytest.mark.direct("what it says")
+@pytest.mark.direct("the test is about direct connections")
 def test_a_direct_connection_is_not_taken_for_a_pooler(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
     ended = run()
@@ -138,7 +138,7 @@ def test_two_runners_exclude_each_other_on_any_combination_of_paths(
 def test_a_runner_waits_for_a_lock_that_is_taken_between_two_files(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer
 ) -> None:
-    """Another session requests the key while the first file runs, and gets it after that file's transaction."""
+    """Another session waits for the lock while the first file runs, and gets it when that file's transaction ends."""
     database.execute("CREATE TABLE effects (n int); CREATE TABLE gate (n int)")
     migrations_dir.write("001.sql", "INSERT INTO effects VALUES (1); SELECT * FROM gate")
     migrations_dir.write("002.sql", "INSERT INTO effects VALUES (2)")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.support.program import Event, Process
 
 SOON = {"MIGRATE_WATCH_AFTER": "100ms"}
-NO_TRANSACTION = pytest.mark.session("a no-transaction file is refused")
+NO_TRANSACTION = pytest.mark.session("no-transaction migrations need a session")
 AT_GATE = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
 # A function, declared immutable, that waits at gates 1 and 2 and so stops an operation in the middle.
 GATED = """

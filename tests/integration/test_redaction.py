@@ -1,4 +1,4 @@
-"""A secret in every part of a file that a message of a real server could copy into the log.
+"""Secrets in every part of a file that a real server's message could copy into the log.
 
 No four consecutive letters of a secret occur in ordinary lines, so every match is a leak.
 """

@@ -1,4 +1,4 @@
-"""`plan --rehearse`: run the pending migrations on the real database, and leave nothing."""
+"""`plan --rehearse` runs the pending migrations on the real database and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repeatable migrations run again whenever they change, after all others."""
+"""Repeatable migrations run after all other migrations, and again whenever they change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VIEW = "-- migrate:repeatable\nCREATE OR REPLACE VIEW v AS SELECT {} AS n FROM a
 
 @pytest.fixture(params=["one", "many"])
 def others(migrations_dir: MigrationsDir, request: pytest.FixtureRequest) -> None:
-    """The migrations before the view: with several, the view is sent in the same message."""
+    """Write the migrations before the view; if there are several, the view is sent in the same message."""
     migrations_dir.write("1_a.sql", "CREATE TABLE a (); CREATE TABLE runs (n int)")
     for number in range(5 if request.param == "many" else 0):
         migrations_dir.write(f"2_{number}.sql", "SELECT 1")

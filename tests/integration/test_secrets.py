@@ -1,6 +1,6 @@
 """For connection strings of every kind, no output contains any part of a password.
 
-The definition of a leak is here and in tests/support/dsns.py; it does not use predeploy/dsn.py.
+This file and tests/support/dsns.py define what counts as a leak, without using predeploy/connection/dsn.py.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def skeleton(shown: str) -> list[Any]:
     return [(sorted(line), {key: line[key] for key in keys & line.keys()}) for line in map(json.loads, lines)]
 
 
-# Any password, broken anywhere
+# Any password in a connection string that is malformed anywhere
 
 passwords = st.text(LETTERS + LETTERS + SIGNS, min_size=4, max_size=24)
 templates = st.sampled_from(

@@ -104,7 +104,7 @@ def test_a_role_that_is_set_at_login_is_kept(
         database.admin_execute(f"DROP OWNED BY {group} CASCADE; DROP ROLE {group}")
 
 
-@pytest.mark.direct("a pooler refuses the options of a connection string, or takes them for itself")
+@pytest.mark.direct("a pooler rejects the options in a connection string, or applies them to itself")
 def test_settings_in_the_connection_string_survive_the_reset(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -147,7 +147,7 @@ KEEPALIVES = {
 }
 
 
-@pytest.mark.direct("a pooler refuses the options of a connection string, or takes them for itself")
+@pytest.mark.direct("a pooler rejects the options in a connection string, or applies them to itself")
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

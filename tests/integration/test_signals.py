@@ -1,4 +1,4 @@
-"""After a signal, the server is clean, the last line is written, and the exit code is that of the signal."""
+"""After a signal, the server is clean, the summary line is written, and the exit code is 128 plus the signal number."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def signalled(source: str, tmp_path: Path, **variables: str) -> list[dict[str, A
 
 @pytest.mark.parametrize("where", ["main", "_read_settings"])
 def test_while_a_class_is_created(where: str, tmp_path: Path) -> None:
-    """Imports create many dataclasses; Python 3.11 replaces the exception by a RuntimeError there."""
+    """Imports create many dataclasses, and Python 3.11 replaces an exception raised there with a RuntimeError."""
     source = f"""
 class Late:
     def __set_name__(self, owner, name): late()
@@ -268,7 +268,7 @@ def test_a_second_signal_changes_nothing(
     assert_clean(database)
 
 
-def test_two_signals_at_once_are_one(
+def test_two_signals_at_once_count_as_one(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT pg_sleep(60)")

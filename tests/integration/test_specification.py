@@ -117,7 +117,7 @@ def test_10_two_simultaneous_runs_do_not_corrupt_the_schema(database: Database) 
     assert database.query("SELECT name FROM _migrations") == [("001_initial.sql",)]
 
 
-@pytest.mark.direct("a pooler asks the server again before it says that there is no such database")
+@pytest.mark.direct("a pooler queries the server again before it reports that the database does not exist")
 def test_11_the_connection_string_is_never_logged(
     db: Pool, database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""BEGIN and COMMIT as people write them: the mode is in force, and what belongs together is committed together."""
+"""BEGIN and COMMIT in files: the transaction mode applies, and each transaction is committed as a whole."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_wrapped(migrations_dir: MigrationsDir) -> list[tuple[int, str]]:
     return list(enumerate(WRAPPED.values()))
 
 
-def test_the_mode_of_each_file_is_in_force_for_that_file(
+def test_each_file_runs_in_its_own_mode(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     expected = write_wrapped(migrations_dir)
@@ -50,7 +50,7 @@ def test_the_mode_of_each_file_is_in_force_for_that_file(
     assert database.query("SELECT n, level FROM levels ORDER BY n") == expected
 
 
-def test_the_mode_is_in_force_in_a_file_on_its_own(
+def test_a_single_file_runs_in_its_mode(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", f"BEGIN ISOLATION LEVEL SERIALIZABLE;\n{RECORD.format(1)};\nCOMMIT;")
@@ -58,8 +58,8 @@ def test_the_mode_is_in_force_in_a_file_on_its_own(
     assert database.query("SELECT level FROM levels") == [("serializable",)]
 
 
-@pytest.mark.direct("it has a pooler of its own")
-def test_the_mode_is_in_force_through_a_pooler(
+@pytest.mark.direct("the test has its own pooler")
+def test_a_file_runs_in_its_mode_through_a_pooler(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, pgbouncer: object
 ) -> None:
     expected = write_wrapped(migrations_dir)
@@ -121,7 +121,7 @@ def test_a_big_file_may_be_wrapped_too(
         ("SELECT 1 / 0;COMMIT;", 5003, "division by zero"),
     ],
 )
-def test_of_a_big_file_all_is_rolled_back(
+def test_a_big_file_is_rolled_back_completely(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, ending: str, line: int, says: str
 ) -> None:
     write_big(migrations_dir, ending)
@@ -166,7 +166,7 @@ FAILING_BLOCKS = {
 
 @pytest.mark.session(NO_SESSION)
 @pytest.mark.parametrize("where", FAILING_BLOCKS)
-def test_a_block_that_fails_is_rolled_back_and_what_came_before_it_is_counted(
+def test_a_block_that_fails_is_rolled_back_and_the_earlier_statements_are_counted(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, where: str
 ) -> None:
     block, line, sqlstate = FAILING_BLOCKS[where]

@@ -195,7 +195,7 @@ def test_only_a_run_with_something_to_write_waits_for_a_read_only_server(
     assert run("check", DATABASE_URL=database.dsn).exit_code == 10, "check must not require a writable server"
 
 
-@pytest.mark.direct("a pooler answers a login when it has asked the server again")
+@pytest.mark.direct("a pooler responds to a login only after it has queried the server again")
 def test_a_database_closed_for_connections_is_waited_for(run: Callable[..., Run], database: Database) -> None:
     with database.server_connect() as admin:
         admin.execute(f"ALTER DATABASE {database.name} ALLOW_CONNECTIONS false")

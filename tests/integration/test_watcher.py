@@ -66,7 +66,7 @@ def test_the_intervals_grow(
     assert all(later >= 1.5 * earlier for earlier, later in pairwise(elapsed))
 
 
-@pytest.mark.direct("a pooler that has one backend for us looks like one in transaction mode")
+@pytest.mark.direct("a pooler with a single backend is treated as one in transaction mode")
 def test_a_watcher_that_cannot_connect_does_not_affect_the_run(
     migrate: Callable[..., Progress], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -179,7 +179,7 @@ def second_connection_pid(database: Database) -> int:
     return int(pid)
 
 
-@pytest.mark.direct("a pooler keeps a connection of its own for us")
+@pytest.mark.direct("a pooler keeps its connection to the server open")
 def test_the_second_connection_is_kept_while_a_file_runs_and_closed_when_it_ends(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -203,7 +203,7 @@ def test_the_second_connection_is_kept_while_a_file_runs_and_closed_when_it_ends
     eventually(lambda: not database.query(f"SELECT {OURS}"))
 
 
-@pytest.mark.direct("a pooler keeps a connection of its own for us")
+@pytest.mark.direct("a pooler keeps its connection to the server open")
 def test_a_terminated_second_connection_is_replaced(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:

@@ -1,6 +1,6 @@
 """Connection strings of every kind, each with the password that its author intended, even if libpq reads another.
 
-The passwords consist of letters of which no four occur in a row in ordinary output, so every match is a leak. All
+No four consecutive letters of a password occur in ordinary output, so every match is a leak. All
 strings that libpq accepts name loopback or a directory without a socket; the tests check this again.
 """
 

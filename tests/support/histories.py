@@ -1,4 +1,4 @@
-"""The history tables of other tools, by the DDL that the tools run, with rows as they write them."""
+"""The history tables of other tools, created with the tools' own DDL and filled with rows as the tools write them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ def _values(rows: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class OldTool:
-    """A tool as a team leaves it: `name` is for `--from`, `file` the pattern of its files' names.
+    """A migration tool and its history table.
 
-    `row` returns the values of the row of a file, by its number, name and text; `broken` are the values of a row that
-    says failed, dirty or unfinished, of file 2.
+    `name` is the argument of `--from`, and `file` is the pattern of the tool's file names. `row` returns the values of
+    a file's row, given the file's number, name and text. `broken` holds the values of a row for file 2 that is failed,
+    dirty or unfinished.
     """
 
     name: str
@@ -36,7 +37,7 @@ class OldTool:
     proof: str = "version"
     broken: str = ""
     one_row: bool = False
-    stray: str = ""  # the values of a row without a file, and how the log names it
+    stray: str = ""  # the values of a row without a file; `stray_name` is its name in the log
     stray_name: str = ""
     initial: tuple[str, ...] = field(default=())
 
@@ -52,7 +53,7 @@ class OldTool:
         return self.names(count)
 
     def make(self, database: Database, applied: Sequence[int], *extra: str) -> None:
-        """Create the table with the rows of the files `applied`, and run those files as the tool has done."""
+        """Create the table with rows for the files numbered in `applied`, and run those files, as the tool would do."""
         database.execute(self.ddl)
         rows = [self.row(n, self.file.format(n), SQL.format(n).encode()) for n in applied]
         rows = [*self.initial, *(rows[-1:] if self.one_row else rows), *extra]
@@ -83,7 +84,7 @@ _FLYWAY = """
 
 
 def flyway_row(rank: int, version: str | None, script: str, kind: str = "SQL", success: str = "true") -> str:
-    """Return the values of a row of Flyway's table."""
+    """Return the values of a row in Flyway's history table."""
     number = "NULL" if version is None else f"'{version}'"
     return f"{rank}, {number}, 'd', '{kind}', '{script}', 12345, 'app', now(), 1, {success}"
 
@@ -106,7 +107,7 @@ _PRISMA_ROW = "gen_random_uuid(), '{checksum}', {finished}, '{name}', NULL, {rol
 
 
 def prisma_row(name: str, checksum: str = "0" * 64, finished: str = "now()", rolled_back: str = "NULL") -> str:
-    """Return the values of a row of Prisma's table."""
+    """Return the values of a row in Prisma's history table."""
     return _PRISMA_ROW.format(name=name, checksum=checksum, finished=finished, rolled_back=rolled_back)
 
 
@@ -275,7 +276,7 @@ IDS = [
 ]
 BY_ID = dict(zip(IDS, IMPORTABLE, strict=True))
 
-# Histories that name no SQL files: the name for --from, the table, and the statements that make it.
+# Histories that do not name SQL files: the argument of --from, the table, and the statements that create it.
 _ALEMBIC = """
     CREATE TABLE alembic_version (
         version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)

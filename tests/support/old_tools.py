@@ -1,6 +1,7 @@
-"""Projects that another migration tool has migrated so far: files in its layout, and a database with its history.
+"""Projects that another migration tool has migrated until now: files in its layout, and a database with its history.
 
-Tools that PyPI, npm or Debian have make their history themselves; the history of the others is made by their DDL.
+Tools that can be installed from PyPI, npm or Debian create their history themselves. For the other tools, the history
+table is created with the tool's DDL.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Project:
             path.write_text(text)
 
     def run(self, *command: str | Path, **environment: str) -> str:
-        """Run a program in the directory and return what it prints."""
+        """Run a program in the directory and return its output."""
         done = subprocess.run(
             [str(part) for part in command],
             cwd=self.directory,
@@ -111,7 +112,7 @@ FILES = {
 
 
 def history_table(tool: str) -> str:
-    """Return the name of the table in which `tool` records what it has applied."""
+    """Return the name of the table in which `tool` records applied migrations."""
     return _table(tool).table
 
 

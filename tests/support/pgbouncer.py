@@ -43,7 +43,7 @@ AUTH_QUERY = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = $1"
 
 
 class PgBouncerMissing(Exception):
-    """PgBouncer was not found; the text says how to specify one."""
+    """PgBouncer was not found; the message explains how to specify one."""
 
 
 def find_pgbouncer() -> Path:

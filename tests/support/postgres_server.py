@@ -37,7 +37,7 @@ rm -rf "$1"
 
 
 class PostgresServerError(Exception):
-    """The server did not start; the text says what to do."""
+    """The server did not start; the message explains what to do."""
 
 
 def find_binaries() -> Path:

@@ -20,7 +20,7 @@ class Proxy:
     """Forwards a port to a server and can refuse logins and cut connections.
 
     `refusals`: SQLSTATE and text with which the proxy itself answers the next logins.
-    `cut_before`: bytes that, when the server sends them, close both ends before the client sees them; each once.
+    `cut_before`: bytes that, when the server sends them, close both ends before the client sees them, once per entry.
     `silent_after`: bytes that, when the client sends them, stop all traffic between both ends.
     `hide`: names of parameters that the server reports at login, changed so that the client does not recognise them.
     `logins`: how many clients have connected so far.

@@ -79,7 +79,7 @@ def depth_of(module: str) -> int:
     return next(depth for depth, boxes in enumerate(DIRECTIONS) if box_of(module) in boxes.split())
 
 
-OWN = sorted(MODULES.keys() - {"predeploy", "predeploy.__main__"})  # these two only import the others
+OWN = sorted(MODULES.keys() - {"predeploy", "predeploy.__main__"})  # these two only import other modules
 
 
 def test_every_module_is_in_the_list() -> None:

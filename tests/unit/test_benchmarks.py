@@ -36,7 +36,7 @@ def test_a_ratio_is_taken_within_each_round() -> None:
     assert a_result().ratio("pg-predeploy", "dbmate") == pytest.approx((0.25, 0.25, 0.375))
 
 
-def test_runners_are_measured_in_turn_and_one_that_fails_has_no_figures() -> None:
+def test_runners_are_measured_in_turn_and_a_failing_runner_has_no_figures() -> None:
     order = []
 
     def measure(name: str) -> Cost:

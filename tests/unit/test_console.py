@@ -114,7 +114,7 @@ def test_lines_below_the_level_are_hidden_except_the_last_line(level: str) -> No
     assert shown == {"info": ["i", "w", "e"], "warning": ["w", "e"], "error": ["e"]}[level] + ["The end (1.5 ms)"]
 
 
-def test_a_migration_that_the_message_does_not_name_is_put_before_it() -> None:
+def test_the_name_of_the_migration_precedes_a_message_that_omits_it() -> None:
     assert text_of(message="careful", migration="1.sql").endswith(" 1.sql: careful\n")
     assert text_of(message="Trying 1.sql again", migration="1.sql").endswith(" info    Trying 1.sql again\n")
 

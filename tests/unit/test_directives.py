@@ -1,4 +1,4 @@
-"""A comment that is nearly a directive is found, with the reason why it is none."""
+"""Comments that are nearly directives are found, each with the reason why it is not a directive."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_each_directive_is_missed_when_it_comes_late_or_is_followed_by_text(dire
         "BEGIN TRANSACTION; COMMIT",
     ],
 )
-def test_prose_and_strings_are_no_near_miss(sql: str) -> None:
+def test_prose_and_strings_are_not_near_misses(sql: str) -> None:
     assert ignored(sql) is None
 
 
@@ -91,12 +91,12 @@ def test_a_directive_that_is_obeyed_is_not_reported() -> None:
     assert Migration("001.sql", sql).ignored_directive is None
 
 
-def test_a_text_without_its_words_is_not_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_without_directive_words_is_not_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("predeploy.migrations.chunks.scan", lambda _: pytest.fail("scanned"))
     assert ignored("-- a comment\nSELECT 1") is None
 
 
-def test_of_a_large_file_only_the_start_is_searched(tmp_path: Path) -> None:
+def test_only_the_start_of_a_large_file_is_searched(tmp_path: Path) -> None:
     path = tmp_path / "001.sql"
     rows = "INSERT INTO t VALUES (1);\n" * 300_000
     for sql, line in ((f"-- migrate:no-transaction;\n{rows}", 1), (f"{rows}-- migrate:no-transaction\n", None)):

@@ -82,7 +82,7 @@ def test_a_directory_that_cannot_be_listed_is_an_error(tmp_path: Path, path: str
 
 @pytest.fixture
 def public_dir() -> Iterator[Path]:
-    """A directory that other users can reach, unlike those of pytest."""
+    """A directory that other users can reach, unlike pytest's temporary directories."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         (Path(directory) / "migrations").mkdir()
@@ -314,7 +314,7 @@ def test_a_file_that_is_not_utf_8_is_reported_with_its_first_bad_line(
     assert (migration.sql, bool(migration.checksum)) == ("", True)
 
 
-@pytest.mark.timeout(10)  # the FIFO
+@pytest.mark.timeout(10)  # opening the FIFO may block
 def test_a_file_that_cannot_be_read_is_a_problem_with_that_file(tmp_path: Path) -> None:
     (tmp_path / "1_dangling.sql").symlink_to("nowhere")
     (tmp_path / "2_loop.sql").symlink_to("2_loop.sql")
@@ -337,8 +337,8 @@ def test_a_file_that_cannot_be_read_is_a_problem_with_that_file(tmp_path: Path) 
     assert [m.checksum is None for m in migrations] == [True] * 6 + [False]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
-@pytest.mark.timeout(10)  # the FIFO
+@pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
+@pytest.mark.timeout(10)  # opening the FIFO may block
 def test_no_file_is_left_open(tmp_path: Path) -> None:
     (tmp_path / "1.sql").write_text(SQL)
     (tmp_path / "2.sql").mkdir()
@@ -392,7 +392,7 @@ def test_the_text_of_a_big_file_is_not_kept_in_memory(migrations_dir: Migrations
     assert (migration.is_large, migration.transactional) == (True, True)
 
 
-def test_line_endings_are_those_of_editors_in_big_and_small_files(migrations_dir: MigrationsDir) -> None:
+def test_line_endings_match_editors_in_big_and_small_files(migrations_dir: MigrationsDir) -> None:
     begin = "\ufeffone\r\ntwo\n\nfour\rfive\u2028\x0c\n"
     expected = ["one\r\n", "two\n", "\n", "four\r", "five\u2028\x0c\n"]
     assert list(read_one(migrations_dir, begin).lines()) == expected

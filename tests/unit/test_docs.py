@@ -84,7 +84,7 @@ def test_events_and_variables_are_found_in_the_program() -> None:
     assert len(VARIABLES) >= 14
 
 
-def test_exactly_the_events_of_the_program_are_explained_once() -> None:
+def test_each_event_of_the_program_is_explained_exactly_once() -> None:
     assert Counter(first_column(section(LOGGING, "Events"))) == Counter(EVENTS)
 
 
@@ -103,7 +103,7 @@ def test_every_warning_and_error_has_one_instruction() -> None:
 
 
 def test_event_levels_match_the_program() -> None:
-    """Check only calls that contain both: `log.warning(..., extra={"event": ...})`."""
+    """Check only calls that contain both the level and the event: `log.warning(..., extra={"event": ...})`."""
     levels = {row[0].strip("`"): row[1] for row in rows(section(LOGGING, "Events"))}
     checked = 0
     for call in (node for module in MODULES.values() for node in ast.walk(module) if isinstance(node, ast.Call)):
@@ -215,6 +215,6 @@ def test_the_readme_is_short() -> None:
     assert len(text.split()) <= 1400
 
 
-def test_the_readme_says_early_how_to_try_it() -> None:
+def test_the_top_of_the_readme_shows_how_to_try_it() -> None:
     top = README.read_text().splitlines()[:60]
     assert [line.split()[0] for line in top if line.startswith("scripts/")] == ["scripts/demo", "scripts/test"]

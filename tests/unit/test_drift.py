@@ -28,7 +28,7 @@ class Keeper(logging.Handler):
 
 @pytest.fixture
 def warned() -> Iterator[list[logging.LogRecord]]:
-    """What is logged during the test."""
+    """The records that are logged during the test."""
     keeper = Keeper()
     logging.getLogger("predeploy").addHandler(keeper)
     yield keeper.records
@@ -75,7 +75,7 @@ def test_a_file_has_changed_when_both_checksums_are_known_and_differ(
     assert has_changed(Migration("001.sql", checksum=on_disk), applied) is changed
 
 
-def test_files_that_are_what_was_applied_cause_no_warning(warned: list[logging.LogRecord]) -> None:
+def test_unchanged_files_cause_no_warning(warned: list[logging.LogRecord]) -> None:
     warn_of(files("1.sql", "2.sql"), rows("1.sql", "2.sql"))
     warn_of(files("1.sql", "2.sql"), rows("1.sql"))
     warn_of(files("1.sql"), {})
@@ -102,13 +102,13 @@ def test_a_changed_file_alone_does_not_suggest_another_application(warned: list[
     assert logged(warned)[0][2].endswith("put the change into a new migration")
 
 
-def test_a_name_with_a_percent_sign_is_only_a_name(warned: list[logging.LogRecord]) -> None:
+def test_a_percent_sign_in_a_name_is_not_a_placeholder(warned: list[logging.LogRecord]) -> None:
     warn_of(files(), rows("100%s.sql"))
     assert logged(warned)[0][2].startswith("100%s.sql is recorded as applied")
 
 
 @pytest.mark.parametrize(("missing", "lines"), [(20, 20), (21, 21), (500, 21)])
-def test_many_warnings_are_cut_to_twenty(warned: list[logging.LogRecord], missing: int, lines: int) -> None:
+def test_warnings_are_limited_to_twenty(warned: list[logging.LogRecord], missing: int, lines: int) -> None:
     warn_of(files(), rows(*(f"{number:03}.sql" for number in range(missing))))
     assert len(warned) == lines
     assert events(warned)[19] == ("migration.missing", "019.sql")
@@ -139,7 +139,7 @@ def test_many_warnings_are_cut_to_twenty(warned: list[logging.LogRecord], missin
     ],
     ids=lambda value: None if value is None or len(str(value)) > 80 else str(value),
 )
-def test_numbers_against_the_order_of_the_names_are_one_warning(
+def test_numbers_that_contradict_the_name_order_cause_one_warning(
     warned: list[logging.LogRecord], names: list[str], pair: tuple[str, str] | None
 ) -> None:
     warn_of(files(*names), {})
@@ -161,7 +161,7 @@ def test_repeatable_flyway_files_need_the_numeric_order(warned: list[logging.Log
     assert logged(warned) == [("migration.misordered", "R__views.sql", text)]
 
 
-def test_an_applied_file_is_never_to_be_renamed(warned: list[logging.LogRecord]) -> None:
+def test_no_warning_suggests_renaming_an_applied_file(warned: list[logging.LogRecord]) -> None:
     warn_of(files("10.sql", "2.sql"), rows("2.sql"))
     warn_of(files("10.sql", "2.sql"), rows("10.sql"))
     warn_of(files("10.sql", "2.sql", "3.sql"), rows("10.sql", "2.sql"))
@@ -179,7 +179,7 @@ def test_an_applied_file_is_never_to_be_renamed(warned: list[logging.LogRecord])
         ([], ["1.sql"], []),
     ],
 )
-def test_a_pending_file_that_sorts_before_an_applied_one_is_a_warning(
+def test_a_pending_file_that_sorts_before_an_applied_file_causes_a_warning(
     warned: list[logging.LogRecord], pending: list[str], applied: list[str], late: list[str]
 ) -> None:
     warn_of(files(*sorted({*pending, *applied})), rows(*applied))
@@ -188,7 +188,7 @@ def test_a_pending_file_that_sorts_before_an_applied_one_is_a_warning(
     ]
 
 
-def test_late_follows_the_order_of_the_run(warned: list[logging.LogRecord]) -> None:
+def test_the_run_order_determines_which_files_are_late(warned: list[logging.LogRecord]) -> None:
     numeric = files("2.sql", "10.sql")._replace(numeric=True)
     warn_of(numeric, rows("2.sql"))
     assert events(warned) == []
@@ -246,13 +246,15 @@ def test_the_content_of_a_missing_file_under_another_name_is_an_error(
     ],
     ids=["the file is not missing", "another content", "no checksum"],
 )
-def test_another_file_is_only_pending(new: dict[str, str | None], recorded: dict[str, str | None]) -> None:
+def test_a_file_that_is_neither_renamed_nor_a_copy_is_pending(
+    new: dict[str, str | None], recorded: dict[str, str | None]
+) -> None:
     drift = find_drift(files(**new), recorded)
     assert (drift.renamed, drift.copies) == ({}, {})
     assert [migration.name for migration in drift.pending] == ["2_a.sql"]
 
 
-def test_an_empty_file_is_no_copy_of_another_empty_file() -> None:
+def test_an_empty_file_is_not_a_copy_of_another_empty_file() -> None:
     drift = find_drift(MigrationFiles((Migration("b.sql", "\n", checksum="empty"),)), {"a.sql": "empty"})
     assert (drift.renamed, drift.copies) == ({}, {})
 
@@ -277,7 +279,7 @@ def test_ignored_files_are_present_but_only_unread_ones_are_findings(warned: lis
     assert events(warned) == [("migration.ignored", "x.pgsql")]
 
 
-def test_strict_kinds_are_errors_and_the_others_are_not(warned: list[logging.LogRecord]) -> None:
+def test_only_strict_kinds_are_errors(warned: list[logging.LogRecord]) -> None:
     result = MigrationResult()
     drift = find_drift(files("2.sql", **{"1.sql": "new"}), rows("3.sql", "9.sql", **{"1.sql": "old"}))
     assert not refuse(drift.findings, (), result)

@@ -125,7 +125,7 @@ URIS: list[tuple[str, Outcome]] = [
     (f"postgresql://db/app?port={PW}", INVALID),
     ("postgresql://me:4821\0Kv9w@db/app", INVALID),
     (f"postgresql://me:{PW}@db/app\0", INVALID),
-    # What libpq rejects
+    # Strings that libpq rejects
     (f"postgresql://me:{PW}%zz@db/app", INVALID),
     (f"postgresql://me:{PW}@[::1/app", INVALID),
     (f"postgresql://me:{PW}@[]/app", INVALID),
@@ -225,7 +225,7 @@ NOTHING: list[tuple[str, Outcome]] = [("", MISSING), (" ", MISSING), ("\n\t ", M
 
 @pytest.fixture(scope="module", autouse=True, params=["libpq alone", "psycopg"])
 def _reader(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Run each test twice: with libpq through ctypes, and with psycopg, which replaces it if it cannot be loaded."""
+    """Run each test twice: with libpq through ctypes, and with psycopg, the fallback if libpq cannot be loaded."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "psycopg":
             patch.setattr(libpq, "load", lambda: None)
@@ -239,7 +239,7 @@ def host_and_port(text: str) -> tuple[str, int | str]:
 
 
 def secrets_of(text: str) -> AbstractSet[str]:
-    """Return what the program masks: the secrets of a readable connection string, or guesses for a malformed one."""
+    """Return what the program masks: the secrets in a valid connection string, or guesses for a malformed one."""
     try:
         return parse_dsn(text).secrets
     except (DatabaseUrlMissing, DatabaseUrlInvalid):
@@ -293,7 +293,7 @@ def test_none_counts_as_a_missing_connection_string() -> None:
     ],
     ids=ascii,
 )
-def test_the_error_says_what_to_do(dsn: str, text: str) -> None:
+def test_the_error_explains_what_to_do(dsn: str, text: str) -> None:
     with pytest.raises(DatabaseUrlInvalid) as caught:
         parse_dsn(dsn)
     assert str(caught.value) == text
@@ -325,7 +325,7 @@ def test_an_unencoded_character_in_a_password_is_kept_or_rejected(sign: str) -> 
         assert parse_dsn(dsn).named["password"] == password
 
 
-# What the environment adds
+# Values from the environment
 
 
 @pytest.mark.parametrize(

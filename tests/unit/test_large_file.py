@@ -80,7 +80,7 @@ def test_the_text_is_the_file_without_its_byte_order_mark(file: Path, text: str)
 
 @in_one_file
 @given(text=texts)
-def test_line_endings_are_those_of_editors(file: Path, text: str) -> None:
+def test_line_endings_match_editors(file: Path, text: str) -> None:
     file.write_bytes(BOM + text.encode())
     assert list(read_lines(str(file))) == re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text)
 

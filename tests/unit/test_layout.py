@@ -122,7 +122,7 @@ def test_a_folder_that_is_only_a_rollback_is_an_error(tmp_path: Path) -> None:
     assert list(problems(tmp_path)) == ["2_b/down.sql"]
 
 
-def test_a_linked_folder_is_read_like_another(tmp_path: Path) -> None:
+def test_a_linked_folder_is_read_like_any_other(tmp_path: Path) -> None:
     """A ConfigMap with paths such as `1_a/up.sql` consists of links."""
     make(tmp_path, "..2024/1_a/up.sql")
     (tmp_path / "..data").symlink_to("..2024")
@@ -151,7 +151,7 @@ def test_other_files_in_folders_are_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["002.pgsql", "003.sql.txt", "004.sql.gz", "007.sql ", "010.sql\r", "a.SQL", "a.Sql", "b.psql"]
 )
-def test_a_name_that_almost_matches_is_not_read_but_listed(tmp_path: Path, name: str) -> None:
+def test_a_name_that_almost_matches_is_listed_but_not_read(tmp_path: Path, name: str) -> None:
     make(tmp_path, "001.sql", name)
     assert migrations(tmp_path) == ["001.sql"]
     assert ignored(tmp_path) == {name: NOT_READ}

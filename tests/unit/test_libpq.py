@@ -150,7 +150,9 @@ def test_no_library_is_loaded_without_psycopgs_wheel(monkeypatch: pytest.MonkeyP
     assert libpq.load.__wrapped__() is None
 
 
-def test_no_library_is_loaded_if_psycopg_is_built_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_library_is_loaded_if_psycopg_was_built_with_another_libpq(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "psycopg_c").mkdir()
     (tmp_path / "psycopg_c" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""The texts come from libpq, the servers and PgBouncer; in other languages the SQLSTATE decides."""
+"""Login errors are classified by the English texts of libpq, Postgres and PgBouncer, or otherwise by SQLSTATE."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ NOT_ADMITTED, NO_TLS = FATAL + 'no pg_hba.conf entry for host "10.9.8.7"', TO + 
 def test_one_host_that_rejects_shared_credentials_makes_the_failure_permanent(
     hosts: list[tuple[str, str]], kind: type[StorageError], reason: str
 ) -> None:
-    """In the last two cases, one host has several addresses and refuses permanently at the one where it listens."""
+    """In the last two cases, a host has several addresses and rejects the login at the one on which it listens."""
     error: Any = classify_login_error(psycopg.OperationalError(of_hosts(*hosts)))
     assert (type(error), error.reason) == (kind, reason)
 
@@ -277,7 +277,7 @@ def test_an_english_text_refines_its_sqlstate_and_never_overrules_it(
 @pytest.mark.parametrize(
     ("sqlstate", "function", "reason"), [("55000", "CheckMyDatabase", "not_accepting"), ("XX000", "f", "unknown")]
 )
-def test_a_quoted_name_that_looks_like_a_sqlstate_is_ignored(
+def test_a_quoted_name_that_resembles_a_sqlstate_is_ignored(
     quotes: str, name: str, sqlstate: str, function: str, reason: str
 ) -> None:
     text = verbose("FATAL", sqlstate, f"blah {quotes.format(name)} blah\nDETAIL:  {quotes.format(name)}", function)
@@ -313,7 +313,7 @@ def test_each_of_several_hosts_is_classified_by_its_own_sqlstate(
 
 
 def test_an_error_with_a_sqlstate_is_classified_by_it() -> None:
-    """Errors of a first statement have one; psycopg's login errors do not."""
+    """The error of the first statement after a login has a SQLSTATE; psycopg's login errors do not."""
     error: Any = classify_login_error(psycopg.errors.CannotConnectNow("blah »28P01«"))
     assert (type(error), error.reason) == (PostgresUnavailable, "not_accepting")
 
@@ -381,7 +381,7 @@ def test_a_permanent_failure_is_a_sentence_with_a_remedy_and_a_retryable_one_a_c
         sentence = str(classify_login_error(psycopg.OperationalError(text)))
         assert sentence[0].isupper()
         assert sentence.endswith(".")
-        assert ": " in sentence, "after the colon comes the remedy"
+        assert ": " in sentence, "the remedy must follow a colon"
     for text, _ in RETRYABLE:
         words = str(classify_login_error(psycopg.OperationalError(text)))
         assert words[0].islower()

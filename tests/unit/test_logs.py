@@ -421,7 +421,7 @@ def test_a_wait_is_logged_when_it_changes_and_otherwise_at_intervals(monkeypatch
         (1000.0, "dns"),
         (1009.9, "dns"),
         (1010.0, "dns"),  # ten seconds later
-        (1015.0, "refused"),  # another
+        (1015.0, "refused"),  # another reason
         (1020.0, "refused"),
         (1024.9, "refused"),
         (1025.0, "refused"),  # ten seconds after that

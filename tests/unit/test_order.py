@@ -1,4 +1,4 @@
-"""MIGRATE_ORDER=numeric: numbers in names count as numbers."""
+"""MIGRATE_ORDER=numeric sorts names by the numbers in them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_numbers_are_compared_as_numbers(tmp_path: Path, in_order: list[str]) ->
 @pytest.mark.parametrize(
     "names", [("V1__a.sql", "V1__b.sql"), ("V1__a.sql", "V1.0__b.sql"), ("V1.1__a.sql", "V1_1__b.sql")]
 )
-def test_two_flyway_files_with_one_version_are_an_error(tmp_path: Path, names: tuple[str, str]) -> None:
+def test_two_flyway_files_with_the_same_version_are_an_error(tmp_path: Path, names: tuple[str, str]) -> None:
     for name in (*names, "V3__c.sql"):
         (tmp_path / name).write_text("")
     with pytest.raises(ConfigurationError) as caught:

@@ -1,4 +1,4 @@
-"""The check for secrets and stderr output that every test of the program makes does find them."""
+"""Every test of the program checks its output for secrets and its stderr; here, that check itself is tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing between a down mark and the next up mark is left, and what is left stands where it stood."""
+"""Text between a down marker and the next up marker is blanked, and all other text keeps its position."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def statements(chunk: Chunk) -> list[str]:
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("behind", ["", ";", ":", ".", "  "])
 @pytest.mark.parametrize("down", DOWNS)
-def test_what_follows_a_down_mark_is_blank_and_the_rest_keeps_its_place(down: str, behind: str, line_end: str) -> None:
+def test_text_after_a_down_marker_is_blanked_and_other_text_keeps_its_position(
+    down: str, behind: str, line_end: str
+) -> None:
     if behind and " " in (options := down.rpartition(":")[2]) and options.endswith("false"):
         behind = ""
     sql = line_end.join(["a;", f"{down}{behind}", "b; 'it''s;'", "-- é", "c"])
@@ -54,7 +56,7 @@ def test_what_follows_a_down_mark_is_blank_and_the_rest_keeps_its_place(down: st
 
 @pytest.mark.parametrize("up", UPS)
 @pytest.mark.parametrize("behind", ["", ";", ":", "."])
-def test_what_follows_the_next_up_mark_of_any_tool_is_left(up: str, behind: str) -> None:
+def test_text_after_the_next_up_marker_of_any_tool_is_kept(up: str, behind: str) -> None:
     if up.endswith(("false", "notransaction")):
         behind = ""
     for down in DOWNS:
@@ -82,7 +84,7 @@ def test_what_follows_the_next_up_mark_of_any_tool_is_left(up: str, behind: str)
         "a;\n#Downs\nb",
     ],
 )
-def test_a_mark_is_a_comment_on_a_line_of_its_own(sql: str) -> None:
+def test_a_marker_is_a_comment_on_its_own_line(sql: str) -> None:
     (chunk,) = Migration("001.sql", sql).chunks()
     assert (chunk.text, chunk.scan) == (sql, scan(sql))
 
@@ -101,18 +103,18 @@ def test_a_mark_is_a_comment_on_a_line_of_its_own(sql: str) -> None:
         ("a;\n-- migrate:down\nSELECT '\n-- migrate:up\n'; b;", ["a"]),
     ],
 )
-def test_only_forward_statements_are_left(sql: str, left: list[str]) -> None:
+def test_only_forward_statements_are_kept(sql: str, left: list[str]) -> None:
     assert forward(sql) == left
     assert [text for chunk in ChunkReader(Migration("001.sql", sql)) for text in statements(chunk)] == left
 
 
-def test_a_quote_that_may_hide_an_up_mark_is_rejected() -> None:
+def test_a_quote_that_may_hide_an_up_marker_is_rejected() -> None:
     reader = ChunkReader(Migration("001.sql", "a;\n-- migrate:down\nb 'c;\n-- migrate:up\nd;"))
     with pytest.raises(MigrationFailure, match=r"never closed \(line 3\)$"):
         list(reader)
 
 
-def test_a_text_without_marks_is_not_scanned_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_without_markers_is_not_scanned_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("predeploy.migrations.sections.scan", lambda _: pytest.fail("scanned"))
     assert forward("-- migrate:up\na; countdown;\n-- +goose StatementBegin\nb") == ["a", "countdown", "b"]
 

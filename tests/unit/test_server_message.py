@@ -1,4 +1,4 @@
-"""Constructed messages: those of localised servers, and those that the test servers cannot be made to send."""
+"""Constructed messages, as from localised servers, or that the test servers cannot be made to send."""
 
 from __future__ import annotations
 

@@ -321,7 +321,7 @@ def test_the_termination_log_is_the_file_that_the_variable_names(tmp_path: Path)
 
 @pytest.mark.parametrize("environ", [{}, {"MIGRATE_TERMINATION_LOG": ""}])
 @pytest.mark.parametrize("there", [True, False])
-def test_the_termination_log_defaults_to_that_of_kubernetes_if_it_exists(
+def test_the_termination_log_defaults_to_the_kubernetes_path_if_it_exists(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], there: bool
 ) -> None:
     monkeypatch.setattr("os.path.exists", lambda path: there and path == "/dev/termination-log")
@@ -371,7 +371,7 @@ def test_the_table_and_the_order_are_read() -> None:
     assert load(MIGRATE_ORDER="numeric").numeric_order
 
 
-def test_the_settings_of_migrations_are_read_in_lower_case_and_are_not_unknown() -> None:
+def test_migration_settings_are_read_in_lower_case_and_are_known() -> None:
     found = load(MIGRATE_SET_REGION="eu", MIGRATE_SET__a1=" it's ", MIGRATE_SET_EMPTY="", MIGRATE_SETS="x")
     assert found.migration_settings == (("_a1", " it's "), ("region", "eu"))
     assert found.unknown == ("MIGRATE_SETS",)
@@ -390,9 +390,7 @@ def test_the_settings_of_migrations_are_read_in_lower_case_and_are_not_unknown()
         ({"MIGRATE_SET_A": "hunter2\udcff"}, "MIGRATE_SET_A: the value is not valid UTF-8"),
     ],
 )
-def test_a_setting_of_migrations_that_cannot_be_set_is_named_without_its_value(
-    variables: dict[str, str], says: str
-) -> None:
+def test_an_invalid_migration_setting_is_named_without_its_value(variables: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says) as caught:
         load(**variables)
     assert "hunter2" not in str(caught.value)

@@ -242,7 +242,7 @@ def test_literals_are_replaced_only_if_no_other_token_can_contain_a_quote(sql: s
         ("é\u2028\f\x85€x", 5, (1, 6)),
     ],
 )
-def test_line_endings_are_those_of_editors(sql: str, offset: int, place: tuple[int, int]) -> None:
+def test_line_endings_match_editors(sql: str, offset: int, place: tuple[int, int]) -> None:
     assert line_and_column(sql, offset) == place
 
 

@@ -48,7 +48,8 @@ def server_tokens(sql: str) -> list[Token]:
 def server_statements(sql: str, found: list[Token]) -> list[tuple[int, int]]:
     """Return the server grammar's statements, each from its first token to its last.
 
-    The location of a RawStmt may include white space and comments before it: the tokens decide.
+    The location of a RawStmt may include white space and comments before the statement, so the tokens determine where
+    it begins.
     """
     places = [i for i, character in enumerate(sql) for _ in character.encode()] + [len(sql)]
     starts = [token.start for token in found]

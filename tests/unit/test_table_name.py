@@ -18,7 +18,7 @@ from predeploy.sql.table_name import DEFAULT_TABLE, TableName
         ("é" * 31, None, "é" * 31, f'"{"é" * 31}"'),
     ],
 )
-def test_a_name_is_read_as_sql_reads_it(text: str, schema: str | None, name: str, sql: str) -> None:
+def test_a_name_is_parsed_as_in_sql(text: str, schema: str | None, name: str, sql: str) -> None:
     table = TableName.parse(text)
     assert (table.schema, table.name, table.sql) == (schema, name, sql)
 
@@ -26,7 +26,7 @@ def test_a_name_is_read_as_sql_reads_it(text: str, schema: str | None, name: str
 @pytest.mark.parametrize(
     "text", ["", " ", "a.b.c", "a.", ".b", "1a", "a b", "a-b", '"a', '""', "a;b", "a" * 64, "é" * 32, "a\0"]
 )
-def test_another_text_is_no_name(text: str) -> None:
+def test_an_invalid_name_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"not a table name|too long"):
         TableName.parse(text)
 

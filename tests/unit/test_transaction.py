@@ -1,4 +1,4 @@
-"""The transaction control that a file may contain, and the sentence for what it may not."""
+"""The transaction control that a file may contain, and the messages for transaction control that is not allowed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def statements(chunk: Chunk) -> list[str]:
         ("SET SESSION TRANSACTION DEFERRABLE; SET TRANSACTION NOT DEFERRABLE; BEGIN; a; b; COMMIT", ""),
     ],
 )
-def test_what_surrounds_a_file_is_blank_and_its_mode_is_kept(sql: str, mode: str) -> None:
+def test_statements_around_a_file_are_blanked_and_their_mode_is_kept(sql: str, mode: str) -> None:
     chunk = read(sql)
     assert (statements(chunk), chunk.transaction_mode, chunk.total) == (["a", "b"], mode, 2)
     assert len(chunk.text) == len(sql)
@@ -65,7 +65,7 @@ def test_what_surrounds_a_file_is_blank_and_its_mode_is_kept(sql: str, mode: str
         f"{NO_TRANSACTION}BEGIN; SET TRANSACTION READ ONLY; SAVEPOINT a; ROLLBACK TO a; END AND NO CHAIN",
     ],
 )
-def test_what_the_server_may_see_is_left(sql: str) -> None:
+def test_other_statements_are_sent_unchanged(sql: str) -> None:
     assert read(sql) == Chunk(sql, scan(sql))
 
 
@@ -100,7 +100,7 @@ def test_what_the_server_may_see_is_left(sql: str) -> None:
         ("BEGIN; a;\nCOMMIT CREATE TABLE sesame ()", 2, "COMMIT: unsupported words follow it"),
     ],
 )
-def test_a_transactional_file_is_rejected_with_its_line_and_a_way_on(sql: str, line: int, says: str) -> None:
+def test_a_transactional_file_is_rejected_with_the_line_and_a_remedy(sql: str, line: int, says: str) -> None:
     with pytest.raises(MigrationFailure, match=rf"^{says}") as caught:
         read(sql)
     assert caught.value.fields == {"line": line}
@@ -120,7 +120,7 @@ def test_a_transactional_file_is_rejected_with_its_line_and_a_way_on(sql: str, l
         ("BEGIN;\na;\nPREPARE TRANSACTION 'x';", 4, "PREPARE TRANSACTION: a no-transaction migration must commit"),
     ],
 )
-def test_a_no_transaction_file_is_rejected_with_a_sentence_of_its_own(sql: str, line: int, says: str) -> None:
+def test_a_no_transaction_file_is_rejected_with_its_own_message(sql: str, line: int, says: str) -> None:
     with pytest.raises(MigrationFailure, match=rf"^{says}") as caught:
         read(NO_TRANSACTION + sql)
     assert caught.value.fields == {"line": line}
@@ -128,7 +128,7 @@ def test_a_no_transaction_file_is_rejected_with_a_sentence_of_its_own(sql: str, 
 
 
 @pytest.mark.parametrize("sql", ["BEGIN;\nSELECT 'a; COMMIT;", "SELECT 1;\nSELECT $x$; ROLLBACK"])
-def test_a_quote_that_hides_the_rest_is_the_problem(sql: str) -> None:
+def test_an_unclosed_quote_is_reported_as_the_problem(sql: str) -> None:
     with pytest.raises(MigrationFailure, match=r"never closed \(line 2\)$"):
         read(sql)
 
@@ -145,7 +145,7 @@ texts = inner | inner.map(lambda sql: f"BEGIN;SET TRANSACTION ISOLATION LEVEL RE
 
 @settings(max_examples=1500, deadline=None)
 @given(sql=texts, chars=st.integers(1, 60), transactional=st.booleans())
-def test_a_text_in_chunks_is_read_as_the_text(sql: str, chars: int, transactional: bool) -> None:
+def test_chunks_are_read_like_the_whole_text(sql: str, chars: int, transactional: bool) -> None:
     whole = TransactionReader(transactional=transactional)
     expected = whole.read(Chunk(sql, scan(sql)))
     reader = TransactionReader(transactional=transactional)

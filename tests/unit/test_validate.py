@@ -1,4 +1,4 @@
-"""What a migration must not contain, and how its chunks are read ahead in order, without any invalid ones."""
+"""Text that is not allowed in a migration is rejected, and valid chunks are read ahead in order."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_line_of_a_violation_is_its_line_in_the_file() -> None:
 
 
 @pytest.mark.parametrize(("line", "says"), [(41, "of the transaction"), (42, "COPY"), (43, "COPY")])
-def test_of_two_problems_the_first_line_is_named(line: int, says: str) -> None:
+def test_the_problem_on_the_earlier_line_is_reported(line: int, says: str) -> None:
     with pytest.raises(MigrationFailure, match=says):
         validate(Migration("001.sql"), chunk("a;\nCOPY t FROM stdin;", lines=40), Problem(line, "of the transaction"))
 
