@@ -55,7 +55,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--only", type=lambda text: text.split(","), default=[], help=f"any of {','.join(NAMES)}; default: all"
     )
-    parser.add_argument("--rounds", type=int, help="number of rounds; default: 21 for no-op starts, 5 for the rest")
+    parser.add_argument("--rounds", type=int, help="number of rounds; default: 21 for no-op starts, 5 for all others")
     parser.add_argument("--quick", action="store_true", help="small sizes, only count targets, no docker unless named")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md and docs/performance.svg")
     options = parser.parse_args(arguments)

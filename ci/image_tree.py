@@ -84,7 +84,9 @@ def reachable() -> dict[str, Path]:
     for name in codecs_named(filter(None, own)):
         finder.import_hook(name)
     files = {name: getattr(module, "__file__", None) for name, module in finder.modules.items()}
-    return {name: Path(file) for name, file in sorted(files.items()) if file}  # the others are built in or frozen
+    return {
+        name: Path(file) for name, file in sorted(files.items()) if file
+    }  # modules without a file are built in or frozen
 
 
 def codecs_named(blocks: Iterable[CodeType]) -> set[str]:

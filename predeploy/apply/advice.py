@@ -130,7 +130,7 @@ def advise(sqlstate: str | None, command: str | None, function: str | None, *, t
 
 
 def placeholder_advice(sql: str, at: int) -> str | None:
-    """Return advice for a syntax error at offset `at` if another tool's placeholder is there or ends there, or None."""
+    """Return advice for a syntax error at offset `at`, in or right after another tool's placeholder; otherwise None."""
     start, end = max(at - _MAX_PLACEHOLDER_CHARS, 0), at + _MAX_PLACEHOLDER_CHARS
     for pattern, what in _PLACEHOLDERS:
         if any(found.start() <= at <= found.end() for found in pattern.finditer(sql, start, end)):

@@ -41,7 +41,8 @@ _NO_NAME = "The name after --through is not a migration in MIGRATIONS_DIR"
 def through(files: MigrationFiles, last: str | None) -> Choice:
     """Choose all files up to and including `last` in run order, or all files if it is None.
 
-    Raise `ConfigurationError` if `last` is not a file. The message does not quote it: it may be a connection string.
+    Raise `ConfigurationError` if `last` is not a file. The message does not quote `last`, because it may be a
+    connection string.
     """
     names = [migration.name for migration in files.migrations]
     if not names:

@@ -66,9 +66,7 @@ def find_drift(files: MigrationFiles, recorded: Mapping[str, str | None]) -> Dri
     another = "; if _migrations belongs to another application, set MIGRATE_TABLE" if missing else ""
     findings = [
         *(
-            Finding(
-                "renamed", new, f"{new} has the same content as {old}, which is applied but missing: it was renamed"
-            )
+            Finding("renamed", new, f"{old} was renamed to {new}: the applied content is the same")
             for new, old in renamed.items()
         ),
         *_find_misordered(files, pending),

@@ -1,4 +1,4 @@
-"""Apply the pending migrations in order: small ones are batched into messages, the rest run one at a time."""
+"""Apply the pending migrations in order: small ones are batched into messages, all others run one at a time."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SCHEMES = ("postgresql://", "postgres://")
 _ENCODE = "percent-encode @ : / ? # and % in the user name and the password (@ is %40, / is %2F)"
-# An invalid sslmode: libpq rejects it, but only after it has added values from services, passfiles and the environment.
+# libpq rejects this sslmode, but only after it has added the values from services, passfiles and the environment.
 _NEVER_CONNECT = "never-connect"
 _UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")  # characters that are never percent-encoded
 _HOST_NAME = re.compile(r"[\w.-]*")

@@ -84,7 +84,9 @@ class Message:
                 while result := conn.wait(generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result():
                     if result.status == pq.ExecStatus.FATAL_ERROR:
                         raise error_from_result(result)
-                    if result.status in _COPYING:  # validation rejects COPY; the protocol cannot continue here
+                    if (
+                        result.status in _COPYING
+                    ):  # validation should have rejected COPY; the connection is unusable from here on
                         conn.close()
                         raise psycopg.OperationalError("COPY to or from the client is not supported in a migration")
                     self.started = True

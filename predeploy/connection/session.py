@@ -147,7 +147,7 @@ def pooled_profile(
 
 
 def _local(migration_settings: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Yield statements that set each name, with the prefix `predeploy`, until the transaction ends."""
+    """Yield a statement for each setting that sets `predeploy.<name>` until the transaction ends."""
     for name, value in migration_settings:
         quoted = value.replace("'", "''")  # a backslash is an ordinary character: see _STRINGS
         yield f"SET LOCAL predeploy.\"{name}\"='{quoted}'"

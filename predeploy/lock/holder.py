@@ -1,6 +1,6 @@
 """Describe the holder of the migration lock, and what an operator can do. The holder's query is never logged.
 
-The holder is looked up only while a run waits for the lock, in autocommit mode, like the polling.
+The query for the holder runs only while a run waits for the lock. Like the polling, it runs in autocommit mode.
 """
 
 from __future__ import annotations

@@ -28,10 +28,10 @@ def order_key(names: Iterable[str], *, numeric: bool) -> Callable[[str], Any]:
 
 
 def numeric_key(names: Iterable[str]) -> Callable[[str], NumericKey]:
-    """Return a sort key for these names: the number after their common prefix, then the rest in code point order.
+    """Return a sort key for these names: the number after their common prefix, then what follows in code point order.
 
-    A date without a time (8 digits) is compared as midnight with a date and time (14 digits). A name without a number
-    sorts after all others.
+    A date without a time (8 digits) counts as midnight when it is compared with a date and time (14 digits). A name
+    without a number sorts after all others.
     """
     prefix = _common_prefix(names)
 

@@ -51,7 +51,7 @@ _LOGGED = ("wait_event_type", "wait_event", "waiting_for", "blocked_by")
 class BackendActivity:
     """The session's `state`, the time of its last change (`since`), and the `fields` to log; None means unknown.
 
-    `is_ours` is False if the activity is that of the session that holds the migration lock.
+    `is_ours` is False if the activity is not that of this run's session, but of the holder of the migration lock.
     """
 
     is_ours: bool

@@ -47,7 +47,7 @@ class Message:
 def logged_in(messages: Sequence[Message]) -> int:
     """Return the number of the message that completes the login of a run with pending migrations, or the last number.
 
-    The fast path precedes this login and has its own.
+    Before this login, the fast path has logged in on a connection of its own.
     """
     starts = [message.number for message in messages if message.kind == "startup"]
     own = starts[1] if len(starts) > 1 else len(messages)

@@ -34,7 +34,7 @@ MID_RUN = 0.4
 
 @dataclass(slots=True)
 class Tally:
-    """The results of trials: their number, how many faults occurred, and how many of those between login and logout."""
+    """The results of trials: their number, how many faults occurred, and how many of them between login and logout."""
 
     trials: int = 0
     fired: int = 0
@@ -84,7 +84,7 @@ def attempt(stage: Stage, plans: Iterable[Plan]) -> Tally:
 
 
 def caught(stage: Stage, bug: str, seed: str, trials: int = PLANTED_TRIALS) -> tuple[int, str]:
-    """Return the number of the first trial that catches the stage's planted bug, and how; 0 if none does."""
+    """Return the number of the first trial that catches the stage's planted bug, and its finding; 0 if none does."""
     for number, plan in enumerate(random_plans(stage, seed, range(trials), BUGS[bug].focus), 1):
         outcome = Trial(stage, plan).run()
         if outcome.violations:

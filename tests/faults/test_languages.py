@@ -133,7 +133,7 @@ def test_too_many_clients(prepared: PostgresServer, superusers_too: bool) -> Non
     wait_for_postgres(parse_dsn(prepared.dsn("recovery", "someone", "hunter2")), timeout=20).close()
 
 
-def test_temporary_failures_are_waited_for_for_the_same_reason(prepared: PostgresServer) -> None:
+def test_temporary_failures_cause_a_wait_for_the_same_reason(prepared: PostgresServer) -> None:
     assert unavailability(prepared.dsn("recovery", "limited", "hunter2")).reason == "too_many_clients"
     assert unavailability(prepared.dsn("closed", "someone", "hunter2")).reason == "not_accepting"
     with psycopg.connect(prepared.dsn(), autocommit=True) as admin:

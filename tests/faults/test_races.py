@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FILES = 10
 ADVISORY_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-# Two runners in the same migration at the same time would see each other's mark.
+# Two runners in the same migration at the same time would violate the unique constraint of `inside`.
 MARK = "INSERT INTO effects VALUES ({n}); INSERT INTO inside VALUES ({n}); DELETE FROM inside WHERE n = {n}"
 
 

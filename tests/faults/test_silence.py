@@ -68,7 +68,7 @@ def test_a_connection_that_drops_all_data_is_closed_and_the_file_applied_on_a_ne
     proxy.silent_after = None
     ended = process.finish()
     assert (ended.exit_code, ended.report["applied"]) == (0, 2)
-    # The server does not know of the loss and would have kept the lock for the old session.
+    # The server has not noticed the loss, so the old session would still hold the lock.
     assert [line["migration"] for line in ended.named("connection.lost")] == ["001.sql"]
     assert len(ended.named("lock.freed")) == 1
     assert database.query("SELECT n FROM effects ORDER BY n") == [(1,), (2,)]

@@ -107,17 +107,17 @@ def test_a_file_changed_after_it_was_applied_is_an_error_and_through_records_it(
 
 
 @pytest.mark.parametrize("key", WITH_CHECKSUM)
-@pytest.mark.parametrize("there", ["LF", "CRLF"])
+@pytest.mark.parametrize("recorded_as", ["LF", "CRLF"])
 def test_different_line_endings_do_not_matter(
-    key: str, there: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+    key: str, recorded_as: str, run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     old = BY_ID[key]
     (name,) = old.write_files(migrations_dir, 1)
     database.execute(old.ddl)
     crlf = SQL.format(1).replace("\n", "\r\n").encode()
-    text = crlf if there == "CRLF" else SQL.format(1).encode()
+    text = crlf if recorded_as == "CRLF" else SQL.format(1).encode()
     database.execute(f"INSERT INTO {old.table} {old.columns} VALUES ({old.row(1, name, text)})")
-    migrations_dir.write(name, b"\xef\xbb\xbf" + (SQL.format(1).encode() if there == "CRLF" else crlf))
+    migrations_dir.write(name, b"\xef\xbb\xbf" + (SQL.format(1).encode() if recorded_as == "CRLF" else crlf))
     assert proofs(run("baseline", "--from", old.name)) == {name: "checksum"}
 
 

@@ -99,9 +99,16 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "default_transaction_read_only",
         "default_transaction_read_only",
     ),
-    "table there": ("CREATE TABLE users ()", "42P07", "duplicate_table", "CREATE TABLE", "IF NOT EXISTS", "same"),
-    "index there": ("CREATE INDEX users_pkey ON users (age)", "42P07", "duplicate_table", "CREATE INDEX", "same", "IF"),
-    "column there": (
+    "table exists": ("CREATE TABLE users ()", "42P07", "duplicate_table", "CREATE TABLE", "IF NOT EXISTS", "same"),
+    "index exists": (
+        "CREATE INDEX users_pkey ON users (age)",
+        "42P07",
+        "duplicate_table",
+        "CREATE INDEX",
+        "same",
+        "IF",
+    ),
+    "column exists": (
         "ALTER TABLE users ADD age int",
         "42701",
         "duplicate_column",
@@ -109,9 +116,9 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "IF NOT EXISTS",
         "if it is the same",
     ),
-    "type there": ("CREATE TYPE mood AS ENUM ()", "42710", "duplicate_object", "CREATE TYPE", "same", "drop it first"),
-    "role there": ("CREATE ROLE postgres", "42710", "duplicate_object", "CREATE ROLE", "remove the statement", "same"),
-    "function there": (
+    "type exists": ("CREATE TYPE mood AS ENUM ()", "42710", "duplicate_object", "CREATE TYPE", "same", "drop it first"),
+    "role exists": ("CREATE ROLE postgres", "42710", "duplicate_object", "CREATE ROLE", "remove the statement", "same"),
+    "function exists": (
         "CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 2'",
         "42723",
         "duplicate_function",
@@ -119,7 +126,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "CREATE OR REPLACE",
         "CREATE OR REPLACE",
     ),
-    "schema there": ("CREATE SCHEMA app", "42P06", "duplicate_schema", "CREATE SCHEMA", "IF NOT EXISTS", "IF NOT"),
+    "schema exists": ("CREATE SCHEMA app", "42P06", "duplicate_schema", "CREATE SCHEMA", "IF NOT EXISTS", "IF NOT"),
     "no table": ("SELECT * FROM nowhere", "42P01", "undefined_table", "SELECT", "Fix the name", "schema"),
     "no column": (
         "ALTER TABLE users DROP zip",
@@ -187,7 +194,7 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
     ),
     "in use by the block": (OPEN_CURSOR, "55006", "object_in_use", "DO", "into a later file", "out of the block"),
     "syntax": ("CREATE TABEL x ()", "42601", "syntax_error", "CREATE", "line and column", "line and column"),
-    "no such statement": ("CRAETE TABLE x ()", "42601", "syntax_error", None, "line and column", "line and column"),
+    "unknown statement": ("CRAETE TABLE x ()", "42601", "syntax_error", None, "line and column", "line and column"),
     "extension": ("CREATE EXTENSION x9", "(0A000|58P01)", "", "CREATE EXTENSION", "extension's package", "server"),
     "file": ("COPY users FROM '/nowhere/x'", "58P01", "undefined_file", "COPY", "the database server can open", "this"),
     "library": (

@@ -144,7 +144,7 @@ def test_numeric_order_runs_version_10_after_version_2(
     )
 
 
-def test_a_flyway_directory_runs_as_flyway_runs_it(
+def test_a_flyway_directory_runs_as_it_does_in_flyway(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("R__view.sql", "CREATE OR REPLACE VIEW v AS SELECT id FROM a")

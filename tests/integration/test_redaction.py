@@ -51,8 +51,8 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
     "role, double quotes": ('CREATE ROLE x PASSWORD "§"', "42601", 'syntax error at or near "***"'),
     "role, equals": ("ALTER ROLE postgres PASSWORD = '§'", "42601", 'syntax error at or near "="'),
     "role, dollar quotes": ("CREATE ROLE postgres PASSWORD $$§$$", "42710", 'role "postgres" already exists'),
-    "role, no such": ("ALTER ROLE nobody_here PASSWORD '§'", "42704", 'role "nobody_here" does not exist'),
-    "role, there already": ("CREATE ROLE postgres PASSWORD '§'", "42710", 'role "postgres" already exists'),
+    "missing role": ("ALTER ROLE nobody_here PASSWORD '§'", "42704", 'role "nobody_here" does not exist'),
+    "role that exists": ("CREATE ROLE postgres PASSWORD '§'", "42710", 'role "postgres" already exists'),
     "role, named like its password": ("ALTER ROLE § PASSWORD '§'", "42704", 'role "***" does not exist'),
     "role, valid until": (
         "CREATE ROLE x VALID UNTIL '§'",
@@ -245,7 +245,7 @@ STATEMENTS: dict[str, tuple[str, str, str]] = {
         "",
     ),
     "extension, version": ("CREATE EXTENSION plpgsql VERSION '§'", "42710", 'extension "plpgsql" already exists'),
-    "extension, no such": (
+    "missing extension": (
         "CREATE EXTENSION no_extension VERSION '§'",
         "0A000",
         'extension "no_extension" is not available',
@@ -423,7 +423,7 @@ WHOLE: dict[str, tuple[str, str]] = {
         "SELECT * FROM user_list WHERE name = 'user_list'",
         'relation "user_list" does not exist',
     ),
-    "relation there": ("CREATE TABLE users ()", 'relation "users" already exists'),
+    "relation exists": ("CREATE TABLE users ()", 'relation "users" already exists'),
     "primary key": (
         "INSERT INTO users VALUES (1, 'n'), (1, 'm')",
         'duplicate key value violates unique constraint "users_pkey"',
@@ -454,7 +454,7 @@ WHOLE: dict[str, tuple[str, str]] = {
     "no role": ("GRANT SELECT ON users TO app_reader", 'role "app_reader" does not exist'),
     "no function": ("SELECT no_such(1)", "function no_such(integer) does not exist"),
     "no type": ("CREATE TABLE t (m moods)", 'type "moods" does not exist'),
-    "column there": ("ALTER TABLE users ADD age int", 'column "age" of relation "users" already exists'),
+    "column exists": ("ALTER TABLE users ADD age int", 'column "age" of relation "users" already exists'),
     "wrong type": (
         "ALTER TABLE users ALTER name TYPE int",
         'column "name" cannot be cast automatically to type integer',

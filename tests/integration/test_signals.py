@@ -317,7 +317,7 @@ def test_a_frozen_server_does_not_delay_the_exit(
         run = process.finish()
         assert time.monotonic() - sent < WITHIN_S
         assert (run.exit_code, run.report["exit_code"]) == (143, 143)
-        assert UNCONFIRMED in run.report["message"], "the report must say that the migration may still commit"
+        assert UNCONFIRMED in run.report["message"], "the report must mention that the migration may still commit"
     finally:
         os.kill(backend, signal.SIGCONT)
     assert_clean(database)

@@ -53,7 +53,7 @@ class Run:
 
 
 class Process:
-    """The program, running. It writes to files in `directory`, so that it never waits for a reader."""
+    """A running process of the program. It writes to files in `directory`, so it never waits for a reader."""
 
     def __init__(self, command: list[str], environment: Mapping[str, str], directory: Path, secrets: set[str]) -> None:
         directory.mkdir(parents=True)

@@ -273,7 +273,7 @@ def test_a_checksum_ignores_line_endings_and_the_byte_order_mark_but_no_other_ch
 def test_the_checksum_does_not_depend_on_the_interpreters_modules(
     migrations_dir: MigrationsDir, missing: list[str]
 ) -> None:
-    """Python before 3.12 has no `_sha2`, later ones have no `_sha256`, and an interpreter may lack both."""
+    """Python before 3.12 has no `_sha2`, later versions have no `_sha256`, and an interpreter may lack both."""
     import_module = builtins.__import__
 
     def refuse(name: str, *rest: Any) -> Any:

@@ -38,7 +38,7 @@ ENVIRONMENTS = [
 
 
 def read_by_both(monkeypatch: pytest.MonkeyPatch, read: Callable[[ConninfoReader], object]) -> tuple[object, object]:
-    """Return the result of libpq through ctypes, and that of psycopg."""
+    """Return the results of libpq through ctypes and of psycopg."""
     by_ctypes = libpq.conninfo()
     assert isinstance(by_ctypes, libpq.Libpq)
     with monkeypatch.context() as patch:
