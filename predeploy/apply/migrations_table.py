@@ -222,13 +222,13 @@ def ensure_table(
 
 
 def warn_if_hidden(conn: Connection, wanted: TableName, table: TableName) -> None:
-    """Warn if a new session does not find `table` under the name `wanted`, because search_path has changed."""
+    """Warn if a changed search_path keeps a new session from finding `table` under the name `wanted`."""
     if wanted.schema or not table.schema:
         return
     same = f"to_regclass({_literal(wanted.sql)}) IS NOT DISTINCT FROM to_regclass({_literal(table.quoted)})"
     if run(conn, f"SELECT {same}")[0].get_value(0, 0) != b"t":
         log.warning(
-            "search_path no longer leads to %s: set MIGRATE_TABLE=%s before the next run",
+            "%s can no longer be found through search_path: set MIGRATE_TABLE=%s before the next run",
             table,
             table.setting,
             extra={"event": "table.hidden"},

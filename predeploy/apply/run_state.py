@@ -77,9 +77,9 @@ class RunState:
             self._withdraw(migration)
 
     def compare(self, recorded: Mapping[str, str | None], strict: Collection[str]) -> Drift:
-        """Compare the files with the table, leaving out migrations that this run has applied, failed or not run.
+        """Compare the files with the table, leaving out the migrations whose outcome this run has already recorded.
 
-        A finding of a `strict` kind is an error, and leaves nothing pending.
+        A finding whose kind is in `strict` is an error, and then no migration is pending.
         """
         drift = find_drift(self._files, recorded)
         refuse_copies(drift)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from predeploy.connection.connect import Connection, ConnectionSource
 
 HEALTH_TIMEOUT_S = 4.5  # leaves half a second of the 5 s for the rest of the check
-_MAX_DEAD = 20  # the number of dead connections from a pool to skip
+_MAX_DEAD = 20  # how many dead pooled connections to skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ class ChunkReader:
         return ahead or next(self._chunks)
 
     def read_ahead(self) -> None:
-        """Read the next chunk ahead. Defer a failure, because the server may report one in an earlier chunk."""
+        """Read one chunk ahead. Hold back an error in it, because the server may report one in an earlier chunk."""
         try:
             self._ahead = next(self._chunks, None)
         except MigrationFailure as failure:

@@ -116,7 +116,7 @@ def without_dns(migrations_dir: MigrationsDir, tmp_path: Path) -> Iterator[Progr
     program.close()
 
 
-def test_dns_that_never_answers_ends_the_run_within_the_wait(without_dns: Program) -> None:
+def test_the_run_ends_in_time_if_dns_never_answers(without_dns: Program) -> None:
     run = without_dns.run(MIGRATE_WAIT_TIMEOUT=str(WAIT_S))
     assert run.exit_code == 3
     assert [waiting["reason"] for waiting in run.named("postgres.waiting")] == ["timeout"]

@@ -102,7 +102,7 @@ def test_each_file_is_logged_when_it_is_committed_while_later_files_still_run(
     assert database.query("SELECT to_regclass('d')") == [(None,)]
 
 
-def test_progress_of_a_file_in_a_shared_message_has_its_own_name(
+def test_progress_names_the_right_file_if_several_share_a_message(
     start: Callable[..., Process], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "CREATE TABLE a ()")

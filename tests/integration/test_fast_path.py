@@ -282,7 +282,7 @@ def test_the_fast_path_works_through_a_pooler_and_leaves_no_setting_behind(
 def test_an_unanswered_fast_path_counts_towards_the_wait(
     run: Callable[..., Run], proxy: Proxy, database: Database, silent_after: bytes
 ) -> None:
-    """The fast path uses half of the wait; psycopg's unanswered login ends with the other half."""
+    """The fast path uses half of MIGRATE_WAIT_TIMEOUT; psycopg's unanswered login is cut off after the other half."""
     proxy.silent_after = silent_after
     ended = run(DATABASE_URL=database.dsn_at(proxy.port), MIGRATE_WAIT_TIMEOUT="2")
     if silent_after == b"string_agg":

@@ -252,7 +252,7 @@ def test_other_handlers_receive_no_records_of_the_program() -> None:
     assert other.getvalue() == ""
 
 
-def test_warnings_write_nothing() -> None:
+def test_python_warnings_are_not_printed() -> None:
     source = (
         "import warnings; from predeploy.log.setup import open_log; open_log(level='debug');"
         "warnings.warn('hunter2', ResourceWarning)"
