@@ -72,6 +72,7 @@ _OTHER_COLUMNS = "Drop the view and create it again: CREATE OR REPLACE can only 
 _TRANSACTION_HAS_BEGUN = (
     "Put SET TRANSACTION at the beginning of the file: the mode cannot change once a statement has run."
 )
+UNKNOWN_SETTING = "find_option"
 _INSTALL_EXTENSION = "Install the extension's package on the database server, or ask its administrator."
 SPECIAL: dict[tuple[str | None, ...], str] = {
     ("0A000", "CREATE EXTENSION"): _INSTALL_EXTENSION,
@@ -81,6 +82,8 @@ SPECIAL: dict[tuple[str | None, ...], str] = {
     ("25001", "call_enum_check_hook"): _TRANSACTION_HAS_BEGUN,
     ("25001", _NO_TRANSACTION): "Write the statement itself into the file, not a function or block that runs it.",
     ("2D000", _NO_TRANSACTION): "Remove COMMIT and ROLLBACK: functions and blocks with EXCEPTION cannot use them.",
+    ("42704", UNKNOWN_SETTING): "Remove the line if a newer Postgres wrote it (pg_dump writes the settings of its own "
+    "version), or fix the name.",
     ("42P10", "infer_arbiter_indexes"): "Create the unique constraint for ON CONFLICT in an earlier statement.",
     ("42P16", "checkViewTupleDesc"): _OTHER_COLUMNS,
     ("42P16", "checkViewColumns"): _OTHER_COLUMNS,  # since Postgres 18
@@ -89,17 +92,6 @@ SPECIAL: dict[tuple[str | None, ...], str] = {
     ("58P01", "CREATE EXTENSION"): _INSTALL_EXTENSION,
     ("58P01", "CREATE FUNCTION"): "Install the library on the database server, or ask its administrator.",
 }
-# Placeholders that other tools replace before they send the text; the server reports them as syntax errors.
-_PLACEHOLDERS = (
-    (re.compile(r"\{\{[^\r\n]*?\}\}"), "{{ ... }} is a template placeholder"),
-    (re.compile(r"\$\{[^{}\r\n]*\}"), "${...} is a Flyway or shell placeholder"),
-    (re.compile(r"@extschema(?::\w+)?@"), "@extschema@ is a placeholder for extension scripts"),
-    (re.compile(r"@\w+@"), "@...@ is a placeholder"),
-)
-_VARIABLE = ":name is a psql or application variable"
-_COLON_NAME = re.compile(r"(?<!:):(?:[A-Za-z_]\w*|'\w+'|\"\w+\")")
-_MAX_PLACEHOLDER_CHARS = 200
-_FILLED_IN_ELSEWHERE = "{}, which pg-predeploy does not replace: write the value itself."
 # Errors about a missing object: a failed earlier migration may be the one that creates it.
 _MISSING = ("3F000", "42703", "42704", "42883", "42P01")
 _QUOTED = re.compile(r'["»«„“「]([^"»«„“”」]+)["»«“”」]|([\w.]+)\(')
@@ -127,15 +119,6 @@ def advise(sqlstate: str | None, command: str | None, function: str | None, *, t
     if not transactional:
         keys = [(sqlstate, _NO_TRANSACTION, function), *keys, (sqlstate, _NO_TRANSACTION)]
     return next((SPECIAL[key] for key in keys if key in SPECIAL), ADVICE.get(sqlstate))
-
-
-def placeholder_advice(sql: str, at: int) -> str | None:
-    """Return advice for a syntax error at offset `at`, in or right after another tool's placeholder; otherwise None."""
-    start, end = max(at - _MAX_PLACEHOLDER_CHARS, 0), at + _MAX_PLACEHOLDER_CHARS
-    for pattern, what in _PLACEHOLDERS:
-        if any(found.start() <= at <= found.end() for found in pattern.finditer(sql, start, end)):
-            return _FILLED_IN_ELSEWHERE.format(what)
-    return _FILLED_IN_ELSEWHERE.format(_VARIABLE) if _COLON_NAME.match(sql, at) else None
 
 
 def after_failure(sqlstate: str | None, message: str, failed: Sequence[Migration]) -> str | None:

@@ -52,7 +52,7 @@ def point_to_earlier_failure(failure: MigrationFailure, failed: Sequence[Migrati
     """Advise fixing earlier failures first if those migrations may create the missing object."""
     from predeploy.apply.advice import after_failure  # only needed after a failure
 
-    if advice := after_failure(failure.sqlstate, failure.message, failed):
+    if not failure.is_explained and (advice := after_failure(failure.sqlstate, failure.message, failed)):
         failure.fields["advice"] = advice
 
 
@@ -65,17 +65,17 @@ def failure_from(
     the migration. A position reported by the server takes precedence, because the server reports a syntax error before
     it runs any statement. `offset` is the position of the message's first character in the chunk.
     """
-    from predeploy.apply.advice import advise, condition_of, placeholder_advice  # only needed after a failure
+    from predeploy.apply.advice import UNKNOWN_SETTING, advise, condition_of  # only needed after a failure
+    from predeploy.apply.text_advice import text_advice
     from predeploy.redaction.server_message import redact_hint, redact_message, redact_name
     from predeploy.sql.command_tag import command_of
 
     diag, sql, statements = error.diag, chunk.text, chunk.scan.statements
     place: dict[str, Any] = {}
-    advice = None
+    at = 0
     if diag.statement_position:
         at = max(offset + int(diag.statement_position) - 1, 0)
         place["line"], place["column"] = chunk.place(at)
-        advice = placeholder_advice(sql, at) if error.sqlstate == "42601" else None
         number = chunk.first + bisect_right(statements, at, key=lambda statement: statement.start) - 1
     statement = None if number is None else chunk.statement_at(number)
     command = command_of(statement.words) if statement else None
@@ -84,15 +84,18 @@ def failure_from(
         start = statement.start
         place = {"line": chunk.lines + _line_in_block(diag.context, sql, statement), **place}
         place |= {"statement": number + 1, "statements": chunk.total, "command": command}
-    return MigrationFailure(
+    cause = text_advice(error.sqlstate, chunk, statement, at)
+    failure = MigrationFailure(
         redact_message(diag, sql, start) or type(error).__name__,
         sqlstate=error.sqlstate,
         condition=condition_of(error.sqlstate),
         **place,
         **{key: redact_name(getattr(diag, name), diag, sql, start) for key, name in NAMES.items()},
         hint=redact_hint(diag, sql, start),
-        advice=advice or advise(error.sqlstate, command, diag.source_function, transactional=transactional),
+        advice=cause or advise(error.sqlstate, command, diag.source_function, transactional=transactional),
     )
+    failure.is_explained = cause is not None or diag.source_function == UNKNOWN_SETTING
+    return failure
 
 
 def _line_in_block(context: str | None, sql: str, statement: Statement) -> int:

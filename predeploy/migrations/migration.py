@@ -150,12 +150,14 @@ class MigrationFailure(Exception):
     """A migration could not be applied, which is an expected outcome.
 
     `fields` are logged with the failure: SQLSTATE and condition, line and column, statement number and number of
-    statements, command tag, object names, hint, and advice.
+    statements, command tag, object names, hint, and advice. `is_explained` is True if the advice names the cause, so
+    that the failure of an earlier migration is not the cause.
     """
 
     def __init__(self, message: str, **fields: Any) -> None:
         super().__init__(message)
         self.message = message
+        self.is_explained = False
         self.fields = {key: value for key, value in fields.items() if value is not None}
 
     @property

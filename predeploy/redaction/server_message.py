@@ -141,9 +141,18 @@ def _without_quoted(text: str, sqlstate: str | None, words: SqlLiterals) -> str:
         return _COLUMN.sub(MASK, text[:MAX_CHARS])
     if sqlstate == "42601" and (token := _only_quoted(text)) and (_SIGNS.fullmatch(token) or _is_sql(token, words)):
         return text
+    if sqlstate == "42622" and _is_truncated_name(text, words):
+        return text
     parameter = _PARAMETER.match(text)
     pos = parameter.end() if parameter and _is_name(parameter[1], words) else 0
     return _with_mask(text, pos)
+
+
+def _is_truncated_name(text: str, words: SqlLiterals) -> bool:
+    """Return whether a message quotes a name without quotes from the migration, and then the part that is kept."""
+    quoted = [match[match.lastindex or 0].lower() for match in _QUOTED.finditer(text)]
+    is_pair = len(quoted) == 2 and quoted[0].startswith(quoted[1])
+    return is_pair and quoted[0] in words.names and quoted[0] not in words.doubtful
 
 
 def _only_quoted(text: str) -> str:

@@ -100,6 +100,13 @@ def read_literals(sql: str, at: int = 0) -> SqlLiterals:
     return found
 
 
+def without_strings(sql: str) -> str:
+    """Return the text with every string and comment replaced by spaces, so that offsets stay the same."""
+    return _QUOTED_OR_COMMENT.sub(
+        lambda match: match[0] if match.lastgroup == "name" else " " * len(match[0]), sql[:_MAX_CHARS]
+    )
+
+
 def _read(code: str, found: SqlLiterals, names: set[str], depth: int) -> None:
     end, joined = 0, ""
     bare = []  # the text without comments and without the contents of quotes

@@ -50,6 +50,7 @@ OPEN_CURSOR = "DO $$ DECLARE c CURSOR FOR TABLE users; BEGIN OPEN c; ALTER TABLE
 # ("" if there is no error, None for no advice).
 Advice = str | None
 CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
+    "setting of a newer version": ("SET x = 1", "42704", "undefined_object", "SET", "newer Postgres", "newer Postgres"),
     "needs no transaction": ("VACUUM users", "25001", "active_sql_transaction", "VACUUM", "no-transaction", ""),
     "index, concurrently": (
         "CREATE INDEX CONCURRENTLY ages ON users (age)",
@@ -434,6 +435,30 @@ def test_a_placeholder_of_another_tool_is_named(
         assert "sesame" not in event["advice"]
         if "is a" in says:
             assert event["advice"].endswith(", which pg-predeploy does not replace: write the value itself.")
+
+
+TEXTS = {
+    "CREATE TABLE\u00a0users ();": "Line 1, column 13 has a character that resembles a space, no-break space (U+00A0)",
+    "SELECT 1;\n\u200b\n": "Line 2, column 1 has an invisible character, zero width space (U+200B): remove it",
+    "SELECT 1;\nSELECT \u2018a\u2019;": "Line 2, column 8 has a typographic quotation mark, left single quotation mark",
+    "SELECT * FROM user\u200bs": "Line 1, column 19 has an invisible character",
+    "SELECT f\ufeff(1)": "Line 1, column 9 has an invisible character, zero width no-break space (U+FEFF)",
+    "SELECT 1;\n<<<<<<< HEAD\nSELECT 2;\n=======\nSELECT 3;\n>>>>>>> x\n": "Line 2 is a Git conflict marker.",
+    "version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 12345\n": "This is a Git LFS pointer",
+    "\n<!DOCTYPE html>\n<html></html>": "This is an HTML page, not SQL.",
+    "SELECT '\u00a0', 'a\u200b' FRM x -- \u00a0": "Fix the statement",
+    "SELECT \u00a0FROM; SELECT 1": "Line 1, column 8",
+    "SELECT '<<<<<<< HEAD'; SELEC": "Fix the statement",
+    "SET transaction_timeout_of_tomorrow = 0": "Remove the line if a newer Postgres wrote it",
+    "SELECT set_config('transaction_timeout_of_tomorrow', '0', false)": "Remove the line if a newer Postgres wrote it",
+}
+
+
+def test_text_that_causes_the_error_is_named(run: Callable[..., Run], migrations_dir: MigrationsDir) -> None:
+    for number, sql in enumerate(TEXTS):
+        migrations_dir.write(f"{number:03}.sql", sql)
+    for event, (sql, says) in zip(run().named("migration.failed"), TEXTS.items(), strict=True):
+        assert event["advice"].startswith(says), (sql, event)
 
 
 # Conditions

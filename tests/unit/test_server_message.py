@@ -81,6 +81,20 @@ def test_a_name_that_may_be_a_string_in_double_quotes_is_masked(sqlstate: str) -
     assert shown('what about "hunter2"?', sqlstate, 'SELECT "hunter2"') == 'what about "***"?'
 
 
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        (f"CREATE TABLE {'t' * 80} ()", f'identifier "{"t" * 80}" will be truncated to "{"t" * 63}"'),
+        (f'CREATE TABLE "{"t" * 80}" ()', 'identifier "***"'),
+        (f"ALTER ROLE a PASSWORD {'t' * 80}", 'identifier "***"'),
+        (f"SELECT '{'t' * 80}'", 'identifier "***"'),
+    ],
+    ids=["a name", "in double quotes", "after PASSWORD", "in a string"],
+)
+def test_a_truncated_name_is_shown_unless_it_may_be_a_secret(sql: str, expected: str) -> None:
+    assert shown(f'identifier "{"t" * 80}" will be truncated to "{"t" * 63}"', "42622", sql) == expected
+
+
 def test_a_file_is_read_once_for_all_its_notices() -> None:
     sql = "CREATE TABLE IF NOT EXISTS users (); RAISE NOTICE 'some words'; SELECT 'once'"
     before = read_literals.cache_info().misses
