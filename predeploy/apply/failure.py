@@ -91,7 +91,10 @@ def failure_from(
         **place,
         **{key: redact_name(getattr(diag, name), diag, sql, start) for key, name in NAMES.items()},
         hint=redact_hint(diag, sql, start),
-        advice=advice or advise(error.sqlstate, command, diag.source_function, transactional=transactional),
+        advice=advice
+        or advise(
+            error.sqlstate, command, diag.source_function, diag.message_primary or "", transactional=transactional
+        ),
     )
 
 

@@ -112,7 +112,7 @@ class ApplyLoop:
             migration = execution.migration
             chars += self._batch.chars(migration)
             is_small = not migration.is_large and chars <= MAX_MESSAGE_CHARS
-            if not is_small or not migration.transactional or self._state.refusal_reason(migration):
+            if not is_small or not migration.transactional or self._state.refusal(migration):
                 break
             try:
                 execution.load()
@@ -126,9 +126,9 @@ class ApplyLoop:
         execution = self._rest[0]
         migration = execution.migration
         self._alone = max(self._alone - 1, 0)
-        if reason := self._state.refusal_reason(migration):
+        if refusal := self._state.refusal(migration):
             self._rest.popleft()
-            self._state.mark_failed(migration, MigrationFailure(reason))
+            self._state.mark_failed(migration, refusal)
             return
         self._state.in_flight = [migration]
         if not outcome:
