@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from predeploy.apply.batch import MAX_MESSAGE_CHARS, BatchInterrupted, BatchNotParsed
-from predeploy.apply.executor import AlreadyApplied, LockUnavailable
+from predeploy.apply.refused_claim import AlreadyApplied, ClaimRefused, LockUnavailable
 from predeploy.connection.session import recover
 from predeploy.lock.advisory_lock import wait_until_free
 from predeploy.migrations.migration import MigrationFailure
@@ -77,7 +77,7 @@ class ApplyLoop:
                 self._alone = len(message.executions)
             except BatchInterrupted:
                 pass
-            except (AlreadyApplied, LockUnavailable, MigrationFailure) as outcome:
+            except (ClaimRefused, MigrationFailure) as outcome:
                 self._apply_one(outcome)
             self._composed = None  # the rest of this message must run first
         for execution in self._rest:
@@ -159,6 +159,9 @@ class ApplyLoop:
                     ended, outcome = outcome, None
                     raise ended
                 execution.run()
+            except ClaimRefused as refused:
+                recover(self._conn, self._profile)
+                outcome = execution.explain(refused)
             except LockUnavailable:
                 recover(self._conn, self._profile)
                 deadline = deadline or time.monotonic() + self._options.lock_wait_timeout

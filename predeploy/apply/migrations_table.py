@@ -15,7 +15,7 @@ import psycopg
 from psycopg import pq
 
 from predeploy.connection.query_message import run
-from predeploy.connection.session import join
+from predeploy.connection.session import is_lost, join
 from predeploy.errors import ConfigurationError, PostgresRefused
 from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION
 from predeploy.migrations.migration import normalize
@@ -42,13 +42,25 @@ _LOCATE = """
     SELECT n.nspname,
            EXISTS (SELECT FROM pg_catalog.pg_attribute a
                    WHERE a.attrelid = c.oid AND a.attname = 'checksum' AND NOT a.attisdropped),
-           c.relhastriggers OR c.relhasrules
+           c.relhastriggers OR c.relhasrules OR c.relrowsecurity OR NOT EXISTS (
+               SELECT FROM pg_catalog.pg_attribute a
+               WHERE a.attrelid = c.oid AND a.attname = 'name' AND a.atttypid = 'pg_catalog.text'::pg_catalog.regtype)
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid = to_regclass({table});
     SELECT {schema}
 """
-# Schema-qualified, because a migration may have changed search_path so that other operators come first.
-_ROW_CHECK = "SELECT 1 OPERATOR(pg_catalog./) pg_catalog.count(*) FROM {table} WHERE name OPERATOR(pg_catalog.=) {name}"
+# Schema-qualified, because a migration may have changed search_path so that other operators come first. The first
+# comparison uses the index, the second ignores the collation and the type of the column.
+_HAS_NAME = (
+    "name OPERATOR(pg_catalog.=) {name} AND "
+    '(name::pg_catalog.text COLLATE pg_catalog."C") OPERATOR(pg_catalog.=) {name}'
+)
+_ROW_CHECK = f"SELECT 1 OPERATOR(pg_catalog./) pg_catalog.count(*) FROM {{table}} WHERE {_HAS_NAME}"  # noqa: S608  only names
+_CHECKSUM_OF = f"SELECT {{checksum}} FROM {{table}} WHERE {_HAS_NAME}"  # noqa: S608  only names
+_SIMILAR = (
+    "SELECT name::pg_catalog.text FROM {table}"
+    " WHERE pg_catalog.lower(name::pg_catalog.text) OPERATOR(pg_catalog.=) pg_catalog.lower({name}) LIMIT 1"
+)
 _CREATE = """
     CREATE TABLE {table} (
         name TEXT PRIMARY KEY,
@@ -92,12 +104,10 @@ def read_rows(conn: Connection, table: TableName = DEFAULT_TABLE) -> dict[str, R
             f"A table named {table} exists but has no name or applied_at column. Set MIGRATE_TABLE to another name. "
             "If another tool records its applied migrations in that table, run pg-predeploy baseline before migrate."
         ) from None
-    except psycopg.errors.InsufficientPrivilege:
-        raise PostgresRefused(
-            f"The role cannot read {table}. Run GRANT SELECT, INSERT ON {table.sql} for it "
-            "(and GRANT USAGE on its schema).",
-            "privilege",
-        ) from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        from predeploy.apply.table_facts import refused_read  # only needed after a failure
+
+        raise refused_read(conn, table, error) from None
     return {normalize(name): Row(name, checksum, applied_at) for name, checksum, applied_at in found}
 
 
@@ -154,6 +164,22 @@ class MigrationsTable:
             )
         return f"INSERT INTO {self.name.sql} ({', '.join(values)}) VALUES ({', '.join(values.values())})"  # noqa: S608  quoted above; replaced by tests/faults/planted.py
 
+    def is_recorded(self, name: str) -> bool:
+        """Return whether the table had a row for this migration when it was read, so that the claim updates it."""
+        return name in self._recorded
+
+    def is_claimed_by_another(self, conn: Connection, name: str) -> bool:
+        """Return whether a row of exactly this name exists, with another checksum than before if it existed."""
+        checksum = "checksum" if self.has_checksum else "NULL"
+        query = _CHECKSUM_OF.format(checksum=checksum, table=self.name.sql, name=_quote(conn, name))
+        row = conn.execute(query.encode()).fetchone()
+        return row is not None and (name not in self._recorded or row[0] != self._recorded[name])
+
+    def similar_name(self, conn: Connection, name: str) -> str | None:
+        """Return a recorded name that differs from this one at most in its case, or None."""
+        row = conn.execute(_SIMILAR.format(table=self.name.sql, name=_quote(conn, name)).encode()).fetchone()
+        return row[0] if row else None
+
     def row_check(self, conn: Connection, name: str) -> Sql:
         """Return two statements; the second fails if the migration's row, or the whole table, is missing.
 
@@ -196,12 +222,12 @@ def ensure_table(
         conn.execute(_CREATE.format(table=table.sql).encode())
     except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
         return ensure_table(conn, name)  # another implementation, which does not lock first, just created the table
-    except psycopg.errors.InsufficientPrivilege:
-        raise PostgresRefused(
-            f'The role cannot create {name.name}. Run GRANT CREATE ON SCHEMA "{schema}" for it, '
-            "or create the table first.",
-            "privilege",
-        ) from None
+    except psycopg.Error as error:
+        if is_lost(conn):
+            raise
+        from predeploy.apply.table_facts import refused_creation  # only needed after a failure
+
+        raise refused_creation(conn, table, error) from None
     return MigrationsTable(table, has_checksum=True, is_new=True)
 
 
