@@ -213,6 +213,19 @@ def test_a_session_that_is_always_terminated_while_no_migration_runs_ends_the_ru
     assert ended.report["message"].endswith(f"The server's last message: {TERMINATED} (SQLSTATE 57P01).")
 
 
+@pytest.mark.direct("the limit counts the pooler's own connections")
+@pytest.mark.parametrize(("what", "reason"), [("ROLE {owner}", "role_limit"), ("DATABASE {name}", "database_limit")])
+def test_the_limit_of_the_role_or_the_database_is_the_reason_to_wait_for_a_connection(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, what: str, reason: str
+) -> None:
+    limited = what.format(owner=database.owner, name=database.name)
+    database.admin_execute(f"ALTER {limited} CONNECTION LIMIT 0")
+    migrations_dir.write("001.sql", "SELECT 1")
+    ended = run(MIGRATE_WAIT_TIMEOUT="1s")
+    assert ended.exit_code == 3
+    assert {event["reason"] for event in ended.named("postgres.waiting")} == {reason}
+
+
 @ONE_SESSION
 def test_a_dropped_database_ends_the_run_with_both_reasons(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
