@@ -135,7 +135,11 @@ def _add_checksum(conn: Connection, table: TableName) -> None:
     try:
         with conn.transaction():  # a savepoint
             run(conn, _ADD_CHECKSUM.format(table=table.sql))
-    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
+    except (
+        psycopg.errors.InsufficientPrivilege,
+        psycopg.errors.LockNotAvailable,
+        psycopg.errors.RaiseException,  # by an event trigger
+    ):
         log.info(
             "Could not add the checksum column to %s; changed files will not be detected",
             table.name,

@@ -16,7 +16,7 @@ from psycopg import pq
 
 from predeploy.connection.query_message import run
 from predeploy.connection.session import is_lost, join
-from predeploy.errors import ConfigurationError, PostgresRefused
+from predeploy.errors import ConfigurationError
 from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION
 from predeploy.migrations.migration import normalize
 from predeploy.sql.table_name import DEFAULT_TABLE, TableName
@@ -216,15 +216,18 @@ def ensure_table(
     if not schema and name.schema:
         raise ConfigurationError(f"MIGRATE_TABLE names schema {name.schema}, which does not exist. Create it first.")
     if not schema:
-        raise PostgresRefused("No schema in search_path exists. Create one, or change search_path.", "privilege")
+        from predeploy.apply.table_facts import no_usable_schema  # only needed after a failure
+
+        raise no_usable_schema(conn)
     table = TableName(name.name, schema)
     try:
         conn.execute(_CREATE.format(table=table.sql).encode())
-    except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
-        return ensure_table(conn, name)  # another implementation, which does not lock first, just created the table
     except psycopg.Error as error:
         if is_lost(conn):
             raise
+        is_duplicate = isinstance(error, (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable))
+        if is_duplicate and (answers := run(conn, locate(name)))[0].ntuples:
+            return ensure_table(conn, name, answers)  # created just now by an implementation that does not lock first
         from predeploy.apply.table_facts import refused_creation  # only needed after a failure
 
         raise refused_creation(conn, table, error) from None
@@ -246,7 +249,11 @@ def _literal(text: str | None) -> str:
 def _add_checksum(conn: Connection, table: TableName) -> bool:
     try:
         conn.execute(_ADD_CHECKSUM.format(table=table.sql).encode())
-    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
+    except (
+        psycopg.errors.InsufficientPrivilege,
+        psycopg.errors.LockNotAvailable,
+        psycopg.errors.RaiseException,  # by an event trigger
+    ):
         conn.execute("ROLLBACK")
         log.info(
             "Could not add the checksum column to %s; changed files will not be detected",

@@ -5,9 +5,8 @@ Read only after the server has refused to read, create or write the table, to na
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
-
-import psycopg
 
 from predeploy.connection.login_errors import classify_statement_error
 from predeploy.connection.query_message import run
@@ -17,6 +16,8 @@ from predeploy.redaction.server_message import redact_message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import psycopg
 
     from predeploy.connection.connect import Connection
     from predeploy.errors import StorageError
@@ -40,6 +41,9 @@ _FACTS = """
 """
 _EVENT_TRIGGERS = "SELECT evtname::text FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D' ORDER BY 1"
 _CAN_CREATE = "SELECT pg_catalog.has_schema_privilege(oid, 'CREATE') FROM pg_catalog.pg_namespace WHERE nspname = %s"
+_PATH = "SELECT pg_catalog.current_setting('search_path'), current_user::text"
+_EXISTING = "SELECT nspname::text FROM pg_catalog.pg_namespace WHERE nspname = ANY(%s) ORDER BY 1"
+_SCHEMA_NAME = re.compile(r'"((?:[^"]|"")+)"|([^\s,"]+)')
 _NAME_BYTES = 63  # of the type `name`, which truncates longer values
 _HEADER_CHARS = 4  # atttypmod of varchar(20) is 24
 
@@ -97,9 +101,10 @@ def refused_read(conn: Connection, table: TableName, error: psycopg.Error) -> Po
 
 def refused_creation(conn: Connection, table: TableName, error: psycopg.Error) -> StorageError:
     """Return the error to raise if the table cannot be created; `table` has its schema."""
+    classified = classify_statement_error(error)
+    if not isinstance(classified, PostgresRefused):
+        return classified
     roll_back_failed(conn)
-    if not isinstance(error, psycopg.errors.InsufficientPrivilege) and error.sqlstate != "P0001":
-        return classify_statement_error(error)
     remedy = ""
     (can_create,) = conn.execute(_CAN_CREATE, [table.schema]).fetchone() or (True,)
     event_triggers = [name for (name,) in conn.execute(_EVENT_TRIGGERS).fetchall()]
@@ -109,6 +114,24 @@ def refused_creation(conn: Connection, table: TableName, error: psycopg.Error) -
         names = ", ".join(event_triggers)
         remedy = f" The database has the event trigger {names}: allow CREATE TABLE there, or create the table first."
     return PostgresRefused(f"The role cannot create {table.name}: {sentence_of(error)}.{remedy}", "privilege")
+
+
+def no_usable_schema(conn: Connection) -> PostgresRefused:
+    """Return the error to raise if the role can use no schema of search_path: which exist, and which are missing."""
+    path, role = conn.execute(_PATH).fetchone() or ("", "")
+    names = [(quoted.replace('""', '"') or plain) for quoted, plain in _SCHEMA_NAME.findall(path)]
+    names = [role if name == "$user" else name for name in names]
+    unusable = [name for (name,) in conn.execute(_EXISTING, [names]).fetchall()]
+    if not unusable:
+        return PostgresRefused(
+            f"No schema in search_path exists (it is set to {path or 'nothing'}). Create one, or change search_path.",
+            "privilege",
+        )
+    return PostgresRefused(
+        f"The role lacks USAGE on schema {unusable[0]} in search_path. "
+        f'Run GRANT USAGE, CREATE ON SCHEMA "{unusable[0]}" for it, or change search_path.',
+        "privilege",
+    )
 
 
 def remedy_for_privilege(facts: TableFacts | None, table: TableName, *, updates: bool = False) -> str:

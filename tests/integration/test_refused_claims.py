@@ -236,7 +236,15 @@ def test_the_privilege_to_update_is_asked_for_only_if_a_repeatable_migration_run
 EVENT_TRIGGERS = {
     "lacks a privilege": ("INSERT INTO audited VALUES (tg_tag);", "permission denied for table audited"),
     "raises": ("RAISE 'no tables in this database';", "no tables in this database"),
+    "violates uniqueness": (
+        "INSERT INTO once VALUES (1);",
+        'duplicate key value violates unique constraint "once_pkey"',
+    ),
 }
+EVENT_TRIGGER = (
+    "CREATE FUNCTION audit() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN IF tg_tag = '{}' THEN {} END IF; END$$;"
+    "CREATE EVENT TRIGGER ddl_audit ON ddl_command_end EXECUTE FUNCTION audit()"
+)
 
 
 @pytest.mark.parametrize("case", EVENT_TRIGGERS)
@@ -245,9 +253,8 @@ def test_an_event_trigger_that_refuses_the_table_is_named(
 ) -> None:
     body, sentence = EVENT_TRIGGERS[case]
     database.admin_execute(
-        f"CREATE TABLE audited (tag text); CREATE FUNCTION audit() RETURNS event_trigger LANGUAGE plpgsql AS "
-        f"$$BEGIN IF tg_tag = 'CREATE TABLE' THEN {body} END IF; END$$;"
-        "CREATE EVENT TRIGGER ddl_audit ON ddl_command_end EXECUTE FUNCTION audit()"
+        "CREATE TABLE audited (tag text); CREATE TABLE once (n int PRIMARY KEY); INSERT INTO once VALUES (1);"
+        f"GRANT INSERT ON once TO PUBLIC; {EVENT_TRIGGER.format('CREATE TABLE', body)}"
     )
     migrations_dir.write("001.sql", "SELECT 1")
     ended = run()
@@ -255,6 +262,40 @@ def test_an_event_trigger_that_refuses_the_table_is_named(
     assert f"The role cannot create _migrations: {sentence} (SQLSTATE " in ended.report["message"]
     assert "event trigger ddl_audit" in ended.report["message"]
     assert "GRANT" not in ended.report["message"]
+
+
+@pytest.mark.parametrize("body", ["RAISE 'no changes';", "INSERT INTO audited VALUES (tg_tag);"])
+def test_an_event_trigger_that_refuses_the_checksum_column_does_not_stop_the_run(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, body: str
+) -> None:
+    database.execute(TABLE.format("text").replace(", checksum text", ""))
+    database.admin_execute(f"CREATE TABLE audited (tag text); {EVENT_TRIGGER.format('ALTER TABLE', body)}")
+    migrations_dir.write("001.sql", "SELECT 1")
+    ended = run()
+    assert (ended.report["applied"], len(ended.named("table.unaltered"))) == (1, 1)
+
+
+def test_a_schema_that_the_role_may_not_use_is_named(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.admin_execute(
+        f'ALTER SCHEMA public OWNER TO CURRENT_USER; REVOKE ALL ON SCHEMA public FROM PUBLIC; CREATE SCHEMA "My App";'
+        f'ALTER ROLE {database.owner} SET search_path = nowhere, "My App"'
+    )
+    migrations_dir.write("001.sql", "SELECT 1")
+    ended = run()
+    assert (ended.exit_code, "exists" in ended.report["message"]) == (5, False)
+    assert "lacks USAGE on schema My App in search_path" in ended.report["message"]
+    database.admin_execute(f'GRANT USAGE, CREATE ON SCHEMA "My App" TO {database.owner}')
+    assert run().report["applied"] == 1
+
+
+def test_a_search_path_without_an_existing_schema_is_shown(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.admin_execute(f"ALTER ROLE {database.owner} SET search_path = nowhere, elsewhere")
+    migrations_dir.write("001.sql", "SELECT 1")
+    assert "No schema in search_path exists (it is set to nowhere, elsewhere)" in run().report["message"]
 
 
 def test_a_role_without_the_privilege_to_create_the_table_is_advised_to_grant_it(
