@@ -66,7 +66,7 @@ ADVICE = {
     "55P03": "Run the migration again when no session holds the lock, or raise MIGRATE_LOCK_TIMEOUT to wait longer.",
     "55P04": "Use the new enum value in a later file: the ALTER TYPE that adds it must be committed first.",
     "57014": "Run the migration again with a longer MIGRATE_STATEMENT_TIMEOUT, unless a user cancelled the statement.",
-    "57P01": "Run the migration again, and check the server's log if the session is ended again.",
+    "57P01": "Check the server's log for what ended the session, then run the migration again.",
     "57P02": "Check the server's log for the session that crashed, then run the migration again.",
     "57P04": "Create the database again, or fix its name in the connection string.",
     "57P05": "Raise idle_session_timeout for the role with ALTER ROLE, or set it to 0.",

@@ -210,7 +210,10 @@ def errors_classified(conn: Connection) -> Iterator[None]:
         yield
     except psycopg.Error as error:
         if is_lost(conn):
+            from predeploy.apply.server_ended import last_message  # only needed after a lost connection
+
             raise ConnectionLost(
-                "The connection was lost. Run the same command again: it leaves recorded migrations alone."
+                f"The connection was lost.{last_message(error)} "
+                "Run the same command again: it leaves recorded migrations alone."
             ) from None
         raise classify_statement_error(error) from None

@@ -100,7 +100,9 @@ class ClaimRefused(Exception):
             )
         return self._failure(
             f"{self.failure.message}, although {table.name} has no row of this name",
-            f"Drop {index}, or reindex it if it is the primary key: only the name may be unique.",
+            f"Run REINDEX TABLE {table.name.sql}."
+            if facts.index_on == "name"
+            else f"Drop the constraint or index {index}: only the name may be unique.",
         )
 
     def _null(
@@ -124,18 +126,20 @@ class ClaimRefused(Exception):
         is_own = (self.failure.sqlstate or "").startswith((*_ABOUT_DATA, "P0"))
         advice = None if is_own else self.failure.fields.get("advice")
         if facts.interceptors and is_own:
-            advice = f"Fix or drop the {facts.interceptors} on {table.name}, which must keep every row unchanged."
+            advice = _remedy_for_interceptors(facts, table)
         return self._failure(self.failure.message, advice)
 
     def _missing(self, facts: TableFacts, table: MigrationsTable) -> MigrationFailure:
         """Explain a row that is missing at the end although the server reported no error."""
         if not facts.interceptors and not facts.has_row_security:
             return self.failure
-        causes = [f"the {facts.interceptors}"] if facts.interceptors else []
-        causes += ["row security"] if facts.has_row_security else []
+        self.failure.fields.pop("sqlstate", None)  # of the row check, which divides by the number of rows
+        cause = f"the {facts.interceptors}" if facts.interceptors else "row security"
         return self._failure(
-            f"its row is missing from {table.name} at the end; the table has {' and '.join(causes)}",
-            f"Drop what removes or hides rows of {table.name}: {' and '.join(causes)}.",
+            f"its row is missing from {table.name} at the end; the table has {cause}",
+            _remedy_for_interceptors(facts, table)
+            if facts.interceptors
+            else f"Run ALTER TABLE {table.name.sql} DISABLE ROW LEVEL SECURITY, or add a policy that {_LET_IN}.",
             what="",
         )
 
@@ -150,6 +154,10 @@ def _column(diag: Diagnostic | None, table: MigrationsTable) -> str | None:
 
 def _is_of_table(diag: Diagnostic | None, table: MigrationsTable) -> bool:
     return diag is not None and (diag.schema_name, diag.table_name) == (table.name.schema, table.name.name)
+
+
+def _remedy_for_interceptors(facts: TableFacts, table: MigrationsTable) -> str:
+    return f"Fix or drop the {facts.interceptors} on {table.name}, which must keep every row unchanged."
 
 
 def _refused_privilege(

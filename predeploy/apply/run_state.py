@@ -184,6 +184,8 @@ class RunState:
         fields = end.fields if end else {}
         if losses and not migration.transactional:
             what = f"the server ended the session: {end.sentence}" if end else "the connection was lost"
+            if end and end.runs_again:
+                fields["advice"] = None  # to run it again, which needs a check of the schema first
             return MigrationFailure(
                 f"{what}; earlier statements of this no-transaction migration may have taken effect. "
                 "Check the schema before you run it again",

@@ -13,6 +13,7 @@ from predeploy.apply.advice import ADVICE, condition_of
 from predeploy.redaction.server_message import redact_message
 
 if TYPE_CHECKING:
+    import psycopg
     from psycopg.errors import Diagnostic
 
 
@@ -84,6 +85,12 @@ class ServerEnd(NamedTuple):
     def fields(self) -> dict[str, Any]:
         """The fields of `migration.failed` that this message determines."""
         return {"sqlstate": self.sqlstate, "condition": condition_of(self.sqlstate), "advice": self.advice or None}
+
+
+def last_message(error: psycopg.Error) -> str:
+    """Return a sentence with the message with which the server ended the session, or "", with a leading space."""
+    end = read_end(error.diag, "")
+    return f" The server's last message: {end}." if end else ""
 
 
 def read_end(diag: Diagnostic, sql: str) -> ServerEnd | None:

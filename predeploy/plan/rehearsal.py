@@ -127,7 +127,9 @@ def rehearse(
                 roll_back(conn, profile)
         except psycopg.Error as error:
             if is_lost(conn):
-                raise ConnectionLost(_LOST) from None
+                from predeploy.apply.server_ended import last_message  # only needed after a lost connection
+
+                raise ConnectionLost(f"{_LOST}{last_message(error)}") from None
             raise classify_statement_error(error) from None
     rehearsed, left_out = rehearsal.rehearsed, rehearsal.not_rehearsed
     message = f"Rehearsed: {rehearsed} would succeed, {len(result.errors)} would fail, {left_out} not rehearsed"

@@ -194,6 +194,7 @@ def test_a_migration_that_always_loses_its_session_fails_with_the_servers_last_m
     failed = failure(ended)
     assert (failed["sqlstate"], failed["condition"]) == ("57P01", "admin_shutdown")
     assert TERMINATED in failed["error"]
+    assert ("advice" in failed, "Check the schema" in failed["error"]) == (not mark, bool(mark))
     assert ended.report["first_failure"]["sqlstate"] == "57P01"
 
 
@@ -274,6 +275,22 @@ def test_the_migration_runs_again_after_a_restart(
         assert [(m, code) for m, code, _ in lost(ended)] == [("001.sql", sqlstate)]
         assert sentence in str(lost(ended)[0][2])
         assert database.query("SELECT to_regclass('t')::text") == [("t",)]
+
+
+@ONE_SESSION
+def test_a_rehearsal_and_a_baseline_that_lose_their_session_report_the_servers_message(
+    start: Callable[..., Process], run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", "SELECT pg_terminate_backend(pg_backend_pid())")
+    rehearsed = run("plan", "--rehearse")
+    assert (rehearsed.exit_code, f"last message: {TERMINATED} (SQLSTATE" in rehearsed.report["message"]) == (6, True)
+    with database.connect() as holder:
+        holder.execute(f"SELECT pg_advisory_lock({LOCK_KEY})")
+        process = start("baseline", "--through", "001.sql")
+        process.wait_for("lock.waiting")
+        database.query(RUNNERS.replace("pid", "pg_terminate_backend(pid)"))
+        recorded = process.finish()
+    assert (recorded.exit_code, f"last message: {TERMINATED} (SQLSTATE" in recorded.report["message"]) == (6, True)
 
 
 def test_a_sentence_of_the_server_does_not_reveal_what_the_migration_contains(
