@@ -35,7 +35,8 @@ _CODES_HEAD = """
 What the codes of classes 25, 53, 57 and 58 mean for a migration. A statement that fails with one of these codes fails
 its migration, and is not retried. If the server ends the session with one of these codes, the last column says whether
 the migration runs again after a reconnect, up to three times in total. A no-transaction migration never runs again by
-itself. `scripts/docs` generates this table from `predeploy/apply/server_ended.py`.
+itself. A pooler may replace the server's code with its own; then the migration runs again. `scripts/docs` generates
+this table from `predeploy/apply/server_ended.py`.
 
 | code | condition | meaning | runs again after the session ended |
 | --- | --- | --- | --- |

@@ -180,8 +180,10 @@ class Migrator:
             except (StorageError, psycopg.OperationalError) as error:
                 why = error if isinstance(error, StorageError) else f"no connection available ({type(error).__name__})"
                 if self.state.losses:
-                    last = f" The server's last message: {self.state.last_end}." if self.state.last_end else ""
-                    raise ConnectionLost(f"Connection lost and could not be re-established: {why}{last}") from None
+                    text = f"Connection lost and could not be re-established: {why}"
+                    if self.state.last_end:
+                        text = f"{text.rstrip('.')}. The server's last message: {self.state.last_end}."
+                    raise ConnectionLost(text) from None
                 if isinstance(error, StorageError):
                     raise
                 raise PostgresUnavailable(f"Could not connect to Postgres: {why}.") from None

@@ -240,6 +240,21 @@ def test_the_limit_of_the_role_or_the_database_is_the_reason_to_wait_for_a_conne
 
 
 @ONE_SESSION
+def test_a_server_that_stays_away_ends_the_run_with_its_last_message(
+    private_server: PostgresServer, start: Callable[..., Process], migrations_dir: MigrationsDir
+) -> None:
+    with fresh_database(private_server) as database:
+        migrations_dir.write("001.sql", "SELECT pg_sleep(60)")
+        process = start(DATABASE_URL=database.dsn, MIGRATE_WAIT_TIMEOUT="1s")
+        eventually(lambda: database.query(SLEEPERS))
+        private_server.stop()
+        ended = process.finish()
+        private_server.start()
+    assert (ended.exit_code, ended.report["applied"]) == (6, 0)
+    assert f". The server's last message: {TERMINATED} (SQLSTATE 57P01)." in ended.report["message"]
+
+
+@ONE_SESSION
 def test_a_dropped_database_ends_the_run_with_both_reasons(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -251,7 +266,7 @@ def test_a_dropped_database_ends_the_run_with_both_reasons(
     ended = process.finish()
     assert (ended.exit_code, ended.report["applied"]) == (6, 0)
     assert "The database does not exist" in ended.report["message"]
-    assert f"The server's last message: {TERMINATED} (SQLSTATE 57P01)." in ended.report["message"]
+    assert ended.report["message"].endswith(f"string. The server's last message: {TERMINATED} (SQLSTATE 57P01).")
 
 
 @pytest.mark.parametrize(
