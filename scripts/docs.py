@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from predeploy.apply.advice import ADVICE, SPECIAL, condition_of
+from predeploy.apply.server_ended import CODES
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / ".docs"
@@ -28,6 +29,20 @@ other code, see appendix A of the Postgres manual. `scripts/docs` generates this
 """
 
 
+_CODES_HEAD = """
+## Ended by the server
+
+What the codes of classes 25, 53, 57 and 58 mean for a migration. A statement that fails with one of these codes fails
+its migration, and is not retried. If the server ends the session with one of these codes, the last column says whether
+the migration runs again after a reconnect, up to three times in total. A no-transaction migration never runs again by
+itself. A pooler may replace the server's code with its own; then the migration runs again. `scripts/docs` generates
+this table from `predeploy/apply/server_ended.py`.
+
+| code | condition | meaning | runs again after the session ended |
+| --- | --- | --- | --- |
+"""
+
+
 def error_advice() -> str:
     """Return the page's Markdown; an ambiguous code has one piece of advice for each meaning."""
     advices: dict[str, list[str]] = {}
@@ -37,7 +52,11 @@ def error_advice() -> str:
     rows = (
         f"| {code} | `{condition_of(code)}` | {' *or* '.join(found)} |\n" for code, found in sorted(advices.items())
     )
-    return _ADVICE_HEAD + "".join(rows)
+    codes = (
+        f"| `{code}` | `{condition_of(code)}` | {what.meaning} | {'yes' if what.runs_again else 'no'} |\n"
+        for code, what in CODES.items()
+    )
+    return _ADVICE_HEAD + "".join(rows) + _CODES_HEAD + "".join(codes)
 
 
 def prepare_site() -> None:

@@ -138,7 +138,11 @@ def _add_checksum(conn: Connection, table: TableName) -> None:
     try:
         with conn.transaction():  # a savepoint
             run(conn, _ADD_CHECKSUM.format(table=table.sql))
-    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
+    except (
+        psycopg.errors.InsufficientPrivilege,
+        psycopg.errors.LockNotAvailable,
+        psycopg.errors.RaiseException,  # by an event trigger
+    ):
         log.info(
             "Could not add the checksum column to %s; changed files will not be detected",
             table.name,
@@ -209,7 +213,10 @@ def errors_classified(conn: Connection) -> Iterator[None]:
         yield
     except psycopg.Error as error:
         if is_lost(conn):
+            from predeploy.apply.server_ended import last_message  # only needed after a lost connection
+
             raise ConnectionLost(
-                "The connection was lost. Run the same command again: it leaves recorded migrations alone."
+                f"The connection was lost.{last_message(error)} "
+                "Run the same command again: it leaves recorded migrations alone."
             ) from None
         raise classify_statement_error(error) from None

@@ -13,8 +13,8 @@ A message for a transactional migration has these parts (`Kind`):
 
 The server returns one result per statement, so counting results shows which part failed:
 
-- CLAIM: a unique violation means that another runner has applied the migration. A NOT NULL violation means that another
-  runner holds the lock: the claim inserts a NULL name if it cannot take the lock.
+- CLAIM: another runner has applied the migration if its row exists after the rollback. A NULL name means that another
+  runner holds the lock: the claim inserts NULL if it cannot take the lock. `refused_claim` explains every other error.
 - ROW_CHECK: the migration, a trigger or a rule has removed the row.
 - COMMIT: the migration failed, for example on a deferred constraint. A COMMIT that rolls back returns ROLLBACK.
 - RESET: the migration is already committed. Its outcome does not change, and the session is reset again.
@@ -32,6 +32,7 @@ import psycopg
 
 from predeploy.apply.directive_warning import advise_on_directive
 from predeploy.apply.failure import failure_from
+from predeploy.apply.refused_claim import AlreadyApplied, ClaimRefused, LockUnavailable
 from predeploy.connection.query_message import Message, Part, run
 from predeploy.connection.session import (
     COMMIT,
@@ -43,7 +44,6 @@ from predeploy.connection.session import (
     reset_again,
     show_migration,
 )
-from predeploy.errors import PostgresRefused
 from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION
 from predeploy.migrations.migration import MigrationFailure
 from predeploy.migrations.transaction import control_of
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from predeploy.connection.session import SessionProfile
     from predeploy.migrations.chunks import Chunk
     from predeploy.migrations.migration import Migration
-    from predeploy.sql.table_name import TableName
 
 _INVALID_INDEXES = """
     SELECT n.nspname, c.relname
@@ -80,6 +79,7 @@ _NEEDS_A_SESSION = (
     "a no-transaction migration cannot run through a transaction-mode pooler, which shares sessions between clients"
 )
 _MOVE_OUT = "Move the statement out of the BEGIN ... COMMIT block: it cannot run in a transaction."
+_TAKEN_EFFECT = "the migration's statements have taken effect and cannot be rolled back"
 _NOT_COMMITTED = "the server rolled the transaction back instead of committing it"
 
 
@@ -93,17 +93,6 @@ class Kind(Enum):
     SETTINGS = "settings"
     COMMIT = "commit"
     RESET = "reset"
-
-
-class AlreadyApplied(Exception):
-    """Another runner has committed this migration since the table was read."""
-
-
-class LockUnavailable(Exception):
-    """Another runner holds the lock, because a migration released it or because a pooler shares the session.
-
-    It is also raised if a migration has stored settings for new sessions, so this session no longer has current ones.
-    """
 
 
 class Execution:
@@ -132,12 +121,13 @@ class Execution:
         self._first: Chunk | None = None
         self._started = 0.0
         self._is_synchronous = True  # unless the migration changes synchronous_commit
+        self._lock_was_unavailable = False
 
     def run(self) -> None:
         """Run the migration once, without sharing a message with other migrations.
 
-        Raise `MigrationFailure`, `AlreadyApplied` or `LockUnavailable`, after which the caller must recover the
-        session. Raise a psycopg error if the connection is lost.
+        Raise `MigrationFailure`, `ClaimRefused` or `LockUnavailable`, after which the caller must recover the session.
+        Raise a psycopg error if the connection is lost.
         """
         self.load()
         if self._profile.pooled and not self.migration.transactional:
@@ -203,20 +193,35 @@ class Execution:
         """Return whether no migration has stored settings for new sessions since this session began."""
         return run(self._conn, f"SELECT {self._table.condition}")[0].get_value(0, 0) == b"t"
 
-    def classify_error(
-        self, error: psycopg.Error, message: Message, chunk: Chunk
-    ) -> MigrationFailure | AlreadyApplied | LockUnavailable:
+    def classify_error(self, error: psycopg.Error, message: Message, chunk: Chunk) -> MigrationFailure | ClaimRefused:
         """Classify an error that the server returned instead of the next result; see the module docstring."""
         part = message.part
-        if part.kind is Kind.CLAIM and (refused := _classify_claim_error(error, self._table.name)):
-            return refused
         if part.kind is Kind.ROW_CHECK:
-            return MigrationFailure(_ROW_REMOVED.format(self._table.name.name), sqlstate=error.sqlstate)
+            return ClaimRefused(self._row_removed(sqlstate=error.sqlstate), None)
         offset = chunk.body()[0] - message.offset_of(Kind.BODY, part.migration)
         number = chunk.first + message.number if part.kind is Kind.BODY else None
         failure = failure_from(error, chunk, number, offset, transactional=self.migration.transactional)
+        is_parsed = message.started or not error.diag.statement_position
+        if part.kind is Kind.CLAIM and is_parsed:
+            return ClaimRefused(failure, error)
         advise_on_directive(self.migration, failure)
         return failure
+
+    def explain(self, refused: ClaimRefused) -> AlreadyApplied | LockUnavailable | MigrationFailure:
+        """Return what a refused claim means, once the session has been recovered."""
+        name = self.migration.name
+        if self.migration.transactional:
+            may_lack_lock = None if self._lock_was_unavailable else True
+            meaning = refused.explain(self._conn, self._table, name, may_lack_lock=may_lack_lock)
+            self._lock_was_unavailable = isinstance(meaning, LockUnavailable)
+            return meaning
+        meaning = refused.explain(self._conn, self._table, name, may_lack_lock=False)
+        if isinstance(meaning, MigrationFailure):
+            meaning.fields["hint"] = _TAKEN_EFFECT
+        return meaning
+
+    def _row_removed(self, **fields: str | None) -> MigrationFailure:
+        return MigrationFailure(_ROW_REMOVED.format(self._table.name.name), **fields)
 
     def _chunks(self) -> Iterator[Chunk]:
         """Yield the chunks without keeping them in memory; a retry reads the file again."""
@@ -261,7 +266,7 @@ class Execution:
 
     def _run_statements(self) -> None:
         """Send each statement separately, in autocommit mode except within BEGIN ... COMMIT, then the claim."""
-        concurrently = "concurrently" in self.migration.sql.lower()
+        name, concurrently = self.migration.name, "concurrently" in self.migration.sql.lower()
         invalid_before = self._invalid_indexes() if concurrently else None
         block: int | None = None  # the number of the BEGIN of the open transaction block
         for chunk in self._chunks():
@@ -273,12 +278,14 @@ class Execution:
         if invalid_before is not None and (invalid := self._invalid_indexes(invalid_before)):
             raise MigrationFailure("a concurrent index build left an INVALID index", hint=_drop_hint(invalid))
         try:
-            run(self._conn, self._claim(fenced=False))  # the statements have taken effect, even if the lock is lost
+            (result,) = run(self._conn, self._claim(fenced=False))  # even if the lock is lost, after the statements
         except psycopg.Error as error:
             if is_lost(self._conn):
                 raise
-            refused = _classify_claim_error(error, self._table.name)
-            raise refused or failure_from(error, chunk, None, 0, transactional=False) from None
+            raise ClaimRefused(failure_from(error, chunk, None, 0, transactional=False), error) from None
+        may_be_missing = self._table.may_lose_row or result.command_status == b"INSERT 0 0"
+        if may_be_missing and not self._table.is_claimed_by_another(self._conn, name):
+            raise ClaimRefused(self._row_removed(), None)
 
     def _run_statement(
         self, chunk: Chunk, number: int, invalid_before: set[tuple[str, str]] | None, block: int | None
@@ -314,20 +321,6 @@ class Execution:
             return found
         text = self.migration.sql.lower()
         return {index for index in found if index not in before or _built_name(index[1]).lower() in text}
-
-
-def _classify_claim_error(error: psycopg.Error, table: TableName) -> AlreadyApplied | LockUnavailable | None:
-    if isinstance(error, (psycopg.errors.UniqueViolation, psycopg.errors.DivisionByZero)):
-        return AlreadyApplied()
-    if isinstance(error, psycopg.errors.NotNullViolation):
-        return LockUnavailable()
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        raise PostgresRefused(
-            f"The role cannot write to {table}. Run GRANT SELECT, INSERT ON {table} for it "
-            "(and UPDATE if there are repeatable migrations).",
-            "privilege",
-        ) from None
-    return None
 
 
 def _hint_of_effects(failed: int, block: int | None) -> str:

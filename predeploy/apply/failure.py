@@ -92,7 +92,10 @@ def failure_from(
         **place,
         **{key: redact_name(getattr(diag, name), diag, sql, start) for key, name in NAMES.items()},
         hint=redact_hint(diag, sql, start),
-        advice=cause or advise(error.sqlstate, command, diag.source_function, transactional=transactional),
+        advice=cause
+        or advise(
+            error.sqlstate, command, diag.source_function, diag.message_primary or "", transactional=transactional
+        ),
     )
     failure.is_explained = cause is not None or diag.source_function == UNKNOWN_SETTING
     return failure

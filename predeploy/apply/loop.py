@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from predeploy.apply.batch import MAX_MESSAGE_CHARS, BatchInterrupted, BatchNotParsed
-from predeploy.apply.executor import AlreadyApplied, LockUnavailable
+from predeploy.apply.refused_claim import AlreadyApplied, ClaimRefused, LockUnavailable
 from predeploy.connection.session import recover
 from predeploy.connection.stored_settings import may_change
 from predeploy.lock.advisory_lock import wait_until_free
@@ -83,7 +83,7 @@ class ApplyLoop:
                 self._alone = len(message.executions)
             except BatchInterrupted:
                 pass
-            except (AlreadyApplied, LockUnavailable, MigrationFailure) as outcome:
+            except (ClaimRefused, MigrationFailure) as outcome:
                 self._apply_one(outcome)
             self._composed = None  # the remaining migrations of this message must run first
         for execution in self._rest:
@@ -131,7 +131,7 @@ class ApplyLoop:
             migration = execution.migration
             chars += self._batch.chars(migration)
             is_small = not migration.is_large and chars <= MAX_MESSAGE_CHARS
-            if not is_small or not migration.transactional or self._state.refusal_reason(migration):
+            if not is_small or not migration.transactional or self._state.refusal(migration):
                 break
             try:
                 execution.load()
@@ -145,9 +145,9 @@ class ApplyLoop:
         execution = self._rest[0]
         migration = execution.migration
         self._alone = max(self._alone - 1, 0)
-        if reason := self._state.refusal_reason(migration):
+        if refusal := self._state.refusal(migration):
             self._rest.popleft()
-            self._state.mark_failed(migration, MigrationFailure(reason))
+            self._state.mark_failed(migration, refusal)
             return
         self._state.in_flight = [migration]
         if not outcome:
@@ -178,6 +178,9 @@ class ApplyLoop:
                     ended, outcome = outcome, None
                     raise ended
                 execution.run()
+            except ClaimRefused as refused:
+                recover(self._conn, self._profile)
+                outcome = execution.explain(refused)
             except LockUnavailable:
                 recover(self._conn, self._profile)
                 if self._profile.renewable and not execution.is_session_current():

@@ -15,8 +15,8 @@ import psycopg
 from psycopg import pq
 
 from predeploy.connection.query_message import run
-from predeploy.connection.session import join
-from predeploy.errors import ConfigurationError, PostgresRefused
+from predeploy.connection.session import is_lost, join
+from predeploy.errors import ConfigurationError
 from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION
 from predeploy.migrations.migration import normalize
 from predeploy.sql.table_name import DEFAULT_TABLE, TableName
@@ -43,13 +43,25 @@ _LOCATE = """
     SELECT n.nspname,
            EXISTS (SELECT FROM pg_catalog.pg_attribute a
                    WHERE a.attrelid = c.oid AND a.attname = 'checksum' AND NOT a.attisdropped),
-           c.relhastriggers OR c.relhasrules
+           c.relhastriggers OR c.relhasrules OR c.relrowsecurity OR NOT EXISTS (
+               SELECT FROM pg_catalog.pg_attribute a
+               WHERE a.attrelid = c.oid AND a.attname = 'name' AND a.atttypid = 'pg_catalog.text'::pg_catalog.regtype)
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid = to_regclass({table});
     SELECT {schema}
 """
-# Schema-qualified, because a migration may have changed search_path so that other operators come first.
-_ROW_CHECK = "SELECT 1 OPERATOR(pg_catalog./) pg_catalog.count(*) FROM {table} WHERE name OPERATOR(pg_catalog.=) {name}"
+# Schema-qualified, because a migration may have changed search_path so that other operators come first. The first
+# comparison uses the index, the second ignores the collation and the type of the column.
+_HAS_NAME = (
+    "name OPERATOR(pg_catalog.=) {name} AND "
+    '(name::pg_catalog.text COLLATE pg_catalog."C") OPERATOR(pg_catalog.=) {name}'
+)
+_ROW_CHECK = f"SELECT 1 OPERATOR(pg_catalog./) pg_catalog.count(*) FROM {{table}} WHERE {_HAS_NAME}"  # noqa: S608  only names
+_CHECKSUM_OF = f"SELECT {{checksum}} FROM {{table}} WHERE {_HAS_NAME}"  # noqa: S608  only names
+_SIMILAR = (
+    "SELECT name::pg_catalog.text FROM {table}"
+    " WHERE pg_catalog.lower(name::pg_catalog.text) OPERATOR(pg_catalog.=) pg_catalog.lower({name}) LIMIT 1"
+)
 _CREATE = """
     CREATE TABLE {table} (
         name TEXT PRIMARY KEY,
@@ -99,12 +111,10 @@ def _read(conn: Connection, table: TableName, columns: str) -> list[tuple[Any, .
             f"A table named {table} exists but has no name or applied_at column. Set MIGRATE_TABLE to another name. "
             "If another tool records its applied migrations in that table, run pg-predeploy baseline before migrate."
         ) from None
-    except psycopg.errors.InsufficientPrivilege:
-        raise PostgresRefused(
-            f"The role cannot read {table}. Run GRANT SELECT, INSERT ON {table.sql} for it "
-            "(and GRANT USAGE on its schema).",
-            "privilege",
-        ) from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        from predeploy.apply.table_facts import refused_read  # only needed after a failure
+
+        raise refused_read(conn, table, error) from None
 
 
 def _utc(time: str) -> str:
@@ -170,6 +180,22 @@ class MigrationsTable:
             )
         return f"INSERT INTO {self.name.sql} ({', '.join(values)}) VALUES ({', '.join(values.values())})"  # noqa: S608  quoted above; replaced by tests/faults/planted.py
 
+    def is_recorded(self, name: str) -> bool:
+        """Return whether the table had a row for this migration when it was read, so that the claim updates it."""
+        return name in self._recorded
+
+    def is_claimed_by_another(self, conn: Connection, name: str) -> bool:
+        """Return whether a row of exactly this name exists, with another checksum than before if it existed."""
+        checksum = "checksum" if self.has_checksum else "NULL"
+        query = _CHECKSUM_OF.format(checksum=checksum, table=self.name.sql, name=_quote(conn, name))
+        row = conn.execute(query.encode()).fetchone()
+        return row is not None and (name not in self._recorded or row[0] != self._recorded[name])
+
+    def similar_name(self, conn: Connection, name: str) -> str | None:
+        """Return a recorded name that differs from this one at most in its case, or None."""
+        row = conn.execute(_SIMILAR.format(table=self.name.sql, name=_quote(conn, name)).encode()).fetchone()
+        return row[0] if row else None
+
     def row_check(self, conn: Connection, name: str) -> Sql:
         """Return two statements; the second fails if the migration's row, or the whole table, is missing.
 
@@ -206,18 +232,21 @@ def ensure_table(
     if not schema and name.schema:
         raise ConfigurationError(f"MIGRATE_TABLE names schema {name.schema}, which does not exist. Create it first.")
     if not schema:
-        raise PostgresRefused("No schema in search_path exists. Create one, or change search_path.", "privilege")
+        from predeploy.apply.table_facts import no_usable_schema  # only needed after a failure
+
+        raise no_usable_schema(conn)
     table = TableName(name.name, schema)
     try:
         conn.execute(_CREATE.format(table=table.sql).encode())
-    except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
-        return ensure_table(conn, name)  # another implementation, which does not lock first, just created the table
-    except psycopg.errors.InsufficientPrivilege:
-        raise PostgresRefused(
-            f'The role cannot create {name.name}. Run GRANT CREATE ON SCHEMA "{schema}" for it, '
-            "or create the table first.",
-            "privilege",
-        ) from None
+    except psycopg.Error as error:
+        if is_lost(conn):
+            raise
+        is_duplicate = isinstance(error, (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable))
+        if is_duplicate and (answers := run(conn, locate(name)))[0].ntuples:
+            return ensure_table(conn, name, answers)  # created just now by an implementation that does not lock first
+        from predeploy.apply.table_facts import refused_creation  # only needed after a failure
+
+        raise refused_creation(conn, table, error) from None
     return MigrationsTable(table, has_checksum=True, is_new=True)
 
 
@@ -250,7 +279,11 @@ def _literal(text: str | None) -> str:
 def _add_checksum(conn: Connection, table: TableName) -> bool:
     try:
         conn.execute(_ADD_CHECKSUM.format(table=table.sql).encode())
-    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.LockNotAvailable):
+    except (
+        psycopg.errors.InsufficientPrivilege,
+        psycopg.errors.LockNotAvailable,
+        psycopg.errors.RaiseException,  # by an event trigger
+    ):
         conn.execute("ROLLBACK")
         log.info(
             "Could not add the checksum column to %s; changed files will not be detected",

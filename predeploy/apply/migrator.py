@@ -15,7 +15,7 @@ from predeploy.apply.executor import Execution
 from predeploy.apply.loop import ApplyLoop, SessionOutdated
 from predeploy.apply.migrations_table import ensure_table, locate, read_rows, warn_if_hidden
 from predeploy.apply.run_options import RunOptions
-from predeploy.apply.run_state import MAX_LOSSES, RunState
+from predeploy.apply.run_state import RunState
 from predeploy.connection import stored_settings
 from predeploy.connection.login_errors import classify_statement_error
 from predeploy.connection.pooler import dedicated_backend_pid
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from predeploy.apply.drift import Drift
     from predeploy.apply.migrations_table import MigrationsTable
+    from predeploy.apply.server_ended import ServerEnd
     from predeploy.connection.connect import Connection, ConnectionSource
     from predeploy.connection.session import SessionProfile
     from predeploy.migrations.migration import Migration, MigrationFiles, MigrationResult
@@ -100,6 +101,7 @@ class Migrator:
         self._table = options.table  # with its schema, once it is known
         self._renewals = 0  # new sessions, because a migration stored settings
         self._backend_pid: int | None = None  # of the last dedicated session, which may still hold the lock
+        self._end: ServerEnd | None = None  # a warning that the server is ending the current session
 
     def run(self) -> MigrationResult:
         """Apply the pending migrations; if the connection is lost, reconnect and check the table for commits."""
@@ -115,11 +117,7 @@ class Migrator:
                 except psycopg.Error as error:
                     if not is_lost(conn):
                         raise classify_statement_error(error) from None
-                    self.state.mark_connection_lost(error.sqlstate)
-                    if self.state.losses[""] >= MAX_LOSSES:
-                        raise ConnectionLost(
-                            f"The connection was lost {MAX_LOSSES} times while no migration was running."
-                        ) from None
+                    self._mark_connection_lost(error)
                 except SessionOutdated:
                     conn.close()
                     self._renewals += 1
@@ -171,6 +169,13 @@ class Migrator:
             self.state.finish(drift)
         conn.close()  # so that a pool replaces it: psycopg does not know that the reset dropped its prepared statements
 
+    def _mark_connection_lost(self, error: psycopg.Error) -> None:
+        from predeploy.apply.server_ended import read_end  # only needed after a lost connection
+
+        sql = self._loop.notice_source()[1] if self._loop else ""
+        end, self._end = read_end(error.diag, sql) or self._end, None
+        self.state.mark_connection_lost(end)
+
     def _compare(self, recorded: Mapping[str, str | None]) -> Drift:
         self.state.reconcile(recorded)
         return self.state.compare(recorded, self._options.strict)
@@ -201,7 +206,10 @@ class Migrator:
             except (StorageError, psycopg.OperationalError) as error:
                 why = error if isinstance(error, StorageError) else f"no connection available ({type(error).__name__})"
                 if self.state.losses:
-                    raise ConnectionLost(f"Connection lost and could not be re-established: {why}") from None
+                    text = f"Connection lost and could not be re-established: {why}"
+                    if self.state.last_end:
+                        text = f"{text.rstrip('.')}. The server's last message: {self.state.last_end}."
+                    raise ConnectionLost(text) from None
                 if isinstance(error, StorageError):
                     raise
                 raise PostgresUnavailable(f"Could not connect to Postgres: {why}.") from None
@@ -249,9 +257,13 @@ class Migrator:
     def _log_notice(self, notice: Diagnostic) -> None:
         if (self._batch and self._batch.is_marker(notice)) or _is_server_log(notice):
             return
-        from predeploy.redaction.server_message import redact_message  # most runs receive no notices
+        from predeploy.apply.server_ended import read_end  # most runs receive no notices
+        from predeploy.redaction.server_message import redact_message
 
         name, sql = self._loop.notice_source() if self._loop else (None, "")
+        if end := read_end(notice, sql):
+            self._end = end  # logged when the connection is lost, which follows
+            return
         severity = notice.severity_nonlocalized or "NOTICE"
         level = logging.WARNING if severity == "WARNING" else logging.INFO
         fields = {"migration": name, "severity": severity, "sqlstate": notice.sqlstate}

@@ -4,8 +4,9 @@ If the connection is lost, the result of a COMMIT may be lost with it. The migra
 migration and the rest of its message) are then in doubt until `_migrations` is read again (`reconcile`). A row is
 committed together with its migration, so a migration with a row is applied. It is logged with `in_doubt: true`, because
 another runner may have applied it in the meantime. A migration without a row is pending again, and fails after
-`MAX_LOSSES` losses. A no-transaction migration without a row fails at once, because some of its statements may have
-taken effect.
+`MAX_LOSSES` losses. It fails at once if the server ended the session for a reason that would recur, such as
+transaction_timeout. A no-transaction migration without a row also fails at once, because some of its statements may
+have taken effect.
 
 If a migration was reported as applied but has no row, for example after a failover to a standby that had not received
 the last commits, the report is withdrawn: the migration is pending again, or fails if it runs without a transaction.
@@ -19,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from predeploy.apply.drift import Drift, find_drift, is_applied, refuse, refuse_copies, warn
 from predeploy.apply.failure import log_failure
+from predeploy.errors import ConnectionLost
 from predeploy.migrations.migration import MigrationFailure, MigrationResult
 from predeploy.sql.table_name import DEFAULT_TABLE, TableName
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from predeploy.apply.server_ended import ServerEnd
     from predeploy.migrations.migration import Migration, MigrationFiles
 
 log = logging.getLogger(__name__)
@@ -42,17 +45,20 @@ class RunState:
     """Keeps `result` accurate at all times, even if the run is interrupted.
 
     `in_flight` contains the running migration and the migrations after it in the same message. `losses` counts lost
-    connections by the name of the running migration, or under "" if none was running.
+    connections by the name of the running migration, or under "" if none was running. `last_end` is the message with
+    which the server ended the last lost session, or None if it sent no message.
     """
 
     def __init__(self, files: MigrationFiles, table: TableName = DEFAULT_TABLE) -> None:
         self.result = MigrationResult()
         self.in_flight: list[Migration] = []
         self.losses: Counter[str] = Counter()
+        self.last_end: ServerEnd | None = None
         self.is_rolled_back = False  # the server has rolled back the migrations in flight
         self._files = files
         self._table = table
         self._in_doubt: list[Migration] = []
+        self._ends: dict[str, ServerEnd] = {}  # by the name of the running migration, or "" if none was running
         self._applied: list[Migration] = []  # by this run
 
     @property
@@ -129,36 +135,72 @@ class RunState:
             extra={"event": "migration.not_run", "migration": name},
         )
 
-    def mark_connection_lost(self, sqlstate: str | None) -> None:
-        """Record and log a lost connection; whether the migrations in flight were committed is not known yet."""
+    def mark_connection_lost(self, end: ServerEnd | None) -> None:
+        """Record and log a lost connection; whether the migrations in flight were committed is not known yet.
+
+        `end` is the message with which the server ended the session, if it sent one. Raise `ConnectionLost` if
+        reconnecting does not help: no migration was running, and the same would happen again or has happened
+        `MAX_LOSSES` times.
+        """
         name = self.running.name if self.running else ""
         self.mark_in_doubt()
         self.losses[name] += 1
+        self.last_end = end
+        if end:
+            self._ends[name] = end
+        problem = None if name else self._problem_without_migration(end)
         log.warning(
-            "Connection lost%s%s",
+            "Connection lost%s%s%s",
             f" while applying {name}" if name else "",
-            "; reconnecting" if self.losses[""] < MAX_LOSSES else "",
-            extra={"event": "connection.lost", "migration": name or None, "sqlstate": sqlstate},
+            f": {end}" if end else "",
+            "" if problem else "; reconnecting",
+            extra={
+                "event": "connection.lost",
+                "migration": name or None,
+                "sqlstate": end.sqlstate if end else None,
+                "error": end.sentence if end else None,
+            },
         )
+        if problem:
+            raise ConnectionLost(problem)
+
+    def _problem_without_migration(self, end: ServerEnd | None) -> str | None:
+        """Return why the run ends after a loss while no migration was running, or None if it reconnects."""
+        if end and not end.runs_again:
+            return f"The server ended the session while no migration was running: {end}. {end.advice}".rstrip()
+        if self.losses[""] < MAX_LOSSES:
+            return None
+        last = f" The server's last message: {self._ends['']}." if "" in self._ends else ""
+        return f"The connection was lost {MAX_LOSSES} times while no migration was running.{last}"
 
     def mark_in_doubt(self) -> None:
         """Mark the migrations in flight as in doubt: they may or may not be committed."""
         self._in_doubt, self.in_flight = self.in_flight or self._in_doubt, []
         self.is_rolled_back = False
 
-    def refusal_reason(self, migration: Migration) -> str | None:
+    def refusal(self, migration: Migration) -> MigrationFailure | None:
         """Return the reason a migration cannot run (for example, too many lost connections), or None if it can."""
-        losses = self.losses[migration.name]
+        losses, end = self.losses[migration.name], self._ends.get(migration.name)
+        fields = end.fields if end else {}
         if losses and not migration.transactional:
-            return (
-                "the connection was lost while this no-transaction migration was running; "
-                "earlier statements may have taken effect. Check the schema before you run it again"
+            what = f"the server ended the session: {end.sentence}" if end else "the connection was lost"
+            if end and end.runs_again:
+                fields["advice"] = None  # to run it again, which needs a check of the schema first
+            return MigrationFailure(
+                f"{what}; earlier statements of this no-transaction migration may have taken effect. "
+                "Check the schema before you run it again",
+                **fields,
             )
+        if losses and end and not end.runs_again:
+            return MigrationFailure(f"the server ended the session: {end.sentence}; it was rolled back", **fields)
         if losses >= MAX_LOSSES:
-            return (
-                f"the connection was lost during each of {losses} attempts to apply this migration; it was rolled back"
+            last = f". The server's last message: {end.sentence}" if end else ""
+            return MigrationFailure(
+                f"the connection was lost during each of {losses} attempts to apply this migration; "
+                f"it was rolled back{last}",
+                **fields,
             )
-        return migration.problem
+        return MigrationFailure(migration.problem) if migration.problem else None
 
     def finish(self, drift: Drift) -> None:
         """Record the skipped migrations, and warn about files that have changed since they were applied."""

@@ -103,6 +103,8 @@ RECOVERY = _retryable("recovery", "the server is recovering")
 CLOSED_DATABASE = _retryable("not_accepting", "the database does not accept connections")
 SHUTTING = _retryable("shutting_down", "the server is shutting down")
 TOO_MANY = _retryable("too_many_clients", "the server has too many connections")
+ROLE_LIMIT = _retryable("role_limit", "the role has reached its connection limit")
+DATABASE_LIMIT = _retryable("database_limit", "the database has reached its connection limit")
 RESOURCES = _retryable("resources", "the server is out of memory, disk space or file handles")
 READ_ONLY = _retryable("read_only", "the server is read-only")
 ATTRIBUTES = _retryable("session_attrs", "no server matches target_session_attrs yet")
@@ -161,6 +163,8 @@ _TEXTS = (
     ("recovery", RECOVERY),
     ("shutting down", SHUTTING),
     ("during database shutdown", SHUTTING),
+    ("too many connections for role", ROLE_LIMIT),
+    ("too many connections for database", DATABASE_LIMIT),
     ("too many", TOO_MANY),
     ("connection slots are reserved", TOO_MANY),
     ("no more connections allowed", TOO_MANY),  # PgBouncer
@@ -204,6 +208,8 @@ _CODES = (
     ("57P03", "", NOT_READY),
     ("57P", "", SHUTTING),
     ("57014", "", TIMEOUT),
+    ("53300", "InitializeSessionUserId", ROLE_LIMIT),
+    ("53300", "CheckMyDatabase", DATABASE_LIMIT),
     ("53300", "", TOO_MANY),
     ("53", "", RESOURCES),
     ("58", "", RESOURCES),

@@ -11,9 +11,10 @@ import psycopg
 from predeploy.adopt.stop_sign import check_surroundings
 from predeploy.apply.directive_warning import warn_of_ignored_directive
 from predeploy.apply.drift import find_drift, refuse_copies
-from predeploy.apply.executor import AlreadyApplied, Execution
+from predeploy.apply.executor import Execution
 from predeploy.apply.failure import log_failure
 from predeploy.apply.migrations_table import ensure_table, read_rows
+from predeploy.apply.refused_claim import AlreadyApplied, ClaimRefused
 from predeploy.connection.login_errors import classify_statement_error
 from predeploy.connection.pooler import backend_pid, dedicated_backend_pid
 from predeploy.connection.query_message import run
@@ -126,7 +127,9 @@ def rehearse(
                 roll_back(conn, profile)
         except psycopg.Error as error:
             if is_lost(conn):
-                raise ConnectionLost(_LOST) from None
+                from predeploy.apply.server_ended import last_message  # only needed after a lost connection
+
+                raise ConnectionLost(f"{_LOST}{last_message(error)}") from None
             raise classify_statement_error(error) from None
     rehearsed, left_out = rehearsal.rehearsed, rehearsal.not_rehearsed
     message = f"Rehearsed: {rehearsed} would succeed, {len(result.errors)} would fail, {left_out} not rehearsed"
@@ -184,10 +187,10 @@ class _Rehearsal:
         run(self._conn, f"SAVEPOINT {self._savepoint}")  # sent separately: a message with a syntax error has no effect
         try:
             execution.run()
-        except (MigrationFailure, AlreadyApplied) as problem:
-            run(self._conn, f"ROLLBACK TO SAVEPOINT {self._savepoint};{release}")
-            in_table = MigrationFailure(f"the migration is already recorded in {self._table.name}")
-            failure = problem if isinstance(problem, MigrationFailure) else in_table
+        except (MigrationFailure, ClaimRefused) as problem:
+            run(self._conn, f"ROLLBACK TO SAVEPOINT {self._savepoint}")
+            failure = self._explain(execution, problem)
+            run(self._conn, release)
             if failure.sqlstate == "55P03":
                 failure.fields["hint"] = _IN_USE
             self._log_failure(migration, failure)
@@ -195,6 +198,14 @@ class _Rehearsal:
             run(self._conn, release)
             self._log_rehearsed(migration, execution.duration_ms)
         self._watcher.watch(None, StatementCounter())
+
+    def _explain(self, execution: Execution, problem: MigrationFailure | ClaimRefused) -> MigrationFailure:
+        if isinstance(problem, MigrationFailure):
+            return problem
+        meaning = execution.explain(problem)
+        if isinstance(meaning, AlreadyApplied):
+            return MigrationFailure(f"the migration is already recorded in {self._table.name}")
+        return meaning if isinstance(meaning, MigrationFailure) else problem.failure  # this transaction holds the lock
 
     def _log_failure(self, migration: Migration, failure: MigrationFailure) -> None:
         log_failure("Would fail", migration, failure, self._result, self._files.migrations)

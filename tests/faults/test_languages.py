@@ -134,7 +134,7 @@ def test_too_many_clients(prepared: PostgresServer, superusers_too: bool) -> Non
 
 
 def test_temporary_failures_cause_a_wait_for_the_same_reason(prepared: PostgresServer) -> None:
-    assert unavailability(prepared.dsn("recovery", "limited", "hunter2")).reason == "too_many_clients"
+    assert unavailability(prepared.dsn("recovery", "limited", "hunter2")).reason == "role_limit"
     assert unavailability(prepared.dsn("closed", "someone", "hunter2")).reason == "not_accepting"
     with psycopg.connect(prepared.dsn(), autocommit=True) as admin:
         admin.execute("ALTER DATABASE recovery SET default_transaction_read_only = on")

@@ -207,6 +207,14 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
         "Install the library",
     ),
     "disk full": ("COPY users TO '/dev/full'", "53100", "disk_full", "COPY", "Free disk space", "Free disk space"),
+    "temporary files": (
+        "SET temp_file_limit = 0; SET work_mem = '64kB'; SELECT n FROM generate_series(1, 99999) n ORDER BY -n",
+        "53400",
+        "configuration_limit_exceeded",
+        "SELECT",
+        "temp_file_limit",
+        "Raise the limit",
+    ),
     "enum value": (
         "ALTER TYPE mood ADD VALUE 'glad'; SELECT 'glad'::mood",
         "55P04",
@@ -327,8 +335,9 @@ CASES: dict[str, tuple[str, str, str, str | None, Advice, Advice]] = {
 }
 MISSING_CODES = {"3F000", "42703", "42704", "42883", "42P01"}
 MISSING = {case for case, (_, sqlstate, *_) in CASES.items() if sqlstate in MISSING_CODES}
-# Tested separately after the table, because these need another session or a separate server.
-STAGED = {"55P03", "57014", "40P01", "40001", "53200", "55006"}
+# Tested separately after the table or in test_ended_by_server.py, because these need another session or a separate
+# server.
+STAGED = {"55P03", "57014", "40P01", "40001", "53200", "55006", "25P03", "25P04", "57P01", "57P02", "57P04", "57P05"}
 
 
 @pytest.fixture(scope="module", params=["in a transaction", "no transaction"])
