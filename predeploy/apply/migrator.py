@@ -18,7 +18,7 @@ from predeploy.apply.run_options import RunOptions
 from predeploy.apply.run_state import MAX_LOSSES, RunState
 from predeploy.connection.login_errors import classify_statement_error
 from predeploy.connection.pooler import dedicated_backend_pid
-from predeploy.connection.query_message import run
+from predeploy.connection.query_message import is_running, run
 from predeploy.connection.session import (
     autocommit,
     direct_profile,
@@ -29,6 +29,7 @@ from predeploy.connection.session import (
 from predeploy.errors import ConfigurationError, ConnectionLost, PostgresUnavailable, StorageError
 from predeploy.lock.advisory_lock import advisory_lock, end_stale_session
 from predeploy.migrations.directory import read_migrations
+from predeploy.monitor.end_session import OwnSession, end_session
 from predeploy.monitor.watcher import Watcher
 from predeploy.signals import deferred
 
@@ -50,8 +51,6 @@ _NO_CHECKSUM = (
     "a repeatable migration needs the column checksum, which the table lacks; "
     "run ALTER TABLE {} ADD COLUMN checksum TEXT"
 )
-
-_LAST_LOOK_S = 0.8  # for a login during cleanup; must end before the forced exit
 
 
 def run_migrations(db: ConnectionSource, migrations_dir: Path, *, foreign_history: str = "stop") -> MigrationResult:
@@ -195,20 +194,22 @@ class Migrator:
     ) -> None:
         """Roll back, then read the table: a COMMIT cancelled while it waits for a standby is still committed locally.
 
-        If the interruption closed the connection, try once to read the table on a new connection.
+        After a signal, terminate the session if it is still running or the connection was closed, and read the table
+        on a second connection.
         """
-        roll_back(conn, profile)
-        with suppress(psycopg.Error, StorageError), ExitStack() as stack:
-            if is_new := is_lost(conn):
-                if isinstance(error, psycopg.Error):
-                    return  # the run continues on a new connection
-                conn = stack.enter_context(self._db.connection(timeout=_LAST_LOOK_S))
-                if self._backend_pid:
-                    end_stale_session(conn, self._backend_pid)
+        if not is_running(conn):
+            roll_back(conn, profile)
+        if isinstance(error, psycopg.Error) and is_lost(conn):
+            return  # the run continues on a new connection
+        with suppress(psycopg.Error, StorageError, TimeoutError), ExitStack() as stack:
+            has_stopped = True
+            if is_running(conn) or is_lost(conn):
+                session = OwnSession(self._backend_pid, profile.mark)
+                running = self.state.running
+                conn, has_stopped = end_session(self._db, conn, stack, session, running.name if running else None)
+                roll_back(conn, profile)
             if self.state.in_flight:
-                self.state.mark_in_doubt()
-                self.state.reconcile(checksums(table.rows(conn)))
-                self.state.is_rolled_back = not is_new  # the old session may still commit
+                self.state.settle_interrupted(checksums(table.rows(conn)), has_stopped=has_stopped)
 
     @contextmanager
     def _notices_logged(self, conn: Connection) -> Iterator[None]:

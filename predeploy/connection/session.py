@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -72,7 +73,8 @@ class SessionProfile(NamedTuple):
 
     `setup` runs once, before the first migration. `pooled` is True for a transaction-mode pooler, which may run each
     transaction in a different session: `begin` then includes the settings, and `reset` leaves nothing behind for other
-    clients. A rehearsal uses a different `commit`.
+    clients. A rehearsal uses a different `commit`. `mark` is a random comment in `begin`, which identifies the session
+    on the server behind such a pooler.
     """
 
     setup: Sql = Sql()
@@ -80,6 +82,7 @@ class SessionProfile(NamedTuple):
     commit: Sql = COMMIT
     reset: Sql = Sql()
     pooled: bool = False
+    mark: str = ""
 
 
 def direct_profile(
@@ -108,16 +111,17 @@ def pooled_profile(
     A pooler only tracks settings that Postgres reports to clients; both settings in `setup` are among them. Prepared
     statements are not deallocated, because they may belong to other clients.
     """
+    mark = f"/* {os.urandom(8).hex()} */"  # near the start: pg_stat_activity shows the first 1,024 bytes of a message
     local = (f"SET LOCAL {setting}" for setting in _timeouts(lock_timeout, statement_timeout))
     begin = (
         "BEGIN ISOLATION LEVEL READ COMMITTED",
-        _CHECK_INTERVAL.format(local="true"),
+        mark + _CHECK_INTERVAL.format(local="true"),
         *local,
         *_local(migration_settings),
     )
     setup = ("SET client_encoding='UTF8'", _STRINGS)
     reset = (*_RESET, "SELECT pg_catalog.pg_advisory_unlock_all()", *setup)
-    return SessionProfile(join(*setup), join(*begin), reset=join(*reset), pooled=True)
+    return SessionProfile(join(*setup), join(*begin), reset=join(*reset), pooled=True, mark=mark)
 
 
 def _local(migration_settings: Sequence[tuple[str, str]]) -> Iterator[str]:

@@ -30,7 +30,7 @@ LOGGING, OPERATIONS, CONFIGURATION, COMMANDS_PAGE = (
     DOCS[name].read_text() for name in ("logging.md", "operations.md", "configuration.md", "commands.md")
 )
 
-_EVENT = re.compile(r"(?:connection|lock|migration|pooler|postgres|report|run|schema|settings|table)\.[a-z_]+")
+_EVENT = re.compile(r"(?:connection|lock|migration|pooler|postgres|report|run|schema|session|settings|table)\.[a-z_]+")
 EVENTS = {
     node.value
     for module in MODULES.values()
