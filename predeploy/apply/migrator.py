@@ -204,9 +204,9 @@ class Migrator:
         with suppress(psycopg.Error, StorageError, TimeoutError), ExitStack() as stack:
             has_stopped = True
             if is_running(conn) or is_lost(conn):
-                session = OwnSession(self._backend_pid, profile.mark)
                 running = self.state.running
-                conn, has_stopped = end_session(self._db, conn, stack, session, running.name if running else None)
+                session = OwnSession(self._backend_pid, profile.mark, running.name if running else None)
+                conn, has_stopped = end_session(self._db, conn, stack, session)  # replaced by tests/faults/planted.py
                 roll_back(conn, profile)
             if self.state.in_flight:
                 self.state.settle_interrupted(checksums(table.rows(conn)), has_stopped=has_stopped)

@@ -31,10 +31,14 @@ _POLL_S = 0.01
 
 
 class OwnSession(NamedTuple):
-    """How to find the session on the server: by its pid, or behind a pooler by a mark in the text that it runs."""
+    """How to find the session on the server: by its pid, or behind a pooler by a mark in the text that it runs.
+
+    `migration` is the name of the running migration.
+    """
 
     backend: int | None
-    mark: str = ""
+    mark: str
+    migration: str | None
 
     def query(self, column: str) -> str:
         """Return a query that has one row while the session exists, or behind a pooler while it runs the text."""
@@ -47,7 +51,7 @@ class OwnSession(NamedTuple):
 
 
 def end_session(
-    db: ConnectionSource, conn: Connection, stack: ExitStack, session: OwnSession, migration: str | None
+    db: ConnectionSource, conn: Connection, stack: ExitStack, session: OwnSession
 ) -> tuple[Connection, bool]:
     """Stop the session of `conn`; return a connection on which to read the table, and whether the session has stopped.
 
@@ -60,7 +64,7 @@ def end_session(
     with suppress(StorageError, psycopg.Error):
         other = stack.enter_context(db.connection(timeout=_left(deadline, keep=_CANCEL_S)))
     if is_running(conn):
-        terminated = other is not None and _terminate(other, conn, session, migration)
+        terminated = other is not None and _terminate(other, conn, session)
         if not terminated and cancel(conn, _left(deadline)) and not is_lost(conn):
             return conn, True
     conn.close()
@@ -71,17 +75,17 @@ def end_session(
     return other, _wait_until_gone(other, session, deadline)
 
 
-def _terminate(other: Connection, conn: Connection, session: OwnSession, migration: str | None) -> bool:
+def _terminate(other: Connection, conn: Connection, session: OwnSession) -> bool:
     """Terminate the session and log what it was waiting for; return False if it was not found."""
     with suppress(psycopg.Error, TimeoutError):
         pid = int(ask(other, session.query("pid"), _ANSWER_S) or 0)
         activity = _read_activity(other, conn, pid) if pid else None
         if ask(other, session.query("pg_catalog.pg_terminate_backend(pid)"), _ANSWER_S) == b"t":
-            fields = {"migration": migration, "pid": pid, **(activity.fields if activity else {})}
+            fields = {"migration": session.migration, "pid": pid, **(activity.fields if activity else {})}
             log.warning(
                 "Terminated the session of this run (pid %s), which was still running %s%s",
                 pid,
-                migration or "a statement",
+                session.migration or "a statement",
                 f": {activity}" if activity and str(activity) else "",
                 extra={"event": "session.terminated", **fields},
             )

@@ -73,6 +73,17 @@ BUGS: Mapping[str, Bug] = {
         (("apply.migrator", "if self._backend_pid is None:", "if False:"),),
         Focus(paths=("transaction",)),
     ),
+    "session_left_behind_after_a_signal": Bug(
+        (
+            ("connection.query_message", "cancel(conn, _CANCEL_AFTER_SIGNAL_S)", "pass"),
+            (
+                "apply.migrator",
+                "end_session(self._db, conn, stack, session)",
+                "(stack.enter_context(self._db.connection(timeout=1.0)), conn.close() is None)",
+            ),
+        ),
+        Focus(faults=("sigterm", "sigint"), special="slow"),
+    ),
     "blocking_wait_for_the_lock": Bug(
         (
             (
