@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
@@ -17,8 +17,6 @@ from predeploy.monitor.activity import activity_query, parse_activity
 from predeploy.signals import FORCED_EXIT_AFTER_S, seconds_left
 
 if TYPE_CHECKING:
-    from contextlib import ExitStack
-
     from predeploy.connection.connect import Connection, ConnectionSource
     from predeploy.monitor.activity import BackendActivity
 
@@ -73,6 +71,13 @@ def end_session(
     if session.backend and not terminated:
         end_stale_session(other, session.backend)
     return other, _wait_until_gone(other, session, deadline)
+
+
+def stop_session(db: ConnectionSource, conn: Connection, session: OwnSession) -> None:
+    """Stop the session of `conn` if it is still running; close it if nothing answers."""
+    if is_running(conn):
+        with ExitStack() as stack, suppress(TimeoutError, psycopg.Error):
+            end_session(db, conn, stack, session)
 
 
 def _terminate(other: Connection, conn: Connection, session: OwnSession) -> bool:

@@ -164,6 +164,37 @@ def test_a_migration_that_catches_every_cancel_is_terminated(
     assert database.query("SELECT name FROM _migrations") == []
 
 
+def test_a_rehearsed_migration_that_catches_every_cancel_is_terminated(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", CATCHES_ALL.format("PERFORM pg_sleep(60)"))
+    process = start("plan", "--rehearse")
+    eventually(lambda: database.query(SLEEPERS))
+    run = ended(process, signal.SIGTERM)
+    assert_clean(database)
+    assert len(run.named("session.terminated")) == 1
+
+
+UNSENT = """
+from predeploy.connection import query_message
+def wait(conn, generator, waited=query_message._wait):
+    if conn.pgconn.flush():
+        late()
+    return waited(conn, generator)
+query_message._wait = wait
+"""
+
+
+def test_a_message_that_is_not_sent_completely_does_not_run(
+    database: Database, migrations_dir: MigrationsDir, tmp_path: Path
+) -> None:
+    migrations_dir.write("001.sql", f"CREATE TABLE never AS SELECT length('{'x' * 40_000_000}')")
+    events = signalled(UNSENT, tmp_path, DATABASE_URL=database.dsn, MIGRATIONS_DIR=str(migrations_dir))
+    assert_clean(database)
+    assert events[-1]["message"] == "Interrupted by SIGTERM while applying 001.sql; it was rolled back"
+    assert database.query("SELECT to_regclass('never')") == [(None,)]
+
+
 BLOCKED = {
     "it catches every cancel": {"001": CATCHES_ALL.format("LOCK TABLE busy")},
     "another migration follows in the message": {"001": "LOCK TABLE busy", "002": "CREATE TABLE never ()"},
