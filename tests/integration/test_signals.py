@@ -148,7 +148,7 @@ def test_a_migration_that_catches_a_cancel_is_cancelled_again(
 NO_TRANSACTION = "-- migrate:no-transaction\n"
 
 
-@pytest.mark.parametrize("prefix", ["", pytest.param(NO_TRANSACTION, marks=pytest.mark.session("no-transaction"))])
+@pytest.mark.parametrize("prefix", ["", pytest.param(NO_TRANSACTION, marks=pytest.mark.session("a no-transaction migration"))])
 def test_a_migration_that_catches_every_cancel_is_terminated(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, prefix: str
 ) -> None:
@@ -414,6 +414,7 @@ def test_two_signals_at_once_are_one(
     assert_clean(database)
 
 
+@pytest.mark.session("a no-transaction migration")
 def test_while_a_no_transaction_statement_runs(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -458,7 +459,7 @@ def test_a_frozen_session_does_not_delay_the_exit(
 
 @pytest.mark.parametrize(
     ("prefix", "fate"),
-    [("", MAY_RUN), pytest.param(NO_TRANSACTION, "and the last one may still run", marks=pytest.mark.session("no-t"))],
+    [("", MAY_RUN), pytest.param(NO_TRANSACTION, "and the last one may still run", marks=pytest.mark.session("a no-transaction migration"))],
     ids=["transaction", "no transaction"],
 )
 def test_a_frozen_server_does_not_delay_the_exit(
