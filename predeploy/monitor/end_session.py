@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _READ_S = 0.2  # the rest of the time, for reading the table and for the summary line
-_CANCEL_S = 0.4  # if there is no second connection
+_CANCEL_S = 0.25  # if there is no second connection
 _ANSWER_S = 0.3
 _POLL_S = 0.01
 
@@ -39,7 +39,7 @@ class OwnSession(NamedTuple):
     migration: str | None
 
     def query(self, column: str) -> str:
-        """Return a query that has one row while the session exists, or behind a pooler while it runs the text."""
+        """Return a query of `column` that finds the session while it exists, or by its mark while it runs the text."""
         if self.backend:
             condition = f"pid = {self.backend} AND usename = session_user"
         else:
@@ -68,7 +68,9 @@ def end_session(
     conn.close()
     if not other:
         raise TimeoutError
-    if session.backend and not terminated:
+    if not terminated:
+        if not session.backend:
+            return other, False  # a message without the mark may still run
         end_stale_session(other, session.backend)
     return other, _wait_until_gone(other, session, deadline)
 
@@ -108,8 +110,8 @@ def _read_activity(other: Connection, conn: Connection, pid: int) -> BackendActi
 def _wait_until_gone(other: Connection, session: OwnSession, deadline: float) -> bool:
     """Return whether the server has ended the session, so that its transaction is over and its locks are free."""
     with suppress(psycopg.Error, TimeoutError):
-        while ask(other, session.query("pid"), max(_left(deadline), _POLL_S)):
-            if not _left(deadline):
+        while (count := ask(other, session.query("pg_catalog.count(*)"), max(_left(deadline), _POLL_S))) != b"0":
+            if count is None or not _left(deadline):
                 return False
             time.sleep(_POLL_S)
         return True

@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +24,6 @@ from tests.support.proxy import Proxy, free_port, silent_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tests.support.program import Process, Program, Run
 
 WITHIN_S = 2.0 + 3.0  # the documented limit, and a margin for a busy machine
+NEEDS_SESSION = pytest.mark.session("a no-transaction migration")
 UNCONFIRMED = "did not confirm"
 MAY_RUN = "what was sent may still run"
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP]
@@ -133,6 +135,30 @@ def test_a_signal_that_is_ignored_at_the_start_stays_ignored(
     assert (run.exit_code, run.report["applied"]) == (0, 1)
 
 
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_as_the_first_process_of_a_container(
+    database: Database, migrations_dir: MigrationsDir, tmp_path: Path, signum: signal.Signals
+) -> None:
+    """The kernel drops a signal to PID 1 that has no handler."""
+    unshare = ["unshare", *(["--user"] if os.geteuid() else []), "--pid", "--fork", "--kill-child"]
+    if not shutil.which("unshare") or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a PID namespace needs unshare and the permission to use it")
+    migrations_dir.write("001.sql", "SELECT pg_sleep(60)")
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DATABASE_URL": database.dsn}
+    environ["MIGRATIONS_DIR"] = str(migrations_dir)
+    command = [*unshare, sys.executable, str(ENTRYPOINT)]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        eventually(lambda: database.query(SLEEPERS))
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        sent = time.monotonic()
+        os.kill(int(child), signum)
+        stdout, _ = process.communicate(timeout=60)
+        assert time.monotonic() - sent < WITHIN_S
+    report = json.loads(stdout.splitlines()[-1])
+    assert (process.returncode, report["exit_code"]) == (128 + signum, 128 + signum)
+    assert_clean(database)
+
+
 def test_a_migration_that_catches_a_cancel_is_cancelled_again(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -148,7 +174,7 @@ def test_a_migration_that_catches_a_cancel_is_cancelled_again(
 NO_TRANSACTION = "-- migrate:no-transaction\n"
 
 
-@pytest.mark.parametrize("prefix", ["", pytest.param(NO_TRANSACTION, marks=pytest.mark.session("a no-transaction migration"))])
+@pytest.mark.parametrize("prefix", ["", pytest.param(NO_TRANSACTION, marks=NEEDS_SESSION)])
 def test_a_migration_that_catches_every_cancel_is_terminated(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, prefix: str
 ) -> None:
@@ -414,7 +440,7 @@ def test_two_signals_at_once_are_one(
     assert_clean(database)
 
 
-@pytest.mark.session("a no-transaction migration")
+@NEEDS_SESSION
 def test_while_a_no_transaction_statement_runs(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -459,7 +485,7 @@ def test_a_frozen_session_does_not_delay_the_exit(
 
 @pytest.mark.parametrize(
     ("prefix", "fate"),
-    [("", MAY_RUN), pytest.param(NO_TRANSACTION, "and the last one may still run", marks=pytest.mark.session("a no-transaction migration"))],
+    [("", MAY_RUN), pytest.param(NO_TRANSACTION, "and the last one may still run", marks=NEEDS_SESSION)],
     ids=["transaction", "no transaction"],
 )
 def test_a_frozen_server_does_not_delay_the_exit(
