@@ -35,11 +35,11 @@ MODULES = HOME / "lib" / STDLIB.name
 
 # A command that works in any image: it uses its own interpreter, and ignores the site module and PYTHON* variables. The
 # kernel drops signals that the first process of a container does not handle, but keeps blocked signals pending. So the
-# launcher blocks SIGTERM and SIGINT first, and run() unblocks them once its handlers are installed.
+# launcher blocks the signals that run() handles; run() unblocks them once its handlers are installed.
 LAUNCHER = f"""\
 #!{HOME}/bin/python3 -IS
 import _signal
-_signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGTERM, _signal.SIGINT))
+_signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGTERM, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGHUP))
 import os
 os.environ.setdefault("MIGRATIONS_DIR", "/migrations")
 os.environ.setdefault("SSL_CERT_FILE", "{HOME}/etc/ssl/certs/ca-certificates.crt")

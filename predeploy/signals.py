@@ -1,7 +1,7 @@
-"""SIGTERM and SIGINT handling: raise an exception that ends the run, and force an exit if that takes too long.
+"""Signal handling: raise an exception that ends the run, and force an exit if that takes too long.
 
-The exception makes psycopg cancel the statement on the server, and `finally` blocks clean up. The forced exit ends
-the process even if the server responds to neither the cancel request nor the rollback.
+When the exception unwinds, the statement is cancelled on the server, and `finally` blocks clean up. The forced exit
+ends the process even if the server responds to neither the cancel request nor the rollback.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,17 +19,20 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
     from types import FrameType, TracebackType
 
+# By name, because Windows, where the library may be used, lacks two of them.
+SIGNALS = tuple(signum for signum in signal.Signals if signum.name in {"SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP"})
 FORCED_EXIT_AFTER_S = 1.4  # after the signal
 FINAL_LINE_S = 0.3  # extra time to write the summary line, which blocks if nothing reads stdout
 _RESEND_AFTER_S = 0.001
 
-_forced_exit: list[threading.Timer] = []  # the timer started by the first signal
+_handled: tuple[signal.Signals, ...] = SIGNALS
+_arrived: float | None = None  # when the first signal arrived, on the monotonic clock
 _report_forced_exit: Callable[[Terminated], int] | None = None
 _deferrals = 0
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGINT arrived."""
+    """One of `SIGNALS` arrived."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -39,19 +43,26 @@ class Terminated(KeyboardInterrupt):
 def raise_on_signals(report_forced_exit: Callable[[Terminated], int]) -> None:
     """Raise `Terminated` in the main thread on the first signal; ignore later signals.
 
+    A signal that the parent process has set to be ignored stays ignored, for example SIGHUP under nohup.
     `report_forced_exit` writes the summary line of a run that does not end in time, and returns the exit code.
     """
-    global _report_forced_exit  # noqa: PLW0603  one handler per process
+    global _report_forced_exit, _handled  # noqa: PLW0603  one handler per process
     _report_forced_exit = report_forced_exit
+    _handled = tuple(signum for signum in SIGNALS if signal.getsignal(signum) != signal.SIG_IGN)
     sys.excepthook = _print_unless_signal
     sys.unraisablehook = _resend_swallowed
     _handle(_raise)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))  # blocked by the image's launcher
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked by the image's launcher
 
 
 def ignore_signals_until_reported() -> None:
     """Let further signals only start the forced-exit timer: they must not change the outcome that is being reported."""
     _handle(_ignore_until_reported)
+
+
+def seconds_left() -> float | None:
+    """Return the time until the forced exit, in seconds, or None if no signal has arrived."""
+    return None if _arrived is None else max(_arrived + FORCED_EXIT_AFTER_S - time.monotonic(), 0)
 
 
 @contextmanager
@@ -78,7 +89,7 @@ def signal_behind(error: BaseException | None) -> Terminated | None:
 
 
 def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in _handled:
         signal.signal(signum, handler)
 
 
@@ -126,8 +137,10 @@ def _ignore(_signum: int, _frame: FrameType | None) -> None:
 
 
 def _start_forced_exit(end: Terminated) -> None:
-    if _forced_exit:
+    global _arrived  # noqa: PLW0603  signals arrive in the main thread only
+    if _arrived is not None:
         return
+    _arrived = time.monotonic()
 
     def leave() -> None:
         threading.Timer(FINAL_LINE_S, os._exit, [end.exit_code]).start()
@@ -135,5 +148,4 @@ def _start_forced_exit(end: Terminated) -> None:
 
     timer = threading.Timer(FORCED_EXIT_AFTER_S, leave)
     timer.daemon = True
-    _forced_exit.append(timer)
     timer.start()

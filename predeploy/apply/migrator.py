@@ -19,7 +19,7 @@ from predeploy.apply.run_state import RunState
 from predeploy.connection import stored_settings
 from predeploy.connection.login_errors import classify_statement_error
 from predeploy.connection.pooler import dedicated_backend_pid
-from predeploy.connection.query_message import run
+from predeploy.connection.query_message import is_running, run
 from predeploy.connection.session import (
     autocommit,
     direct_profile,
@@ -53,8 +53,6 @@ log = logging.getLogger(__name__)
 _NO_CHECKSUM = (
     "a repeatable migration needs a checksum column, which the table lacks; run ALTER TABLE {} ADD COLUMN checksum TEXT"
 )
-
-_LAST_LOOK_S = 0.8  # limits a login during cleanup, which must end before the forced exit
 
 
 def run_migrations(db: ConnectionSource, migrations_dir: Path, *, foreign_history: str = "stop") -> MigrationResult:
@@ -231,20 +229,24 @@ class Migrator:
     ) -> None:
         """Roll back, then read the table: a COMMIT cancelled while waiting for a standby is still committed locally.
 
-        If the interruption closed the connection, try once to read the table on a new connection.
+        After a signal, terminate the session if it is still running or the connection was closed, and read the table
+        on a second connection.
         """
-        roll_back(conn, profile)
-        with suppress(psycopg.Error, StorageError), ExitStack() as stack:
-            if is_new := is_lost(conn):
-                if isinstance(error, psycopg.Error):
-                    return  # the run continues on a new connection
-                conn = stack.enter_context(self._db.connection(timeout=_LAST_LOOK_S))
-                if self._backend_pid:
-                    end_stale_session(conn, self._backend_pid)
+        if not is_running(conn):
+            roll_back(conn, profile)
+        if isinstance(error, psycopg.Error) and is_lost(conn):
+            return  # the run continues on a new connection
+        with suppress(psycopg.Error, StorageError, TimeoutError), ExitStack() as stack:
+            has_stopped = True
+            if is_running(conn) or is_lost(conn):
+                from predeploy.monitor.end_session import OwnSession, end_session  # only needed after a signal
+
+                running = self.state.running
+                session = OwnSession(self._backend_pid, profile.mark, running.name if running else None)
+                conn, has_stopped = end_session(self._db, conn, stack, session)  # replaced by tests/faults/planted.py
+                roll_back(conn, profile)
             if self.state.in_flight:
-                self.state.mark_in_doubt()
-                self.state.reconcile(table.rows(conn))
-                self.state.is_rolled_back = not is_new  # the old session may still commit
+                self.state.settle_interrupted(table.rows(conn), has_stopped=has_stopped)
 
     @contextmanager
     def _notices_logged(self, conn: Connection) -> Iterator[None]:

@@ -34,11 +34,15 @@ log = logging.getLogger(__name__)
 
 MAX_LOSSES = 3
 _ROLLED_BACK = "; it was rolled back"
-_UNCONFIRMED = "; the server did not confirm the rollback in time. Check {} for what was committed"
+_COMMITTED = "; it was committed"
+_UNCONFIRMED = (
+    "; the server did not confirm the rollback in time: what was sent may still run. Check {} for what was committed"
+)
 _PARTLY_IN_EFFECT = (
-    " without a transaction; some of its statements may have taken effect. "
+    " without a transaction; some of its statements may have taken effect{}. "
     "Check the schema and {} before you run it again"
 )
+_STILL_RUNNING = ", and the last one may still run"
 
 
 class RunState:
@@ -59,6 +63,7 @@ class RunState:
         self._table = table
         self._in_doubt: list[Migration] = []
         self._ends: dict[str, ServerEnd] = {}  # by the name of the running migration, or "" if none was running
+        self._committed: Migration | None = None  # was running when a signal arrived
         self._applied: list[Migration] = []  # by this run
 
     @property
@@ -69,10 +74,14 @@ class RunState:
     @property
     def interrupted(self) -> tuple[str, str] | None:
         """The name of the migration that was interrupted, and its outcome; None if no migration was interrupted."""
-        if not (unsettled := self.in_flight or self._in_doubt):
+        unsettled = self.in_flight or self._in_doubt
+        if self._committed and (self.is_rolled_back or not unsettled):
+            return self._committed.name, _COMMITTED
+        if not unsettled:
             return None
         if not unsettled[0].transactional:
-            return unsettled[0].name, _PARTLY_IN_EFFECT.format(self._table)
+            still_running = "" if self.is_rolled_back else _STILL_RUNNING
+            return unsettled[0].name, _PARTLY_IN_EFFECT.format(still_running, self._table)
         return unsettled[0].name, _ROLLED_BACK if self.is_rolled_back else _UNCONFIRMED.format(self._table)
 
     def reconcile(self, recorded: Mapping[str, str | None]) -> None:
@@ -177,6 +186,18 @@ class RunState:
         """Mark the migrations in flight as in doubt: they may or may not be committed."""
         self._in_doubt, self.in_flight = self.in_flight or self._in_doubt, []
         self.is_rolled_back = False
+
+    def settle_interrupted(self, recorded: Mapping[str, str | None], *, has_stopped: bool) -> None:
+        """After a signal, update the migrations in flight to match the table.
+
+        If `has_stopped`, nothing that was sent runs any more.
+        """
+        running = self.running
+        self.mark_in_doubt()
+        self.reconcile(recorded)
+        self.is_rolled_back = has_stopped
+        if running and is_applied(running, recorded):
+            self._committed = running
 
     def refusal(self, migration: Migration) -> MigrationFailure | None:
         """Return the reason a migration cannot run (for example, too many lost connections), or None if it can."""

@@ -9,23 +9,30 @@ from __future__ import annotations
 import select
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import psycopg
-from psycopg import generators, pq
+from psycopg import generators, pq, waiting
 from psycopg.errors import error_from_result
 
+from predeploy.signals import seconds_left
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from enum import Enum
 
+    from psycopg.abc import PQGen
     from psycopg.pq.abc import PGresult
 
     from predeploy.connection.connect import Connection
 
-_CANCEL_S = 5.0
-_CANCEL_AGAIN_S, _MAX_CANCELS = 0.2, 10
+_CANCEL_S = 2.0  # for an error in the program
+_CANCEL_AFTER_SIGNAL_S = 0.5  # then the session is terminated: see predeploy/monitor/end_session.py
+_CANCEL_AGAIN_S = 0.1
+_WAIT_INTERVAL_S = 0.1
 _COPYING = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)
+
+T = TypeVar("T")
 
 
 class Part(NamedTuple):
@@ -70,7 +77,8 @@ class Message:
         """Send the message and yield each result as it arrives; `meanwhile` is called once, while the server works.
 
         Raise the server's error when a statement fails. If `meanwhile` or the caller's loop raises an exception, cancel
-        the running statement before the exception propagates.
+        the running statement before the exception propagates. After a signal, the message may still be running: see
+        `_stop`.
         """
         pgconn = conn.pgconn
         places = ((part, number) for part in self.parts for number in range(part.statements))
@@ -79,26 +87,35 @@ class Message:
         with conn.lock:
             try:
                 pgconn.send_query(self.sql.encode())
-                conn.wait(generators.send(pgconn))
-                _call(meanwhile, conn)
-                while result := conn.wait(generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result():
-                    if result.status == pq.ExecStatus.FATAL_ERROR:
-                        raise error_from_result(result)
-                    if (
-                        result.status in _COPYING
-                    ):  # validation should have rejected COPY; the connection is unusable from here on
-                        conn.close()
-                        raise psycopg.OperationalError("COPY to or from the client is not supported in a migration")
+                _wait(conn, generators.send(pgconn))
+                meanwhile()
+                while result := _wait(conn, generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result():
+                    _check(conn, result)
                     self.started = True
                     if not self.part.quiet:
                         yield self.part, result
                     self.part, self.number = next(places, (self.part, self.number))
-            except GeneratorExit:
-                _cancel(conn)
+            except BaseException as error:
+                with suppress(psycopg.Error):  # it would replace a signal's exception, and the run would continue
+                    self._stop(conn, places, error)
                 raise
-            finally:
-                with suppress(psycopg.Error):  # an error would replace a signal's exception, and the run would continue
-                    _drain(conn)
+
+    def _stop(self, conn: Connection, places: Iterator[tuple[Part, int]], error: BaseException) -> None:
+        """Stop what was sent, because of an error; `places` are the statements after the running one.
+
+        After a signal, the caller must terminate the session if it is still running. That is always the case if the
+        message has more migrations: a cancel ends only one statement, and if that is a COMMIT that waits for a
+        synchronous standby, the server would continue with the next migration.
+        """
+        if isinstance(error, psycopg.Error):
+            _drain(conn)  # the server skips the rest of the message
+        elif conn.pgconn.flush():
+            conn.close()  # the server does not run a message whose end is missing
+        elif not isinstance(error, KeyboardInterrupt) and seconds_left() is None:
+            cancel(conn, _CANCEL_S)
+            _drain(conn)
+        elif max((part.migration for part, _ in places), default=0) <= self.part.migration:
+            cancel(conn, _CANCEL_AFTER_SIGNAL_S)  # replaced by tests/faults/planted.py
 
 
 def run(conn: Connection, sql: str) -> list[PGresult]:
@@ -133,28 +150,52 @@ def ask(conn: Connection, message: str, timeout: float) -> bytes | None:
     return value
 
 
-def _call(meanwhile: Callable[[], None], conn: Connection) -> None:
-    try:
-        meanwhile()
-    except BaseException:
-        _cancel(conn)
-        raise
+def cancel(conn: Connection, seconds: float) -> bool:
+    """Cancel until the session is idle, for at most `seconds`; return whether it is idle.
+
+    One cancel is not always enough: the server drops a cancel that arrives before the message, a migration may catch
+    it, and it ends only one statement of a message.
+    """
+    deadline = time.monotonic() + seconds
+    while is_running(conn) and (left_s := deadline - time.monotonic()) > 0:
+        with suppress(psycopg.Error):
+            conn.cancel_safe(timeout=left_s)
+        _read_until(conn, min(time.monotonic() + _CANCEL_AGAIN_S, deadline))
+    return not is_running(conn)
 
 
-def _cancel(conn: Connection) -> None:
-    """Cancel the running statement; repeat until the server responds, because it ignores a cancel that is too early."""
-    poll = select.poll()
-    for _ in range(_MAX_CANCELS):
-        if conn.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
-            return
-        with suppress(psycopg.Error):  # if the connection is lost, the caller still raises the original exception
-            conn.cancel_safe(timeout=_CANCEL_S)
-            poll.register(conn.fileno(), select.POLLIN)
-            if poll.poll(_CANCEL_AGAIN_S * 1000):
+def is_running(conn: Connection) -> bool:
+    """Return whether the connection is open and the server has not answered the last message completely."""
+    return not conn.closed and conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
+
+
+def _check(conn: Connection, result: PGresult) -> None:
+    if result.status == pq.ExecStatus.FATAL_ERROR:
+        raise error_from_result(result)
+    if result.status in _COPYING:  # validation rejects COPY; the protocol cannot continue here
+        conn.close()
+        raise psycopg.OperationalError("COPY to or from the client is not supported in a migration")
+
+
+def _wait(conn: Connection, generator: PQGen[T]) -> T:
+    """Wait like `conn.wait`, but leave the cancelling to `Message`, which knows what was sent."""
+    return waiting.wait(generator, conn.pgconn.socket, interval=_WAIT_INTERVAL_S)
+
+
+def _read_until(conn: Connection, deadline: float) -> None:
+    """Drop results until the session is idle or the deadline has passed."""
+    pgconn, poll = conn.pgconn, select.poll()
+    poll.register(pgconn.socket, select.POLLIN)
+    while is_running(conn):
+        while pgconn.is_busy():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not poll.poll(left_s * 1000):
                 return
+            pgconn.consume_input()
+        pgconn.get_result()
 
 
 def _drain(conn: Connection) -> None:
-    while not conn.closed and conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+    while is_running(conn):
         if conn.wait(generators.fetch(conn.pgconn)) is None:
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -95,6 +96,7 @@ class SessionProfile(NamedTuple):
     transaction in a different session: `begin` then includes the settings, and `reset` leaves nothing behind for other
     clients. A rehearsal uses a different `commit`. If `shows_migration`, application_name contains the name of the
     running migration. If `renewable`, a new session gets the settings that a migration has stored for new sessions.
+    `mark` is a random comment in `begin`, which identifies the session on the server behind such a pooler.
     """
 
     setup: Sql = Sql()
@@ -104,6 +106,7 @@ class SessionProfile(NamedTuple):
     pooled: bool = False
     shows_migration: bool = False
     renewable: bool = False
+    mark: str = ""
 
 
 def direct_profile(
@@ -133,17 +136,18 @@ def pooled_profile(
     A pooler only tracks settings that Postgres reports to clients; both settings in `setup` are among them. Prepared
     statements are not deallocated, because they may belong to other clients.
     """
+    mark = f"/* {os.urandom(8).hex()} */"  # near the start: pg_stat_activity shows the first 1,024 bytes of a message
     local = (f"SET LOCAL {setting}" for setting in _timeouts(lock_timeout, statement_timeout))
     begin = (
         "BEGIN ISOLATION LEVEL READ COMMITTED",
-        _CHECK_INTERVAL.format(local="true"),
+        mark + _CHECK_INTERVAL.format(local="true"),
         _SYNCHRONOUS.format(local="true"),
         *local,
         *_local(migration_settings),
     )
     setup = ("SET client_encoding='UTF8'", _STRINGS)
     reset = (*_RESET, "SELECT pg_catalog.pg_advisory_unlock_all()", *setup)
-    return SessionProfile(join(*setup), join(*begin), reset=join(*reset), pooled=True)
+    return SessionProfile(join(*setup), join(*begin), reset=join(*reset), pooled=True, mark=mark)
 
 
 def _local(migration_settings: Sequence[tuple[str, str]]) -> Iterator[str]:

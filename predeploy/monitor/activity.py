@@ -69,6 +69,8 @@ class BackendActivity:
         if waiting := self.fields.get("waiting_for"):
             what = f"on {waiting['relation']}" if waiting["relation"] else f"({waiting['type']})"
             parts.append(f"waiting for {waiting['mode']} {what}")
+        elif self.fields.get("wait_event") == "SyncRep":
+            parts.append("waiting for a synchronous standby to confirm the commit")
         if blockers := self.fields.get("blocked_by"):
             parts.append("blocked by " + ", ".join(map(_blocker, blockers)))
             if (more := self.fields.get("blockers", 0) - len(blockers)) > 0:

@@ -30,6 +30,7 @@ from predeploy.connection.session import (
 from predeploy.errors import ConnectionLost
 from predeploy.lock.advisory_lock import begin_with_lock
 from predeploy.migrations.migration import MigrationFailure
+from predeploy.monitor.end_session import OwnSession, stop_session
 from predeploy.monitor.statement_counter import StatementCounter
 from predeploy.monitor.watcher import Watcher
 from predeploy.plan.catalog import read_relations
@@ -124,6 +125,7 @@ def rehearse(
                 for migration in _pending(conn, files, table):
                     rehearsal.run(migration)
             finally:
+                stop_session(db, conn, OwnSession(watcher.backend, profile.mark, None))
                 roll_back(conn, profile)
         except psycopg.Error as error:
             if is_lost(conn):

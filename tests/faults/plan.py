@@ -26,6 +26,7 @@ _FILES = {
     "settings": "SET search_path = public, pg_temp;\nCREATE TEMP TABLE left_over (n int);\n"
     "{1}SET statement_timeout = 0;\n",
     "big": "{1}SELECT length('" + "x" * 1_100_000 + "');\n{2}SELECT length('" + "y" * 1_100_000 + "');\n{3}",
+    "slow": "{1}SELECT pg_sleep(0.2);\n{2}",
     "failing": "{1}SELECT 1 / 0;\n{2}",
     # Such a file must be safe to run twice; the effects show how often it was run.
     "no-transaction": "-- migrate:no-transaction\n{1}DROP INDEX CONCURRENTLY IF EXISTS i_{stem};\n"
@@ -109,7 +110,7 @@ class Focus:
 _WIDE = Focus()
 _PATHS = {"direct": 40, "tls": 20, "session": 15, "transaction": 25}
 _COMMON = {"plain": 4, "ddl": 2, "rows": 1, "notice": 1, "settings": 1}
-_SPECIAL = {"failing": 0.2, "big": 0.04, "no-transaction": 0.2, "outside": 0.1}
+_SPECIAL = {"failing": 0.2, "big": 0.04, "no-transaction": 0.2, "outside": 0.1, "slow": 0.03}
 _FAULTS = {
     "cut_line": 6,
     "restart": 2,

@@ -32,7 +32,7 @@ class Bug:
 BUGS: Mapping[str, Bug] = {
     "record_in_a_second_transaction": Bug(
         (
-            ("apply.executor", 'f"{self._claim()};"', '"SELECT 1;"'),
+            ("apply.executor", 'f"{claim};"', '"SELECT 1;"'),
             ("apply.executor", "if chunk.last and may_lose_row:", "if False:"),
             (
                 "apply.executor",
@@ -54,8 +54,8 @@ BUGS: Mapping[str, Bug] = {
         (
             (
                 "apply.migrator",
-                "rows = read_rows(conn, self._options.table) or {}",
-                "rows = {} if self.state.losses else read_rows(conn, self._options.table) or {}",
+                "rows = read_rows(conn, self._table) or {}",
+                "rows = {} if self.state.losses else read_rows(conn, self._table) or {}",
             ),
             ("apply.migrator", "rows = {} if table.is_new", "rows = {} if table.is_new or self.state.losses"),
         ),
@@ -72,6 +72,17 @@ BUGS: Mapping[str, Bug] = {
     "session_lock_through_the_pooler": Bug(
         (("apply.migrator", "if self._backend_pid is None:", "if False:"),),
         Focus(paths=("transaction",)),
+    ),
+    "session_left_behind_after_a_signal": Bug(
+        (
+            ("connection.query_message", "cancel(conn, _CANCEL_AFTER_SIGNAL_S)", "pass"),
+            (
+                "apply.migrator",
+                "end_session(self._db, conn, stack, session)",
+                "(stack.enter_context(self._db.connection(timeout=1.0)), conn.close() is None)",
+            ),
+        ),
+        Focus(faults=("sigterm", "sigint"), special="slow"),
     ),
     "blocking_wait_for_the_lock": Bug(
         (

@@ -23,35 +23,39 @@ def backends(server: Container, database: str) -> int:
     return int(server.psql(f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"))
 
 
-def heeds_sigterm(runner: Container) -> bool:
-    """Return whether the runner has executed its first instruction: SIGTERM is blocked or has a handler."""
+def handles(runner: Container, signum: signal.Signals) -> bool:
+    """Return whether the runner has executed its first instruction: the signal is blocked or has a handler."""
     status = Path(f"/proc/{runner.pid}/status").read_text()
     masks = re.findall(r"^Sig(?:Blk|Cgt):\s*(\w+)$", status, re.MULTILINE)
-    return any(int(mask, 16) & 1 << signal.SIGTERM - 1 for mask in masks)
+    return any(int(mask, 16) & 1 << signum - 1 for mask in masks)
 
 
-@pytest.mark.parametrize("delay", [0, 0.2, 2])
-def test_sigterm_ends_the_run_and_leaves_nothing_on_the_server(
+@pytest.mark.parametrize(
+    ("name", "delay"), [("TERM", 0), ("TERM", 0.2), ("TERM", 2), ("QUIT", 0), ("QUIT", 2), ("HUP", 2), ("INT", 2)]
+)
+def test_a_signal_ends_the_run_and_leaves_nothing_on_the_server(
     migrate: Callable[..., Container],
     server: Container,
     database: str,
     dsn: str,
     migrations: MigrationsDir,
+    name: str,
     delay: float,
 ) -> None:
+    signum = signal.Signals[f"SIG{name}"]
     migrations.write("002_long.sql", "CREATE TABLE half (); SELECT pg_sleep(60);")
     runner = migrate(DATABASE_URL=dsn)
-    eventually(lambda: heeds_sigterm(runner))  # the interpreter needs about 10 ms to start
+    eventually(lambda: handles(runner, signum))  # the interpreter needs about 10 ms to start
     time.sleep(delay)
     sent = time.monotonic()
-    docker("kill", "--signal=TERM", runner.name)
+    docker("kill", f"--signal={name}", runner.name)
     ended = runner.wait()
-    assert ended.code == 143
+    assert ended.code == 128 + signum
     assert time.monotonic() - sent < 5
     eventually(lambda: backends(server, database) == 0, within=3)
     assert server.psql(LOCKS, database) == "0"
     assert server.psql("SELECT to_regclass('half')", database) == ""
-    assert (ended.last["event"], ended.last["exit_code"]) == ("run.finished", 143)
+    assert (ended.last["event"], ended.last["exit_code"]) == ("run.finished", 128 + signum)
 
 
 def test_the_backend_of_a_killed_runner_ends_quickly(

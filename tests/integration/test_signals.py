@@ -5,10 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,19 +20,26 @@ from predeploy.lock.key import LOCK_KEY
 from tests.support.database import fresh_database
 from tests.support.eventually import eventually
 from tests.support.program import ENTRYPOINT
-from tests.support.proxy import free_port, silent_port
+from tests.support.proxy import Proxy, free_port, silent_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from tests.support.database import Database
     from tests.support.migrations_dir import MigrationsDir
+    from tests.support.pgbouncer import PgBouncer
     from tests.support.postgres_server import PostgresServer
     from tests.support.program import Process, Program, Run
 
 WITHIN_S = 2.0 + 3.0  # the documented limit, and a margin for a busy machine
+NEEDS_SESSION = pytest.mark.session("a no-transaction migration")
 UNCONFIRMED = "did not confirm"
+MAY_RUN = "what was sent may still run"
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP]
+
+# Each catches a cancel and starts again.
+CATCHES_ONE = "DO $$BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN PERFORM pg_sleep(60); END$$"
+CATCHES_ALL = "DO $$BEGIN LOOP BEGIN {}; EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END$$"
 
 SLEEPERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
 WAITERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -60,7 +70,7 @@ def assert_clean(database: Database) -> None:
     eventually(lambda: database.query(LOCKED) == [(True,)], 5 if database.is_pooled else 0)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", SIGNALS)
 def test_during_a_migration(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, signum: signal.Signals
 ) -> None:
@@ -95,6 +105,151 @@ def test_while_a_migration_waits_for_a_lock(
         eventually(lambda: not database.query(WAITERS))
         assert database.query(LOCKED) == [(True,)]
     assert run().report["applied"] == 1
+
+
+@contextmanager
+def ignored(signum: signal.Signals) -> Iterator[None]:
+    """Let processes that are started here ignore the signal, as under nohup or after `trap '' INT`."""
+    before = signal.signal(signum, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signum, before)
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, signum: signal.Signals
+) -> None:
+    database.execute("CREATE TABLE gate ()")
+    migrations_dir.write("001.sql", "SELECT FROM gate")
+    with database.connect(autocommit=False) as keeper:
+        keeper.execute("LOCK TABLE gate")
+        with ignored(signum):
+            process = start()
+        eventually(lambda: database.query(WAITERS))
+        process.signal(signum)
+        time.sleep(0.3)
+        assert database.query(WAITERS)
+    run = process.finish()
+    assert (run.exit_code, run.report["applied"]) == (0, 1)
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_as_the_first_process_of_a_container(
+    database: Database, migrations_dir: MigrationsDir, tmp_path: Path, signum: signal.Signals
+) -> None:
+    """The kernel drops a signal to PID 1 that has no handler."""
+    unshare = ["unshare", *(["--user"] if os.geteuid() else []), "--pid", "--fork", "--kill-child"]
+    if not shutil.which("unshare") or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a PID namespace needs unshare and the permission to use it")
+    migrations_dir.write("001.sql", "SELECT pg_sleep(60)")
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DATABASE_URL": database.dsn}
+    environ["MIGRATIONS_DIR"] = str(migrations_dir)
+    command = [*unshare, sys.executable, str(ENTRYPOINT)]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        eventually(lambda: database.query(SLEEPERS))
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        sent = time.monotonic()
+        os.kill(int(child), signum)
+        stdout, _ = process.communicate(timeout=60)
+        assert time.monotonic() - sent < WITHIN_S
+    report = json.loads(stdout.splitlines()[-1])
+    assert (process.returncode, report["exit_code"]) == (128 + signum, 128 + signum)
+    assert_clean(database)
+
+
+def test_a_migration_that_catches_a_cancel_is_cancelled_again(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", CATCHES_ONE)
+    process = start()
+    eventually(lambda: database.query(SLEEPERS))
+    run = ended(process, signal.SIGTERM)
+    assert_clean(database)
+    assert run.report["message"] == "Interrupted by SIGTERM while applying 001.sql; it was rolled back"
+    assert run.named("session.terminated") == []
+
+
+NO_TRANSACTION = "-- migrate:no-transaction\n"
+
+
+@pytest.mark.parametrize("prefix", ["", pytest.param(NO_TRANSACTION, marks=NEEDS_SESSION)])
+def test_a_migration_that_catches_every_cancel_is_terminated(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, prefix: str
+) -> None:
+    migrations_dir.write("001.sql", prefix + CATCHES_ALL.format("PERFORM pg_sleep(60)"))
+    process = start()
+    eventually(lambda: database.query(SLEEPERS))
+    run = ended(process, signal.SIGTERM)
+    assert_clean(database)
+    (terminated,) = run.named("session.terminated")
+    assert (terminated["migration"], terminated["wait_event"]) == ("001.sql", "PgSleep")
+    assert MAY_RUN not in run.report["message"]
+    assert "may still run" not in run.report["message"]
+    assert database.query("SELECT name FROM _migrations") == []
+
+
+def test_a_rehearsed_migration_that_catches_every_cancel_is_terminated(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    migrations_dir.write("001.sql", CATCHES_ALL.format("PERFORM pg_sleep(60)"))
+    process = start("plan", "--rehearse")
+    eventually(lambda: database.query(SLEEPERS))
+    run = ended(process, signal.SIGTERM)
+    assert_clean(database)
+    assert len(run.named("session.terminated")) == 1
+
+
+UNSENT = """
+from predeploy.connection import query_message
+def wait(conn, generator, waited=query_message._wait):
+    if conn.pgconn.flush():
+        late()
+    return waited(conn, generator)
+query_message._wait = wait
+"""
+
+
+def test_a_message_that_is_not_sent_completely_does_not_run(
+    database: Database, migrations_dir: MigrationsDir, tmp_path: Path
+) -> None:
+    migrations_dir.write("001.sql", f"CREATE TABLE never AS SELECT length('{'x' * 40_000_000}')")
+    events = signalled(UNSENT, tmp_path, DATABASE_URL=database.dsn, MIGRATIONS_DIR=str(migrations_dir))
+    assert_clean(database)
+    assert events[-1]["message"] == "Interrupted by SIGTERM while applying 001.sql; it was rolled back"
+    assert database.query("SELECT to_regclass('never')") == [(None,)]
+
+
+BLOCKED = {
+    "it catches every cancel": {"001": CATCHES_ALL.format("LOCK TABLE busy")},
+    "another migration follows in the message": {"001": "LOCK TABLE busy", "002": "CREATE TABLE never ()"},
+}
+
+
+@pytest.mark.parametrize("why", BLOCKED)
+def test_the_log_names_the_session_that_blocks_a_terminated_migration(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, why: str
+) -> None:
+    database.execute("CREATE TABLE busy ()")
+    for name, text in BLOCKED[why].items():
+        migrations_dir.write(f"{name}.sql", text)
+    with database.connect(autocommit=False, application_name="reader") as reader:
+        reader.execute("SELECT FROM busy")
+        process = start()
+        eventually(lambda: database.query(WAITERS))
+        run = ended(process, signal.SIGTERM)
+        eventually(lambda: not database.query(WAITERS))
+        assert database.query(LOCKED) == [(True,)]
+        (terminated,) = run.named("session.terminated")
+        assert terminated["level"] == "warning"
+        assert (
+            f"001.sql: waiting for AccessExclusiveLock on busy, blocked by reader (pid {reader.info.backend_pid}, "
+            in terminated["message"]
+        )
+    assert_clean(database)
+    assert run.report["message"] == "Interrupted by SIGTERM while applying 001.sql; it was rolled back"
+    assert database.query("SELECT to_regclass('never')") == [(None,)]
 
 
 def test_while_waiting_for_the_server(start: Callable[..., Process]) -> None:
@@ -285,6 +440,7 @@ def test_two_signals_at_once_count_as_one(
     assert_clean(database)
 
 
+@NEEDS_SESSION
 def test_while_a_no_transaction_statement_runs(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
@@ -302,25 +458,70 @@ def test_while_a_no_transaction_statement_runs(
     )
 
 
-def test_a_frozen_server_does_not_delay_the_exit(
-    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
+@pytest.mark.parametrize("following", [{}, {"002": "CREATE TABLE never ()"}], ids=["one", "several"])
+def test_a_frozen_session_does_not_delay_the_exit(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, following: dict[str, str]
 ) -> None:
-    migrations_dir.write("001.sql", "SELECT pg_sleep(60)")
+    for name, text in {"001": "SELECT pg_sleep(60)", **following}.items():
+        migrations_dir.write(f"{name}.sql", text)
     process = start()
     [(backend,)] = eventually(lambda: database.query(SLEEPERS))
     os.kill(backend, signal.SIGSTOP)
     try:
+        sent = time.monotonic()
         process.terminate()
         time.sleep(0.5)  # until the run is ending, which a second signal must not interrupt
         process.signal(signal.SIGINT)
-        sent = time.monotonic()
         run = process.finish()
         assert time.monotonic() - sent < WITHIN_S
         assert (run.exit_code, run.report["exit_code"]) == (143, 143)
         assert UNCONFIRMED in run.report["message"], "the report must mention that the migration may still commit"
+        assert MAY_RUN in run.report["message"]
     finally:
         os.kill(backend, signal.SIGCONT)
     assert_clean(database)
+    assert database.query("SELECT to_regclass('never')") == [(None,)]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "fate"),
+    [("", MAY_RUN), pytest.param(NO_TRANSACTION, "and the last one may still run", marks=NEEDS_SESSION)],
+    ids=["transaction", "no transaction"],
+)
+def test_a_frozen_server_does_not_delay_the_exit(
+    private_server: PostgresServer, program: Program, migrations_dir: MigrationsDir, prefix: str, fate: str
+) -> None:
+    migrations_dir.write("001.sql", f"{prefix}SELECT pg_sleep(60)")
+    with fresh_database(private_server) as database:
+        process = program.start(DATABASE_URL=database.dsn)
+        [(backend,)] = eventually(lambda: database.query(SLEEPERS))
+        stopped = [pid for pid in (private_server.pid, backend) if pid]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            sent = time.monotonic()
+            process.terminate()
+            run = process.finish()
+            assert time.monotonic() - sent < WITHIN_S
+            assert run.exit_code == 143
+            assert fate in run.report["message"]
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+
+
+def test_a_silent_connection_is_ended_over_another_one(
+    program: Program, database: Database, migrations_dir: MigrationsDir
+) -> None:
+    """The cancel takes effect, but its answer does not arrive."""
+    migrations_dir.write("001.sql", "SELECT pg_sleep(60), 'silence'")
+    with Proxy(database.port) as proxy:
+        proxy.silent_after = b"canceling"
+        process = program.start(DATABASE_URL=database.dsn_at(proxy.port))
+        eventually(lambda: database.query(SLEEPERS))
+        run = ended(process, signal.SIGTERM)
+        assert_clean(database)
+    assert run.report["message"] == "Interrupted by SIGTERM while applying 001.sql; it was rolled back"
 
 
 def test_after_a_kill_the_next_run_waits_until_the_server_has_noticed(
@@ -403,22 +604,65 @@ def test_a_stdout_that_is_not_read_does_not_delay_the_exit(
         os.close(unread.reader)
 
 
-def test_a_commit_that_takes_effect_despite_the_signal_is_reported_as_applied(
-    private_server: PostgresServer, program: Program, migrations_dir: MigrationsDir
-) -> None:
-    """Cancelling a COMMIT that waits for a standby does not undo it: the server only stops waiting."""
-    migrations_dir.write("001.sql", "CREATE TABLE first ()")
-    with fresh_database(private_server) as database:
-        program.run(DATABASE_URL=database.dsn)
-        migrations_dir.write("002.sql", "CREATE TABLE second ()")
+@contextmanager
+def no_standby(server: PostgresServer) -> Iterator[Database]:
+    """A database on a server whose commits wait for a synchronous standby that does not exist."""
+    with fresh_database(server) as database:
+        database.execute("CREATE TABLE _migrations (name text PRIMARY KEY, applied_at timestamptz, checksum text)")
         database.admin_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         database.admin_query("SELECT pg_reload_conf()")
         eventually(lambda: database.admin_query("SHOW synchronous_standby_names") == [("nobody",)])
-        process = program.start(DATABASE_URL=database.dsn)
+        try:
+            yield database
+        finally:
+            database.admin_execute("ALTER SYSTEM RESET synchronous_standby_names")
+            database.admin_query("SELECT pg_reload_conf()")
+
+
+@pytest.mark.parametrize("through", ["direct", "transaction"])
+@pytest.mark.parametrize("names", [("001",), ("001", "002", "003")], ids=["one", "several"])
+def test_a_commit_that_takes_effect_despite_the_signal_is_reported_as_applied(
+    private_server: PostgresServer,
+    start_pgbouncer: Callable[..., PgBouncer],
+    program: Program,
+    migrations_dir: MigrationsDir,
+    names: tuple[str, ...],
+    through: str,
+) -> None:
+    """Ending a COMMIT that waits for a standby does not undo it, and the migrations after it do not begin."""
+    for name in names:
+        migrations_dir.write(f"{name}.sql", f"CREATE TABLE t{name} ()")
+    with no_standby(private_server) as database:
+        dsn = database.dsn
+        if through == "transaction":
+            dsn = database.dsn_at(start_pgbouncer(private_server).port)
+        process = program.start(DATABASE_URL=dsn)
         eventually(lambda: database.query("SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
         run = ended(process, signal.SIGTERM)
-        database.admin_execute("ALTER SYSTEM RESET synchronous_standby_names")
-        database.admin_query("SELECT pg_reload_conf()")
-        assert database.query("SELECT name FROM _migrations ORDER BY name") == [("001.sql",), ("002.sql",)]
-        assert run.report["applied"] == 1
-        assert [event["migration"] for event in run.named("migration.applied")] == ["002.sql"]
+        kept = {"idle"} if through == "transaction" else set()
+        assert {state for _, state in database.admin_query(OTHERS)} <= kept
+        assert database.query(LOCKED) == [(True,)]
+        time.sleep(0.3)
+        assert database.query("SELECT name FROM _migrations") == [("001.sql",)]
+        tables = "SELECT relname FROM pg_class WHERE relname LIKE 't00_'"
+        assert database.query(tables) == [("t001",)]
+    assert run.report["message"] == "Interrupted by SIGTERM while applying 001.sql; it was committed"
+    assert run.report["applied"] == 1
+    assert [event["migration"] for event in run.named("migration.applied")] == ["001.sql"]
+    expected = ["waiting for a synchronous standby to confirm the commit"] if len(names) > 1 else []
+    assert [event["message"].rpartition(": ")[2] for event in run.named("session.terminated")] == expected
+
+
+@pytest.mark.parametrize("names", [("001",), ("001", "002")], ids=["one", "several"])
+def test_behind_a_transaction_mode_pooler_the_session_is_found_and_terminated(
+    program: Program, database: Database, migrations_dir: MigrationsDir, pgbouncer: PgBouncer, names: tuple[str, ...]
+) -> None:
+    for name in names:
+        migrations_dir.write(f"{name}.sql", CATCHES_ALL.format("PERFORM pg_sleep(60)"))
+    process = program.start(DATABASE_URL=database.dsn_at(pgbouncer.port))
+    eventually(lambda: database.query(SLEEPERS))
+    run = ended(process, signal.SIGTERM)
+    eventually(lambda: {state for _, state in database.admin_query(OTHERS)} <= {"idle"})
+    assert database.query(LOCKED) == [(True,)]
+    assert [event["migration"] for event in run.named("session.terminated")] == ["001.sql"]
+    assert run.report["message"] == "Interrupted by SIGTERM while applying 001.sql; it was rolled back"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from predeploy.signals import FINAL_LINE_S, FORCED_EXIT_AFTER_S, Terminated, signal_behind
+from predeploy.signals import FINAL_LINE_S, FORCED_EXIT_AFTER_S, SIGNALS, Terminated, signal_behind
 
 ROOT = Path(__file__).parents[2]
 BUSY_S = 5.0
@@ -30,15 +30,15 @@ raise_on_signals(report_forced_exit)
 """
 
 
-def run(source: str) -> tuple[int, list[str]]:
-    """Return the exit code of a process and the lines that it printed."""
-    command = [sys.executable, "-c", BEGIN + source]
+def run(source: str, first: str = "") -> tuple[int, list[str]]:
+    """Return the exit code of a process and the lines that it printed; it runs `first` before it handles signals."""
+    command = [sys.executable, "-c", first + BEGIN + source]
     done = subprocess.run(command, cwd=ROOT, env={}, capture_output=True, text=True, check=False, timeout=60)
     assert done.stderr == ""
     return done.returncode, done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_in_a_deferred_block_is_raised_after_it(signum: signal.Signals) -> None:
     source = f"""
 try:
@@ -55,6 +55,33 @@ except Terminated as end:
     sys.exit(end.exit_code)
 """
     assert run(source) == (128 + signum, ["inner", "outer", f"raised {signum.name}"])
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored(signum: signal.Signals) -> None:
+    ignore = f"import signal\nsignal.signal({int(signum)}, signal.SIG_IGN)\n"
+    other = signal.SIGINT if signum == signal.SIGTERM else signal.SIGTERM
+    source = f"""
+try:
+    send({int(signum)})
+    print("ignored", flush=True)
+    send({int(other)})
+except Terminated as end:
+    print("raised", end, flush=True)
+"""
+    assert run(source, first=ignore) == (0, ["ignored", f"raised {other.name}"])
+
+
+def test_the_time_until_the_forced_exit_is_known_after_a_signal() -> None:
+    source = """
+from predeploy.signals import FORCED_EXIT_AFTER_S, seconds_left
+print(seconds_left(), flush=True)
+try:
+    send()
+except Terminated:
+    print(0 < seconds_left() < FORCED_EXIT_AFTER_S, flush=True)
+"""
+    assert run(source) == (0, ["None", "True"])
 
 
 def test_a_deferred_block_without_a_signal_raises_nothing() -> None:
