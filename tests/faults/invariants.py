@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tests.faults.plan import CUTS, KILLS, SIGNALS
+from tests.faults.plan import CUTS, FAILOVERS, KILLS, SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,14 @@ class Ended:
 
     @property
     def applied(self) -> list[str]:
-        return self.names("migration.applied")
+        """The migrations that were reported as applied, without the reports that were withdrawn."""
+        applied: list[str] = []
+        for line in self.events:
+            if line.get("event") == "migration.applied":
+                applied.append(line["migration"])
+            elif line.get("event") == "migration.undone":
+                applied.remove(line["migration"])
+        return applied
 
     @property
     def in_doubt(self) -> list[str]:
@@ -64,15 +71,22 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The database when nothing runs any more: the count of each effect, and the names in `_migrations`."""
+    """The database when nothing runs any more: the count of each effect, and the names in `_migrations`.
+
+    `order` lists the migrations in the order of their effects.
+    """
 
     effects: dict[tuple[str, int], int]
     rows: set[str]
+    order: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Everything known about a finished trial; `stranger` lists the migrations that a foreign session applied."""
+    """Everything known about a finished trial; `stranger` lists the migrations that a foreign session applied.
+
+    `promoted` are the names in `_migrations` when the standby was promoted; None if there was no failover.
+    """
 
     plan: Plan
     fired: list[tuple[str, Message]]
@@ -83,6 +97,7 @@ class Story:
     first: Observation
     clean: Ended
     second: Observation
+    promoted: set[str] | None
 
     @property
     def kinds(self) -> set[str]:
@@ -91,7 +106,8 @@ class Story:
 
 def violations(story: Story) -> list[str]:
     """Return every invariant that does not hold, as a sentence."""
-    found = [*_once(story), *_told(story), *_ended_well(story), *_clean(story)]
+    found = [*_once(story), *_told(story), *_ended_well(story), *_clean(story), *_in_order(story)]
+    found += _withdrawn(story)
     for ended in (story.run, *story.rivals, story.clean):
         found += [f"{ended.who}: {problem}" for problem in [*ended.problems, *_report(ended)]]
         if ended.stderr:
@@ -143,15 +159,45 @@ def _told(story: Story) -> Iterator[str]:
     confirmed = not run.killed and not left_early and not lost_and_signalled
     if confirmed and (untold := sorted(rows - set(logged))):
         yield f"applied but not reported: {untold}: {run.report.get('message')}"
-    shaken = bool(story.kinds & {*CUTS, *KILLS, *SIGNALS})
+    shaken = bool(story.kinds & {*CUTS, *KILLS, *SIGNALS, *FAILOVERS})
     for ended in (run, *story.rivals):
         for file in story.plan.files:
             if file.name not in ended.failed or file.fails:
                 continue
-            if file.transactional or not shaken or file.name not in ended.names("connection.lost"):
+            interrupted = {*ended.names("connection.lost"), *ended.names("migration.undone")}
+            if file.transactional or not shaken or file.name not in interrupted:
                 yield f"{ended.who} says that {file.name} ({file.kind}) failed"
             elif file.name in rows and not story.rivals:
                 yield f"{ended.who} says that {file.name} failed, but it is applied"
+
+
+def _in_order(story: Story) -> Iterator[str]:
+    """The effects are in the order of the files, except those of a foreign session."""
+    order = [name for name in story.first.order if name not in story.stranger]
+    if order != sorted(order, key=story.plan.order.index):
+        yield f"effects out of order: {story.first.order}"
+
+
+def _withdrawn(story: Story) -> Iterator[str]:
+    """Exactly the reports that the promoted server does not confirm are withdrawn, before anything later is applied."""
+    for ended in (story.run, *story.rivals):
+        undone = ended.names("migration.undone")
+        if undone and (story.promoted is None or story.promoted & {*undone}):
+            yield f"{ended.who} has withdrawn {undone}, but the promoted server has {story.promoted}"
+        if undone and (story.plan.path == "synchronous" or not story.kinds & {*FAILOVERS}):
+            yield f"{ended.who} has withdrawn {undone}, though nothing was lost"
+    if story.rivals or story.stranger or story.promoted is None:
+        return
+    decided: list[str] = []
+    for line in story.run.events:
+        name = line.get("migration")
+        if line.get("event") == "migration.undone":
+            decided.remove(name)
+        elif line.get("event") in {"migration.applied", "migration.failed"}:
+            decided.append(name)
+            earlier = story.plan.order[: story.plan.order.index(name)]
+            if missing := sorted({*earlier} - {*decided}):
+                yield f"{name} was applied or failed before {missing}"
 
 
 def _report(ended: Ended) -> Iterator[str]:

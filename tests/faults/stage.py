@@ -24,11 +24,14 @@ from tests.support.pgbouncer import CONSOLE, PgBouncer, PgBouncerMissing, find_p
 from tests.support.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tests.faults.fault_proxy import Action
     from tests.faults.plan import File
     from tests.support.pgbouncer import PoolMode
 
 POOLED: dict[str, PoolMode] = {"session": "session", "transaction": "transaction"}
-_RESET = """
+RESET = """
     DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT ALL ON SCHEMA public TO {owner};
     SET ROLE {owner}; {effects}; RESET ROLE
 """
@@ -44,9 +47,15 @@ _BACKENDS = """
 
 
 class Stage:
-    """Everything that trials need and may break. `planted` is a bug planted in the program."""
+    """Everything that trials need and may break. `planted` is a bug planted in the program.
+
+    `faults` are those that only this stage can carry out. `promoted` are the names in `_migrations` when the standby
+    was promoted; None if there was no failover.
+    """
 
     def __init__(self, planted: str = "") -> None:
+        self.faults: Mapping[str, Callable[[], Action | None]] = {}
+        self.promoted: set[str] | None = None
         self._planted = planted
         self._stack = ExitStack()
         self._database_stack = ExitStack()
@@ -88,9 +97,13 @@ class Stage:
             self._admin = None
         self._database_stack.close()
 
-    def reset(self, files: list[File]) -> Path:
+    def reset(self, files: list[File], path: str) -> Path:  # noqa: ARG002  a subclass needs the path
         """Empty the database and write the files; return their directory."""
-        self.admin(_RESET.format(owner=self.database.owner, effects=EFFECTS))
+        self.admin(RESET.format(owner=self.database.owner, effects=EFFECTS))
+        return self.write(files)
+
+    def write(self, files: list[File]) -> Path:
+        """Write the files and no others; return their directory."""
         directory = self.directory / "migrations"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
@@ -100,8 +113,11 @@ class Stage:
 
     def environment(self, path: str, directory: Path, **variables: str) -> dict[str, str]:
         """Return the environment of a run that connects through the path's proxy."""
-        dsn = self.database.dsn_at(self.proxies[path].port) + ("?sslmode=require" if path == "tls" else "")
-        return {"DATABASE_URL": dsn, **self._limits(directory), **variables}
+        return {"DATABASE_URL": self.dsn(path), **self._limits(directory), **variables}
+
+    def dsn(self, path: str) -> str:
+        """Return the connection string of a run that connects through the path's proxy."""
+        return self.database.dsn_at(self.proxies[path].port) + ("?sslmode=require" if path == "tls" else "")
 
     def rivals_environment(self, path: str, directory: Path, **variables: str) -> dict[str, str]:
         """Return the environment of another instance, which connects without a proxy."""
@@ -151,12 +167,14 @@ class Stage:
                 servers += console.execute(b"SHOW SERVERS").fetchall()
         return {server["remote_pid"]: server["state"] for server in servers}
 
-    def observe(self) -> tuple[dict[tuple[str, int], int], set[str]]:
-        """Count the effects, and read the applied files from `_migrations`."""
+    def observe(self) -> tuple[dict[tuple[str, int], int], set[str], list[str]]:
+        """Count the effects, read the applied files from `_migrations`, and list the files in order of their effects."""
         counted = self.admin("SELECT migration, statement, count(*) FROM public.effects GROUP BY 1, 2")
         there = self.admin("SELECT to_regclass('public._migrations')")[0][0]
         rows = self.admin("SELECT name FROM public._migrations") if there else []
-        return {(name, number): count for name, number, count in counted}, {name for (name,) in rows}
+        placed = self.admin("SELECT migration FROM public.effects ORDER BY place")
+        effects = {(name, number): count for name, number, count in counted}
+        return effects, {name for (name,) in rows}, [name for (name,) in placed]
 
     def locks(self) -> list[tuple[int, str, bool]]:
         """Return the sessions that hold or wait for the advisory lock: pid, state, and whether it is granted."""
@@ -164,7 +182,7 @@ class Stage:
 
     def apply_as_a_stranger(self, file: File) -> list[str]:
         """Apply a file as a session that ignores the lock; return its name unless the primary key rejects the row."""
-        effects = "".join(f"INSERT INTO effects VALUES ('{file.name}', {number});" for number in file.effects)
+        effects = "".join(f"INSERT INTO effects (migration, statement) VALUES ('{file.name}', {number});" for number in file.effects)
         claim = f"INSERT INTO _migrations (name) VALUES ('{file.name}');"
         try:
             self.admin(f"SELECT set_config('lock_timeout', '20ms', true); {claim} {effects}")

@@ -56,11 +56,11 @@ class Trial:
         self.answer_s = 0.0  # from the first signal to the run's end
         self._signalled: float | None = None
         self._runner: Future[Runner] = Future()
-        self._proxy = stage.proxies[plan.path]
 
     def run(self) -> Outcome:
-        plan, stage, proxy = self.plan, self.stage, self._proxy
-        self._directory = stage.reset(plan.files)
+        plan, stage = self.plan, self.stage
+        self._directory = stage.reset(plan.files, plan.path)
+        self._proxy = proxy = stage.proxies[plan.path]
         proxy.begin({number: self._fault(kind) for kind, number in plan.faults})
         environment = stage.environment(plan.path, self._directory)
         self._runner.set_result(stage.fork_server.start(environment, stage.directory / "run", fresh=plan.fresh))
@@ -77,7 +77,7 @@ class Trial:
             runner.close()
         second = self._observe("the clean run")
         self.said = "\n".join(f"{ended.who}:\n{ended.stdout}{ended.stderr}" for ended in (run, *rivals, clean))
-        story = Story(plan, self.fired, self.messages, run, rivals, self.stranger, first, clean, second)
+        story = Story(plan, self.fired, self.messages, run, rivals, self.stranger, first, clean, second, stage.promoted)
         self.troubles += violations(story)
         for ended in (run, *rivals, clean):
             said = ended.stdout + ended.stderr
@@ -111,7 +111,8 @@ class Trial:
     def _fault(self, kind: str) -> Callable[[Message], Action]:
         def come_to_pass(message: Message) -> Action:
             self.fired.append((kind, message))
-            return getattr(self, f"_{kind}")() or Action.FORWARD
+            carry_out = self.stage.faults.get(kind) or getattr(self, f"_{kind}")
+            return carry_out() or Action.FORWARD
 
         return come_to_pass
 

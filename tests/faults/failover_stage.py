@@ -1,0 +1,125 @@
+"""The environment of failover trials: for each trial a primary, a standby, and one proxy in front of both."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+import psycopg
+
+from tests.faults.fault_proxy import Action, FaultProxy
+from tests.faults.fork_server import ForkServer
+from tests.faults.plan import EFFECTS, FAILOVER_PATHS
+from tests.faults.stage import RESET, Stage
+from tests.support.database import Database, create_database
+from tests.support.postgres_server import PostgresServer
+from tests.support.replication import ReplicatedServers
+
+if TYPE_CHECKING:
+    from tests.faults.plan import File
+
+PROMOTED_LATER_S = 0.4
+
+
+class FailoverStage(Stage):
+    """A stage whose server can fail over to a standby. All servers are copies of one template.
+
+    Everything happens in the proxy's thread, so that no client sees the new server before `promoted` is read.
+    """
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.directory = Path(tempfile.mkdtemp(prefix="failovers-"))
+            stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            self.fork_server = stack.enter_context(ForkServer(self._planted))
+            self._template = stack.enter_context(PostgresServer(settings={"autovacuum": "off"}))
+            self._original = create_database(self._template)
+            self._original.admin_execute(RESET.format(owner=self._original.owner, effects=EFFECTS))
+            self._template.stop()
+            stack.callback(self._close_servers)
+            self._servers = ExitStack()
+            self.proxies, self.poolers, self.ports = dict.fromkeys(FAILOVER_PATHS), {}, {}  # type: ignore[arg-type]
+            self.faults = {
+                "detach": self._detach,
+                "switchover": partial(self._fail_over, "fast"),
+                "crash": partial(self._fail_over, "immediate"),
+                "crash_unnoticed": self._crash_unnoticed,
+                "crash_promote_later": partial(self._fail_over, "immediate", PROMOTED_LATER_S),
+            }
+            self._stack = stack.pop_all()
+        return self
+
+    def renew(self) -> None:
+        """Do nothing: each trial has servers of its own."""
+
+    def reset(self, files: list[File], path: str) -> Path:
+        """Create the servers and the proxy of a trial, and write the files; return their directory."""
+        self._close_servers()
+        stack = self._servers
+        self._pair = stack.enter_context(ReplicatedServers(self._template, synchronous=path == "synchronous"))
+        ports = [self._pair.primary.port] if path == "moved" else [self._pair.primary.port, self._pair.standby.port]
+        self._proxy = stack.enter_context(FaultProxy(ports[0], None, *ports[1:]))
+        self.proxies[path], self.promoted, self._is_down = self._proxy, None, False
+        self._use(self._pair.primary)
+        return self.write(files)
+
+    def dsn(self, path: str) -> str:
+        """Return a connection string that names one address, or both servers."""
+        one, *others = self._proxy.ports
+        dsn = self.database.dsn_at(one)
+        for port in others:
+            dsn = dsn.replace(f":{one}/", f":{one},127.0.0.1:{port}/") + "?target_session_attrs=read-write"
+        return dsn
+
+    def leftovers(self, path: str, backends: set[int]) -> list[str]:
+        """Return what a finished run still does; until the standby is promoted, there is no server to ask."""
+        return ["the standby is not promoted"] if self._is_down else super().leftovers(path, backends)
+
+    def _detach(self) -> None:
+        self._pair.detach()
+
+    def _crash_unnoticed(self) -> Action:
+        """Kill the postmaster; its sessions may work on for a moment, but nobody sees their answers."""
+        self._fail_over("kill")
+        return Action.CUT_LINE
+
+    def _fail_over(self, how: Literal["fast", "immediate", "kill"], seconds: float = 0) -> None:
+        if self.promoted is not None or self._is_down:
+            return
+        self._is_down = True
+        self._pair.stop_primary(how)
+        if len(self._proxy.targets) > 1:
+            self._proxy.refuse(0)
+        else:
+            self._proxy.targets[0] = self._pair.standby.port
+        if seconds:
+            self._proxy.loop.call_later(seconds, self._promote)
+        else:
+            self._promote()
+
+    def _promote(self) -> None:
+        self._pair.promote()
+        self._use(self._pair.standby)
+        self.promoted = self._recorded()
+        self._is_down = False
+
+    def _recorded(self) -> set[str]:
+        with self.database.admin_connect() as conn:
+            try:
+                return {name for (name,) in conn.execute("SELECT name FROM public._migrations").fetchall()}
+            except psycopg.errors.UndefinedTable:
+                return set()
+
+    def _use(self, server: PostgresServer) -> None:
+        self.server = server
+        self.database: Database = self._original.on(server)
+
+    def _close_servers(self) -> None:
+        if self._admin:
+            self._admin.close()
+            self._admin = None
+        self._servers.close()
