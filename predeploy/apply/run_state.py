@@ -73,7 +73,8 @@ class RunState:
         """Update the state of this run to match the names and checksums in the table; see the module docstring."""
         for migration in [migration for migration in self._in_doubt if is_applied(migration, recorded)]:
             self.mark_applied(migration, in_doubt=True)
-        for migration in [migration for migration in self._applied if not is_applied(migration, recorded)]:
+        withdrawn = [m for m in self._applied if not is_applied(m, recorded)]  # replaced by tests/faults/planted.py
+        for migration in withdrawn:
             self._withdraw(migration)
 
     def compare(self, recorded: Mapping[str, str | None], strict: Collection[str]) -> Drift:

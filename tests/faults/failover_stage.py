@@ -16,11 +16,11 @@ from tests.faults.fork_server import ForkServer
 from tests.faults.plan import EFFECTS, FAILOVER_PATHS
 from tests.faults.stage import RESET, Stage
 from tests.support.database import Database, create_database
-from tests.support.postgres_server import PostgresServer
-from tests.support.replication import ReplicatedServers
+from tests.support.replication import ReplicatedServers, Template
 
 if TYPE_CHECKING:
     from tests.faults.plan import File
+    from tests.support.postgres_server import PostgresServer
 
 PROMOTED_LATER_S = 0.4
 
@@ -36,10 +36,10 @@ class FailoverStage(Stage):
             self.directory = Path(tempfile.mkdtemp(prefix="failovers-"))
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self.fork_server = stack.enter_context(ForkServer(self._planted))
-            self._template = stack.enter_context(PostgresServer(settings={"autovacuum": "off"}))
+            self._template = stack.enter_context(Template())
             self._original = create_database(self._template)
             self._original.admin_execute(RESET.format(owner=self._original.owner, effects=EFFECTS))
-            self._template.stop()
+            self._template.finish()
             stack.callback(self._close_servers)
             self._servers = ExitStack()
             self.proxies, self.poolers, self.ports = dict.fromkeys(FAILOVER_PATHS), {}, {}  # type: ignore[arg-type]
@@ -74,6 +74,16 @@ class FailoverStage(Stage):
         for port in others:
             dsn = dsn.replace(f":{one}/", f":{one},127.0.0.1:{port}/") + "?target_session_attrs=read-write"
         return dsn
+
+    def terminate_backends(self) -> None:
+        """Terminate every session of the program, unless no server is up."""
+        if not self._is_down:
+            super().terminate_backends()
+
+    def restart_server(self) -> None:
+        """Crash the server and start it again, unless no server is up."""
+        if not self._is_down:
+            super().restart_server()
 
     def leftovers(self, path: str, backends: set[int]) -> list[str]:
         """Return what a finished run still does; until the standby is promoted, there is no server to ask."""

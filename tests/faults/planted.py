@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import ModuleType
 
+_PRIMARY = ("hosts", "moved")
 _CUTS = ("cut_before", "cut_after", "cut_client", "terminate", "kill_before", "kill_after")
 
 
@@ -60,6 +61,10 @@ BUGS: Mapping[str, Bug] = {
             ("apply.migrator", "rows = {} if table.is_new", "rows = {} if table.is_new or self.state.losses"),
         ),
         Focus(faults=("cut_before", "cut_after", "cut_client", "terminate")),
+    ),
+    "trusting_memory_after_a_reconnect": Bug(
+        (("apply.run_state", "self._applied if not is_applied(m, recorded)]", "()]"),),
+        Focus(paths=_PRIMARY),
     ),
     "no_lock": Bug(
         (

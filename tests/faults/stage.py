@@ -144,6 +144,10 @@ class Stage:
         """Terminate every session of the program, including a pooler's for it, and wait until they have ended."""
         self.admin(f"SELECT pg_terminate_backend(pid) FROM ({_BACKENDS}) AS b", self.database.owner)
 
+    def restart_server(self) -> None:
+        """Crash the server and start it again."""
+        self.server.restart("immediate")
+
     def leftovers(self, path: str, backends: set[int]) -> list[str]:
         """Return what a finished run still does or has left on the server; empty if nothing."""
         locks = [f"advisory lock held by backend {pid}, {state}" for pid, state, _ in self.locks()]

@@ -36,6 +36,7 @@ class Outcome:
     mid_run: bool
     violations: list[str]
     exit_code: int
+    withdrawn: int = 0  # reports of an applied migration that were withdrawn
 
     def __str__(self) -> str:
         return f"{self.plan}: " + "; ".join(self.violations)
@@ -86,9 +87,10 @@ class Trial:
             ]
         login = logged_in(self.messages)
         mid_run = any(login < message.number and message.kind != "X" for _, message in self.fired)
+        withdrawn = len(run.names("migration.undone"))
         if self.troubles:
             stage.renew()
-        return Outcome(plan, self.fired, len(self.messages), mid_run, self.troubles, run.status)
+        return Outcome(plan, self.fired, len(self.messages), mid_run, self.troubles, run.status, withdrawn)
 
     def _finish(self, who: str, runner: Runner, timeout: float) -> Ended:
         if not runner.finish(timeout):
@@ -132,7 +134,7 @@ class Trial:
         self.stage.terminate_backends()
 
     def _restart(self) -> None:
-        self.stage.server.restart("immediate")
+        self.stage.restart_server()
 
     def _sigterm(self) -> None:
         self._signal(signal.SIGTERM)
@@ -201,9 +203,11 @@ def record(stage: Stage, plan: Plan) -> list[Message]:
 
 def measure(stage: Stage) -> dict[str, Length]:
     """Measure the number of messages of runs without faults."""
-    lengths = {}
-    for path in stage.proxies:
-        one, three = record(stage, Plan(path, ("plain",))), record(stage, Plan(path, ("plain",) * 3))
-        per_file = (len(three) - len(one)) // 2
-        lengths[path] = Length(logged_in(one), len(one) - per_file, per_file)
-    return lengths
+    return {path: measure_path(stage, path) for path in stage.proxies}
+
+
+def measure_path(stage: Stage, path: str) -> Length:
+    """Measure the number of messages on one path."""
+    one, three = record(stage, Plan(path, ("plain",))), record(stage, Plan(path, ("plain",) * 3))
+    per_file = (len(three) - len(one)) // 2
+    return Length(logged_in(one), len(one) - per_file, per_file)

@@ -139,7 +139,8 @@ class PostgresServer:
 
     It listens on 127.0.0.1, on a free port that it keeps across restarts, and on a unix socket in `directory`,
     and requires a password on both. It uses fsync only if `durable`. It ends with the process that created it.
-    `copy_of` is a stopped server whose data and password it starts with, instead of an empty data directory.
+    `copy_of` is a stopped server whose data and password it starts with, instead of an empty data directory. `place`
+    is where it creates its directory.
     """
 
     def __init__(
@@ -150,13 +151,14 @@ class PostgresServer:
         settings: Mapping[str, str] | None = None,
         durable: bool = False,
         copy_of: PostgresServer | None = None,
+        place: str | None = None,
     ) -> None:
         self.binaries = binaries or (copy_of.binaries if copy_of else find_binaries())
         self.identity = identity or (copy_of.identity if copy_of else choose_identity(self.binaries))
         self.password = copy_of.password if copy_of else f"super-secret-{secrets.token_hex(8)}"
         self.port = _free_port()
         # The path of a unix socket is limited to about 100 bytes.
-        place = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"  # noqa: S108
+        place = place or (tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp")  # noqa: S108
         self.directory = Path(tempfile.mkdtemp(prefix="pg-", dir=place))
         self._settings = {
             "listen_addresses": "127.0.0.1",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
@@ -12,9 +14,12 @@ from tests.support.postgres_server import SUPERUSER, PostgresServer
 from tests.support.proxy import Proxy
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Literal
 
 PROMOTION_S = 30
+MEMORY = "/dev/shm"  # noqa: S108  a file system in memory, where copying a server takes a tenth of the time
+MEMORY_BYTES = 1 << 30
 # A standby that is disconnected tries to stream again at once, so that a pair is ready soon.
 _SETTINGS = {
     "autovacuum": "off",
@@ -23,7 +28,27 @@ _SETTINGS = {
     "wal_level": "replica",
     "wal_retrieve_retry_interval": "50ms",
 }
+# A server without its two template databases can be copied in half the time.
+_DROP_TEMPLATES = """
+    UPDATE pg_database SET datistemplate = false; DROP DATABASE template1; DROP DATABASE template0
+"""
 _STREAMING = "SELECT sync_state FROM pg_stat_replication WHERE state = 'streaming'"
+
+
+class Template(PostgresServer):
+    """A server that is set up and stopped once, and then copied many times."""
+
+    def __init__(self) -> None:
+        has_memory = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
+        self.place = MEMORY if has_memory else None
+        super().__init__(settings=_SETTINGS, place=self.place)
+
+    def finish(self) -> None:
+        """Make it small and stop it; its databases must exist already."""
+        with psycopg.connect(self.dsn(), autocommit=True) as conn:
+            for statement in _DROP_TEMPLATES.split(";"):
+                conn.execute(statement.encode())
+        self.stop()
 
 
 class ReplicatedServers:
@@ -34,7 +59,7 @@ class ReplicatedServers:
     `synchronous`, a COMMIT on the primary waits for the standby.
     """
 
-    def __init__(self, template: PostgresServer, *, synchronous: bool = False) -> None:
+    def __init__(self, template: Template, *, synchronous: bool = False) -> None:
         self._template = template
         self._synchronous = synchronous
         self._stack = ExitStack()
@@ -42,10 +67,11 @@ class ReplicatedServers:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             waits = {"synchronous_standby_names": "*"} if self._synchronous else {}
-            settings = {**_SETTINGS, **waits}
-            self.primary = stack.enter_context(PostgresServer(settings=settings, copy_of=self._template))
+            self.primary = stack.enter_context(self._copy(waits))
             self._replication = stack.enter_context(Proxy(self.primary.port))
-            self.standby = stack.enter_context(self._start_standby())
+            source = f"host=127.0.0.1 port={self._replication.port} user={SUPERUSER} password={self.primary.password}"
+            following = {"primary_conninfo": f"{source} sslmode=disable gssencmode=disable"}
+            self.standby = stack.enter_context(self._copy(following, StandbyServer))
             with psycopg.connect(self.primary.dsn(), autocommit=True) as conn:
                 wanted = "sync" if self._synchronous else "async"
                 eventually(lambda: conn.execute(_STREAMING).fetchone() == (wanted,))
@@ -73,10 +99,8 @@ class ReplicatedServers:
         with psycopg.connect(self.standby.dsn(), autocommit=True) as conn:
             assert conn.execute("SELECT pg_promote(true, %s)", [PROMOTION_S]).fetchone() == (True,)
 
-    def _start_standby(self) -> PostgresServer:
-        primary = f"host=127.0.0.1 port={self._replication.port} user={SUPERUSER} password={self.primary.password}"
-        settings = {**_SETTINGS, "primary_conninfo": f"{primary} sslmode=disable gssencmode=disable"}
-        return StandbyServer(settings=settings, copy_of=self._template)
+    def _copy(self, settings: Mapping[str, str], kind: type[PostgresServer] = PostgresServer) -> PostgresServer:
+        return kind(settings=settings, copy_of=self._template, place=self._template.place)
 
 
 class StandbyServer(PostgresServer):
