@@ -141,7 +141,7 @@ class Migrator:
             except BaseException as error:
                 self._break_off(conn, table, profile, error)
                 raise
-            self.state.finish(drift)
+        self.state.finish(drift)
         conn.close()  # so that a pool replaces it: psycopg does not know that the reset dropped its prepared statements
 
     def _compare(self, rows: Mapping[str, Row]) -> Drift:

@@ -51,7 +51,8 @@ def advisory_lock(conn: Connection, *, timeout: float, pooled: bool = False) -> 
 
     `conn` must be in autocommit mode: a waiter that blocks in pg_advisory_lock, or polls inside a transaction, keeps
     a snapshot that the holder's CREATE INDEX CONCURRENTLY waits for, and the two deadlock. On a `pooled` session,
-    wait until the lock is free but do not hold it, because another client would inherit it.
+    wait until the lock is free but do not hold it, because another client would inherit it. If the connection is lost
+    during the release, raise a psycopg error: the server may have failed over and lost the last commits.
     """
     if pooled:
         wait_until_free(conn, timeout=timeout)
@@ -60,10 +61,12 @@ def advisory_lock(conn: Connection, *, timeout: float, pooled: bool = False) -> 
     attempt = f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})"  # replaced by tests/faults/planted.py
     wait_s = _poll(conn, attempt, timeout)
     log.info("Acquired the migration lock", extra={"event": "lock.acquired", "wait_s": wait_s})
+    completed = False
     try:
         yield
+        completed = True
     finally:
-        _unlock(conn)  # replaced by tests/faults/planted.py
+        _unlock(conn, completed=completed)  # replaced by tests/faults/planted.py
 
 
 def wait_until_free(conn: Connection, *, timeout: float) -> None:
@@ -106,13 +109,15 @@ def _poll(conn: Connection, attempt: str, timeout: float) -> float:
     return round(time.monotonic() - started, 3)
 
 
-def _unlock(conn: Connection) -> None:
-    """Release the lock, unless the connection is lost. An error here must not mask the original error."""
+def _unlock(conn: Connection, *, completed: bool) -> None:
+    """Release the lock, unless the connection is lost. Unless `completed`, an error must not mask the original one."""
     if is_lost(conn):
         return
     try:
         row = conn.execute(f"SELECT pg_catalog.pg_advisory_unlock({LOCK_KEY})").fetchone()
     except psycopg.Error:
+        if completed and is_lost(conn):
+            raise
         conn.close()  # ending the session releases its locks
         return
     if not (row and row[0]):

@@ -70,7 +70,7 @@ BUGS: Mapping[str, Bug] = {
         (
             ("lock.advisory_lock", 'f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})"', '"SELECT true"'),
             ("lock.advisory_lock", 'f"pg_catalog.pg_try_advisory_xact_lock({LOCK_KEY})"', "'true'"),
-            ("lock.advisory_lock", "        _unlock(conn)", "        pass"),
+            ("lock.advisory_lock", "        _unlock(conn, completed=completed)", "        pass"),
         ),
         Focus(faults=("rival", "waiter"), special="no-transaction"),
     ),

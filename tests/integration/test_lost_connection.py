@@ -160,6 +160,22 @@ def test_a_commit_whose_answer_is_lost_counts_and_takes_effect_once(
     assert database.query(NAMES) == [("001.sql",), ("002.sql",)]
 
 
+@pytest.mark.session("a transaction-mode pooler has no session lock to release")
+def test_the_table_is_read_again_if_the_connection_is_lost_while_the_lock_is_released(
+    run: Callable[..., Run], proxy: Proxy, database: Database, migrations_dir: MigrationsDir
+) -> None:
+    """The server may have failed over to a standby that lacks the last commits."""
+    migrations_dir.write("001.sql", "CREATE TABLE t ()")
+    migrations_dir.write("002.sql", "SELECT 1")
+    database.execute("CREATE TABLE _migrations (name TEXT PRIMARY KEY, applied_at TIMESTAMPTZ DEFAULT now())")
+    database.execute("INSERT INTO _migrations VALUES ('001.sql')")
+    proxy.cut_before = [b"pg_advisory_unlock"]
+    ended = run(DATABASE_URL=database.dsn_at(proxy.port))
+    assert (ended.exit_code, ended.report["applied"], ended.report["skipped"]) == (0, 1, 1)
+    assert names(ended.named("connection.lost")) == [None]
+    assert len(ended.named("postgres.ready")) == 2
+
+
 def test_connections_lost_while_waiting_for_the_lock_do_not_count_as_attempts_of_the_file(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
