@@ -93,7 +93,8 @@ class FaultProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._in_loop(lambda: [listener.close() for listener in self._listeners])
+        for listener in self._listeners:
+            self._in_loop(listener.close)
         self._in_loop(self.hang_up)
         self._in_loop(lambda: [task.cancel() for task in asyncio.all_tasks(self.loop) - {asyncio.current_task()}])
         self.loop.call_soon_threadsafe(self.loop.stop)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 from tests.faults.failover_stage import FailoverStage
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from multiprocessing.queues import SimpleQueue
 
+    from tests.faults.plan import Length
     from tests.faults.trial import Outcome
 
 FRESH_EVERY = 25  # one fresh process per this many forks
@@ -83,10 +85,15 @@ def random_plans(stage: Stage, seed: str, numbers: Iterable[int], focus: Focus |
 
 def failover_plans(stage: Stage, seed: str, numbers: Iterable[int], focus: Focus | None = None) -> Iterator[Plan]:
     """Draw the trials with a failover that have these numbers; each depends only on the seed and its number."""
-    length = measure_path(stage, FAILOVER_PATHS[0])
+    length = _failover_length(stage)
     for number in numbers:
         chance = random.Random(f"{seed}:failover:{number}")  # noqa: S311  must be reproducible, not secret
         yield draw_failover(chance, length, focus or Focus())
+
+
+@cache
+def _failover_length(stage: Stage) -> Length:
+    return measure_path(stage, FAILOVER_PATHS[0])
 
 
 def open_stage(bug: str = "", plan: Plan | None = None) -> Stage:

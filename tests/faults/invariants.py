@@ -198,7 +198,7 @@ def _withdrawn(story: Story) -> Iterator[str]:
     decided: list[str] = []
     undone = story.run.names("migration.undone")
     for line in story.run.events:
-        name = line.get("migration")
+        name = str(line.get("migration"))
         if line.get("event") == "migration.undone":
             decided.remove(name)
         elif line.get("event") in {"migration.applied", "migration.failed"}:

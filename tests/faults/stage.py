@@ -172,7 +172,7 @@ class Stage:
         return {server["remote_pid"]: server["state"] for server in servers}
 
     def observe(self) -> tuple[dict[tuple[str, int], int], set[str], list[str]]:
-        """Count the effects, read the applied files from `_migrations`, and list the files in order of their effects."""
+        """Count the effects, read the names in `_migrations`, and list the files in the order of their effects."""
         counted = self.admin("SELECT migration, statement, count(*) FROM public.effects GROUP BY 1, 2")
         there = self.admin("SELECT to_regclass('public._migrations')")[0][0]
         rows = self.admin("SELECT name FROM public._migrations") if there else []
@@ -186,7 +186,9 @@ class Stage:
 
     def apply_as_a_stranger(self, file: File) -> list[str]:
         """Apply a file as a session that ignores the lock; return its name unless the primary key rejects the row."""
-        effects = "".join(f"INSERT INTO effects (migration, statement) VALUES ('{file.name}', {number});" for number in file.effects)
+        effects = "".join(
+            f"INSERT INTO effects (migration, statement) VALUES ('{file.name}', {number});" for number in file.effects
+        )
         claim = f"INSERT INTO _migrations (name) VALUES ('{file.name}');"
         try:
             self.admin(f"SELECT set_config('lock_timeout', '20ms', true); {claim} {effects}")

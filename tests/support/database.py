@@ -53,7 +53,7 @@ class Database:
         """Return the same database on another server that has a copy of it."""
         other = copy.copy(self)
         other.server, other.port = server, server.port
-        other._direct_dsn = other.dsn = self.dsn_at(server.port)
+        other._direct_dsn = other.dsn = self.dsn_at(server.port)  # noqa: SLF001  of the same class
         return other
 
     def connect(self, **kwargs: Any) -> psycopg.Connection:

@@ -153,9 +153,9 @@ class PostgresServer:
         copy_of: PostgresServer | None = None,
         place: str | None = None,
     ) -> None:
-        self.binaries = binaries or (copy_of.binaries if copy_of else find_binaries())
-        self.identity = identity or (copy_of.identity if copy_of else choose_identity(self.binaries))
-        self.password = copy_of.password if copy_of else f"super-secret-{secrets.token_hex(8)}"
+        self.binaries: Path = binaries or (copy_of.binaries if copy_of else find_binaries())
+        self.identity: Identity = identity or (copy_of.identity if copy_of else choose_identity(self.binaries))
+        self.password: str = copy_of.password if copy_of else f"super-secret-{secrets.token_hex(8)}"
         self.port = _free_port()
         # The path of a unix socket is limited to about 100 bytes.
         place = place or (tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp")  # noqa: S108
