@@ -9,11 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-import psycopg
-
 from tests.faults.fault_proxy import Action, FaultProxy
 from tests.faults.fork_server import ForkServer
-from tests.faults.plan import EFFECTS
+from tests.faults.plan import EFFECTS, OLD_CHECKSUM
 from tests.faults.stage import RESET, Stage
 from tests.support.database import Database, create_database
 from tests.support.replication import ReplicatedServers, Template
@@ -23,6 +21,9 @@ if TYPE_CHECKING:
     from tests.support.postgres_server import PostgresServer
 
 PROMOTED_LATER_S = 0.4
+_MIGRATIONS = """
+    CREATE TABLE _migrations (name TEXT PRIMARY KEY, applied_at TIMESTAMPTZ NOT NULL DEFAULT now(), checksum TEXT);
+"""
 
 
 class FailoverStage(Stage):
@@ -65,6 +66,8 @@ class FailoverStage(Stage):
         self._proxy = stack.enter_context(FaultProxy(ports[0], None, *ports[1:]))
         self.proxies[path], self.promoted, self._is_down = self._proxy, None, False
         self._use(self._pair.primary)
+        if earlier := "".join(file.earlier for file in files):
+            self.database.execute(_MIGRATIONS + earlier)
         return self.write(files)
 
     def dsn(self, path: str) -> str:  # noqa: ARG002  the proxy is that of the path
@@ -74,6 +77,13 @@ class FailoverStage(Stage):
         for port in others:
             dsn = dsn.replace(f":{one}/", f":{one},127.0.0.1:{port}/") + "?target_session_attrs=read-write"
         return dsn
+
+    def recorded(self) -> set[str]:
+        """Return the names in `_migrations`; a row with an older name counts, and one of an older version does not."""
+        if not self.admin("SELECT to_regclass('public._migrations')")[0][0]:
+            return set()
+        rows = self.admin("SELECT name FROM public._migrations WHERE checksum IS DISTINCT FROM %s", OLD_CHECKSUM)
+        return {name[-len("000.sql") :] for (name,) in rows}
 
     def terminate_backends(self) -> None:
         """Terminate every session of the program, unless no server is up."""
@@ -114,15 +124,8 @@ class FailoverStage(Stage):
     def _promote(self) -> None:
         self._pair.promote()
         self._use(self._pair.standby)
-        self.promoted = self._recorded()
+        self.promoted = self.recorded()
         self._is_down = False
-
-    def _recorded(self) -> set[str]:
-        with self.database.admin_connect() as conn:
-            try:
-                return {name for (name,) in conn.execute("SELECT name FROM public._migrations").fetchall()}
-            except psycopg.errors.UndefinedTable:
-                return set()
 
     def _use(self, server: PostgresServer) -> None:
         self.server = server

@@ -114,7 +114,7 @@ class Story:
 def violations(story: Story) -> list[str]:
     """Return every invariant that does not hold, as a sentence."""
     found = [*_once(story), *_told(story), *_ended_well(story), *_clean(story), *_in_order(story)]
-    found += _withdrawn(story)
+    found += [*_withdrawn(story), *_told_in_order(story)]
     for ended in (story.run, *story.rivals, story.clean):
         found += [f"{ended.who}: {problem}" for problem in [*ended.problems, *_report(ended)]]
         if ended.stderr:
@@ -164,7 +164,7 @@ def _told(story: Story) -> Iterator[str]:
     lost_and_signalled = story.kinds & {*SIGNALS} and story.kinds & {*CUTS, "freeze_sigterm"}
     left_early = UNCONFIRMED in run.report.get("message", "")
     confirmed = not run.killed and not left_early and not lost_and_signalled
-    if confirmed and (untold := sorted(rows - set(logged))):
+    if confirmed and (untold := sorted(rows - {*logged, *story.plan.known})):
         yield f"applied but not reported: {untold}: {run.report.get('message')}"
     shaken = bool(story.kinds & {*CUTS, *KILLS, *SIGNALS, *FAILOVERS})
     for ended in (run, *story.rivals):
@@ -179,23 +179,32 @@ def _told(story: Story) -> Iterator[str]:
 
 
 def _in_order(story: Story) -> Iterator[str]:
-    """The effects are in the order of the files, except those of a foreign session."""
-    order = [name for name in story.first.order if name not in story.stranger]
+    """The effects are in the order of the files, except those of a foreign session or from before the run."""
+    others = {*story.stranger, *story.plan.known}
+    order = [name for name in story.first.order if name not in others]
     if order != sorted(order, key=story.plan.order.index):
         yield f"effects out of order: {story.first.order}"
 
 
 def _withdrawn(story: Story) -> Iterator[str]:
-    """Exactly the reports that the promoted server does not confirm are withdrawn, before anything later is applied."""
+    """A report is withdrawn only if the promoted server does not confirm it."""
     for ended in (story.run, *story.rivals):
         undone = ended.names("migration.undone")
         if undone and (story.promoted is None or story.promoted & {*undone}):
             yield f"{ended.who} has withdrawn {undone}, but the promoted server has {story.promoted}"
         if undone and (story.plan.path == "synchronous" or not story.kinds & {*FAILOVERS}):
             yield f"{ended.who} has withdrawn {undone}, though nothing was lost"
+
+
+def _told_in_order(story: Story) -> Iterator[str]:
+    """After a failover, a withdrawn file is applied again before anything later, and each file is counted once."""
     if story.rivals or story.stranger or story.promoted is None:
         return
-    decided: list[str] = []
+    if story.run.status in {0, 1}:
+        counts = [story.run.report.get(key, 0) for key in ("applied", "skipped", "failed")]
+        if sum(counts) != len(story.plan.files):
+            yield f"applied, skipped, failed: {counts}, but there are {len(story.plan.files)} files"
+    decided = story.plan.known
     undone = story.run.names("migration.undone")
     for line in story.run.events:
         name = str(line.get("migration"))

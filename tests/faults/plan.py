@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ FAILOVER_PATHS = ("hosts", "moved", "synchronous")
 
 # Without a key, so that repeated effects are counted.
 EFFECTS = "CREATE TABLE effects (migration text, statement int, place bigint GENERATED ALWAYS AS IDENTITY)"
+OLD_CHECKSUM = "old"
+OLD_NAME = "9"  # the start of a renamed file's older name
 _EFFECT = "INSERT INTO effects (migration, statement) VALUES ('{name}', {number});\n"
 _FILES = {
     "plain": "{1}",
@@ -35,6 +38,10 @@ _FILES = {
     "{1}SET statement_timeout = 0;\n",
     "big": "{1}SELECT length('" + "x" * 1_100_000 + "');\n{2}SELECT length('" + "y" * 1_100_000 + "');\n{3}",
     "repeatable": "-- migrate:repeatable\n{1}SELECT pg_sleep(0.01);\n{2}",
+    # The server has a row of these from before the run: the file itself, an older version, and the file's older name.
+    "known": "{1}",
+    "changed": "-- migrate:repeatable\n{1}SELECT pg_sleep(0.01);\n{2}",
+    "renamed": "{1}{2}",
     "failing": "{1}SELECT 1 / 0;\n{2}",
     # Such a file must be safe to run twice; the effects show how often it was run.
     "no-transaction": "-- migrate:no-transaction\n{1}DROP INDEX CONCURRENTLY IF EXISTS i_{stem};\n"
@@ -60,7 +67,19 @@ class File:
 
     @property
     def repeatable(self) -> bool:
-        return self.kind == "repeatable"
+        return self.kind in {"repeatable", "changed"}
+
+    @property
+    def earlier(self) -> str:
+        """SQL that makes the server look as if an earlier run had applied the file, its old version or its old name."""
+        name, checksum = self.name, sha256(self.sql.encode()).hexdigest()
+        row = "INSERT INTO _migrations (name, checksum) VALUES ('{}', '{}');\n"
+        effects = "".join(_EFFECT.format(name=name, number=number) for number in self.effects)
+        return {
+            "known": row.format(name, checksum) + effects,
+            "changed": row.format(name, OLD_CHECKSUM),
+            "renamed": row.format(OLD_NAME + name, checksum) + effects,
+        }.get(self.kind, "")
 
     @property
     def transactional(self) -> bool:
@@ -99,6 +118,11 @@ class Plan:
         return [File(f"{number:03}.sql", kind) for number, kind in enumerate(self.kinds, 1)]
 
     @property
+    def known(self) -> list[str]:
+        """The names of the files that are applied before the run, possibly under another name."""
+        return [file.name for file in self.files if file.kind in {"known", "renamed"}]
+
+    @property
     def order(self) -> list[str]:
         """The names in the order in which they are applied: the repeatable files last."""
         return [file.name for file in sorted(self.files, key=lambda file: (file.repeatable, file.name))]
@@ -132,6 +156,7 @@ _SPECIAL = {"failing": 0.2, "big": 0.04, "no-transaction": 0.2, "outside": 0.1}
 _FAILOVER_PATHS = {"hosts": 4, "moved": 4, "synchronous": 2}
 _FAILOVER_KINDS = {"slow": 5, "plain": 3, "ddl": 2, "notice": 1, "settings": 1}
 _FAILOVER_SPECIAL = {"no-transaction": 0.35, "outside": 0.2, "repeatable": 0.3, "failing": 0.1, "big": 0.08}
+_FAILOVER_SPECIAL |= {"known": 0.25, "changed": 0.25, "renamed": 0.2}
 _AFTER_FAILOVER = ("cut_before", "cut_after", "cut_client", "terminate", "restart")
 _FAULTS = {
     "cut_line": 6,

@@ -174,11 +174,14 @@ class Stage:
     def observe(self) -> tuple[dict[tuple[str, int], int], set[str], list[str]]:
         """Count the effects, read the names in `_migrations`, and list the files in the order of their effects."""
         counted = self.admin("SELECT migration, statement, count(*) FROM public.effects GROUP BY 1, 2")
-        there = self.admin("SELECT to_regclass('public._migrations')")[0][0]
-        rows = self.admin("SELECT name FROM public._migrations") if there else []
         placed = self.admin("SELECT migration FROM public.effects ORDER BY place")
         effects = {(name, number): count for name, number, count in counted}
-        return effects, {name for (name,) in rows}, [name for (name,) in placed]
+        return effects, self.recorded(), [name for (name,) in placed]
+
+    def recorded(self) -> set[str]:
+        """Return the names in `_migrations`."""
+        there = self.admin("SELECT to_regclass('public._migrations')")[0][0]
+        return {name for (name,) in self.admin("SELECT name FROM public._migrations")} if there else set()
 
     def locks(self) -> list[tuple[int, str, bool]]:
         """Return the sessions that hold or wait for the advisory lock: pid, state, and whether it is granted."""
