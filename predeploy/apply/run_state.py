@@ -86,8 +86,10 @@ class RunState:
         refuse_copies(drift)
         decided = {*self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         pending = [migration for migration in drift.pending if migration.name not in decided]
-        findings = [finding for finding in drift.findings if finding.kind not in strict]
-        if refuse(drift.findings, strict, self.result):
+        # After a reconnect, a migration that failed in this run is not late because of those that ran after it.
+        new = [finding for finding in drift.findings if finding.name not in decided]
+        findings = [finding for finding in new if finding.kind not in strict]
+        if refuse(new, strict, self.result):
             self.result.not_run.extend(migration.name for migration in pending)
             return Drift([], {}, {}, findings)
         return drift._replace(pending=pending, findings=findings)

@@ -25,6 +25,7 @@ TERMINATE_SLEEPERS = SLEEPERS.replace("pid", "pg_terminate_backend(pid)")
 NAMES = "SELECT name FROM _migrations ORDER BY name"
 CLAIM_COMPLETE = b"C\x00\x00\x00\x0fINSERT 0 1\x00Z"  # alone in its message: only for a no-transaction file
 KILL_OWN_BACKEND = "SELECT pg_terminate_backend(pg_backend_pid());"
+KILL_ONCE = "SELECT CASE WHEN nextval('attempts') = 1 THEN pg_terminate_backend(pg_backend_pid()) END"
 
 
 @pytest.fixture
@@ -55,6 +56,21 @@ def test_an_interrupted_file_is_run_again_and_applied_once(
     assert names(run.named("migration.applied")) == ["001.sql", "002.sql", "003.sql"]
     (lost,) = run.named("connection.lost")
     assert lost["migration"] == "002.sql"
+
+
+@pytest.mark.parametrize("strict", ["late", None])
+def test_a_file_that_has_failed_is_not_late_after_a_lost_connection(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, strict: str | None
+) -> None:
+    database.execute("CREATE SEQUENCE attempts")
+    migrations_dir.write("001.sql", "SELECT 1 / 0")
+    migrations_dir.write("002.sql", "CREATE TABLE kept ()")
+    migrations_dir.write("003.sql", KILL_ONCE)
+    ended = run(MIGRATE_STRICT=strict)
+    assert len(ended.named("connection.lost")) == 1
+    assert names(ended.named("migration.failed")) == ["001.sql"]
+    assert ended.named("migration.late") == []
+    assert (ended.exit_code, ended.report["applied"], ended.report["failed"]) == (1, 2, 1)
 
 
 def test_a_file_that_always_terminates_its_session_fails_and_the_next_ones_are_applied(
