@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tests.faults.plan import CUTS, FAILOVERS, KILLS, SIGNALS
+from tests.faults.plan import CUTS, FAILOVERS, KILLS, SIGNALS, STALLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,7 +166,7 @@ def _told(story: Story) -> Iterator[str]:
     confirmed = not run.killed and not left_early and not lost_and_signalled
     if confirmed and (untold := sorted(rows - {*logged, *story.plan.known})):
         yield f"applied but not reported: {untold}: {run.report.get('message')}"
-    shaken = bool(story.kinds & {*CUTS, *KILLS, *SIGNALS, *FAILOVERS})
+    shaken = bool(story.kinds & {*CUTS, *KILLS, *SIGNALS, *FAILOVERS, *STALLS})
     for ended in (run, *story.rivals):
         for file in story.plan.files:
             if file.name not in ended.failed or file.fails:

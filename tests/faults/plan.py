@@ -20,6 +20,8 @@ FAULTS = (*CUTS, *SIGNALS, *KILLS, *OTHERS)
 FAILOVERS = ("crash", "crash_unnoticed", "crash_promote_later", "switchover")
 # A connection string with both hosts; one address that moves to the standby; both hosts, and COMMIT waits for the
 # standby.
+STALLS = ("stall",)  # a message is late, on the path below: the server ends sessions and transactions that are idle
+TIMEOUTS_PATH = "timeouts"
 FAILOVER_PATHS = ("hosts", "moved", "synchronous")
 
 # Without a key, so that repeated effects are counted.
@@ -43,6 +45,7 @@ _FILES = {
     "changed": "-- migrate:repeatable\n{1}SELECT pg_sleep(0.01);\n{2}",
     "renamed": "{1}{2}",
     "failing": "{1}SELECT 1 / 0;\n{2}",
+    "overdue": "{1}SELECT pg_sleep(1.4);\n{2}",  # on the path with timeouts
     # Such a file must be safe to run twice; the effects show how often it was run.
     "no-transaction": "-- migrate:no-transaction\n{1}DROP INDEX CONCURRENTLY IF EXISTS i_{stem};\n"
     "CREATE INDEX CONCURRENTLY i_{stem} ON effects (statement);\n{2}",
@@ -63,7 +66,7 @@ class File:
 
     @property
     def fails(self) -> bool:
-        return self.kind == "failing"
+        return self.kind in {"failing", "overdue"}
 
     @property
     def repeatable(self) -> bool:

@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 from predeploy.lock.key import LOCK_KEY
 from tests.faults.fault_proxy import FaultProxy
 from tests.faults.fork_server import ForkServer
-from tests.faults.plan import EFFECTS
+from tests.faults.plan import EFFECTS, TIMEOUTS_PATH
 from tests.support.database import Database, fresh_database
 from tests.support.pgbouncer import CONSOLE, PgBouncer, PgBouncerMissing, find_pgbouncer
 from tests.support.postgres_server import PostgresServer
@@ -33,8 +33,16 @@ if TYPE_CHECKING:
 POOLED: dict[str, PoolMode] = {"session": "session", "transaction": "transaction"}
 RESET = """
     DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT ALL ON SCHEMA public TO {owner};
-    SET ROLE {owner}; {effects}; RESET ROLE
+    SET ROLE {owner}; {effects}; RESET ROLE; ALTER ROLE {owner} RESET ALL
 """
+# Of the role, on one path. Old servers lack some of them.
+_TIMEOUTS = (
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "statement_timeout",
+    "transaction_timeout",
+)
+TIMEOUT_S = 1.0
 _LOCKS = f"""
     SELECT l.pid, a.state, l.granted FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
     WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = {LOCK_KEY}
@@ -69,7 +77,7 @@ class Stage:
             # A deadlock with a blocking waiter must be detected before any other timeout.
             self.server = stack.enter_context(PostgresServer(settings={"deadlock_timeout": "200ms"}))
             stack.callback(self._close_database)
-            self.ports = {"direct": self.server.port, "tls": self.server.port}
+            self.ports = dict.fromkeys(("direct", "tls", TIMEOUTS_PATH), self.server.port)
             self.poolers: dict[str, PgBouncer] = {}
             for path, mode in POOLED.items() if has_pgbouncer() else ():
                 self.poolers[path] = stack.enter_context(PgBouncer(self.server, pool_mode=mode))
@@ -97,9 +105,13 @@ class Stage:
             self._admin = None
         self._database_stack.close()
 
-    def reset(self, files: list[File], path: str) -> Path:  # noqa: ARG002  a subclass needs the path
+    def reset(self, files: list[File], path: str) -> Path:
         """Empty the database and write the files; return their directory."""
         self.admin(RESET.format(owner=self.database.owner, effects=EFFECTS))
+        if path == TIMEOUTS_PATH:
+            known = self.admin("SELECT name FROM pg_settings WHERE name = ANY(%s)", list(_TIMEOUTS))
+            sets = [f"ALTER ROLE {self.database.owner} SET {name} = '{TIMEOUT_S:g}s'" for (name,) in known]
+            self.admin(";".join(sets))
         return self.write(files)
 
     def write(self, files: list[File]) -> Path:

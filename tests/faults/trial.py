@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tests.faults.fault_proxy import Action, Message, logged_in
 from tests.faults.invariants import Ended, Observation, Story, violations
 from tests.faults.plan import Length, Plan
+from tests.faults.stage import TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,7 @@ RUN_S = 40.0  # longer than any run with waits of at most 20 s
 CLEAN_RUN_S = 20.0
 RIVAL_S = 6.0  # for a rival that does not wait for the lock
 SETTLE_S = 15.0
+STALL_S = TIMEOUT_S + 0.3
 _PAUSE_S = 0.005
 
 
@@ -129,6 +131,9 @@ class Trial:
 
     def _cut_line(self) -> Action:
         return Action.CUT_LINE
+
+    def _stall(self) -> None:
+        time.sleep(STALL_S)
 
     def _terminate(self) -> None:
         self.stage.terminate_backends()
