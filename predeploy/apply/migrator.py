@@ -27,7 +27,7 @@ from predeploy.connection.session import (
     roll_back,
 )
 from predeploy.errors import ConfigurationError, ConnectionLost, PostgresUnavailable, StorageError
-from predeploy.lock.advisory_lock import advisory_lock, end_stale_session
+from predeploy.lock.advisory_lock import SESSION_STARTED, advisory_lock, end_stale_session
 from predeploy.migrations.directory import read_migrations
 from predeploy.monitor.watcher import Watcher
 from predeploy.signals import deferred
@@ -81,6 +81,7 @@ class Migrator:
         self._checked: set[str] = set()  # names of migrations whose directives have been checked
         self._surroundings_checked = False
         self._backend_pid: int | None = None  # of the last dedicated session, which may still hold the lock
+        self._backend_started: int | None = None  # the result of SESSION_STARTED there; None if not known yet
 
     def run(self) -> MigrationResult:
         """Apply the pending migrations; if the connection is lost, reconnect and check the table for commits."""
@@ -110,7 +111,7 @@ class Migrator:
     def _migrate(self, conn: Connection, watcher: Watcher) -> None:
         """Perform the whole run on one connection; raise a psycopg error if the connection is lost."""
         if self._backend_pid:
-            end_stale_session(conn, self._backend_pid)
+            end_stale_session(conn, self._backend_pid, self._backend_started)
         rows = read_rows(conn, self._options.table) or {}  # replaced by tests/faults/planted.py
         drift = self._compare(rows)
         if not drift.pending and not drift.renamed:  # without the lock, so that replicas start in parallel
@@ -118,8 +119,10 @@ class Migrator:
             return
         profile = self._choose_profile(conn, watcher)
         with advisory_lock(conn, timeout=self._options.lock_wait_timeout, pooled=profile.pooled):
-            queries = f"{CAN_RAISE_NOTICE};{locate(self._options.table)}"
-            *_, can_raise_notice, located, schema = run(conn, f"{profile.setup.sql}{queries}")
+            queries = f"{CAN_RAISE_NOTICE};{locate(self._options.table)};{SESSION_STARTED}"
+            *_, can_raise_notice, located, schema, started = run(conn, f"{profile.setup.sql}{queries}")
+            value = started.get_value(0, 0) if started.ntuples else None
+            self._backend_started = int(value) if value else None
             if not rows:
                 self._check_surroundings(conn, may_have_rows=bool(located.ntuples))
             table = ensure_table(conn, self._options.table, (located, schema))
@@ -184,6 +187,7 @@ class Migrator:
     def _choose_profile(self, conn: Connection, watcher: Watcher) -> SessionProfile:
         options = self._options
         timeouts = {"lock_timeout": options.lock_timeout, "statement_timeout": options.statement_timeout}
+        self._backend_started = None
         self._backend_pid = watcher.backend = dedicated_backend_pid(conn, self._db)
         if self._backend_pid is None:  # replaced by tests/faults/planted.py
             return pooled_profile(**timeouts, migration_settings=options.migration_settings)
@@ -204,7 +208,7 @@ class Migrator:
                     return  # the run continues on a new connection
                 conn = stack.enter_context(self._db.connection(timeout=_LAST_LOOK_S))
                 if self._backend_pid:
-                    end_stale_session(conn, self._backend_pid)
+                    end_stale_session(conn, self._backend_pid, self._backend_started)
             if self.state.in_flight:
                 self.state.mark_in_doubt()
                 self.state.reconcile(checksums(table.rows(conn)))

@@ -34,10 +34,23 @@ MAX_DELAY_S = 0.5
 HOLDER_PID = f"SELECT l.pid FROM pg_catalog.pg_locks l WHERE {HELD} LIMIT 1"  # noqa: S608
 
 
-def end_stale_session(conn: Connection, pid: int) -> None:
-    """Terminate the session `pid`, whose connection was lost, if it still holds the lock."""
+# In microseconds. A pid alone does not identify a session: after a failover or a restart, another session may have it.
+SESSION_STARTED = """
+    SELECT (pg_catalog.date_part('epoch', backend_start) * 1000000)::bigint
+    FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()
+"""
+
+
+def end_stale_session(conn: Connection, pid: int, started: int | None = None) -> None:
+    """Terminate the session `pid`, whose connection was lost, if it still holds the lock.
+
+    `started` is the result of SESSION_STARTED in that session; a session with another value is not terminated.
+    """
     ended = f"SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l WHERE {HELD} AND l.pid = {pid}"  # noqa: S608
-    if conn.execute(ended).fetchall():
+    if started is not None:
+        same = SESSION_STARTED.replace("pg_catalog.pg_backend_pid()", str(pid))
+        ended += f" AND ({same}) = {started}"
+    if conn.execute(ended.encode()).fetchall():
         log.warning(
             "Terminated the stale session of this run (pid %s), which still held the migration lock",
             pid,
