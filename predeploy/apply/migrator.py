@@ -76,6 +76,7 @@ class Migrator:
         self._db = db
         self._files = files
         self._options = options
+        self._table = options.table  # with its schema once it is found: a migration may change the search_path
         self._batch: Batch | None = None
         self._loop: ApplyLoop | None = None
         self._checked: set[str] = set()  # names of migrations whose directives have been checked
@@ -112,20 +113,21 @@ class Migrator:
         """Perform the whole run on one connection; raise a psycopg error if the connection is lost."""
         if self._backend_pid:
             end_stale_session(conn, self._backend_pid, self._backend_started)
-        rows = read_rows(conn, self._options.table) or {}  # replaced by tests/faults/planted.py
+        rows = read_rows(conn, self._table) or {}  # replaced by tests/faults/planted.py
         drift = self._compare(rows)
         if not drift.pending and not drift.renamed:  # without the lock, so that replicas start in parallel
             self.state.finish(drift)
             return
         profile = self._choose_profile(conn, watcher)
         with advisory_lock(conn, timeout=self._options.lock_wait_timeout, pooled=profile.pooled):
-            queries = f"{CAN_RAISE_NOTICE};{locate(self._options.table)};{SESSION_STARTED}"
+            queries = f"{CAN_RAISE_NOTICE};{locate(self._table)};{SESSION_STARTED}"
             *_, can_raise_notice, located, schema, started = run(conn, f"{profile.setup.sql}{queries}")
             value = started.get_value(0, 0) if started.ntuples else None
             self._backend_started = int(value) if value else None
             if not rows:
                 self._check_surroundings(conn, may_have_rows=bool(located.ntuples))
-            table = ensure_table(conn, self._options.table, (located, schema))
+            table = ensure_table(conn, self._table, (located, schema))
+            self._table = table.name
             rows = {} if table.is_new else table.rows(conn)  # replaced by tests/faults/planted.py
             drift = self._compare(rows)
             warn(drift.findings, ("renamed", "misordered", "late"))

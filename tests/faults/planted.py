@@ -55,8 +55,8 @@ BUGS: Mapping[str, Bug] = {
         (
             (
                 "apply.migrator",
-                "rows = read_rows(conn, self._options.table) or {}",
-                "rows = {} if self.state.losses else read_rows(conn, self._options.table) or {}",
+                "rows = read_rows(conn, self._table) or {}",
+                "rows = {} if self.state.losses else read_rows(conn, self._table) or {}",
             ),
             ("apply.migrator", "rows = {} if table.is_new", "rows = {} if table.is_new or self.state.losses"),
         ),

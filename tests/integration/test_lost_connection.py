@@ -73,6 +73,22 @@ def test_a_file_that_has_failed_is_not_late_after_a_lost_connection(
     assert (ended.exit_code, ended.report["applied"], ended.report["failed"]) == (1, 2, 1)
 
 
+@pytest.mark.direct("the session that a pooler keeps has the old search_path")
+def test_the_same_table_is_read_after_a_reconnect_if_a_file_has_changed_the_search_path(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE SEQUENCE public.attempts; CREATE TABLE public.runs (n INT); CREATE SCHEMA elsewhere")
+    migrations_dir.write("001.sql", "INSERT INTO public.runs VALUES (1)")
+    migrations_dir.write("002.sql", f'ALTER ROLE "{database.owner}" SET search_path = elsewhere')
+    migrations_dir.write("003.sql", KILL_ONCE.replace("attempts", "public.attempts"))
+    ended = run()
+    assert (ended.exit_code, ended.report["applied"], ended.named("migration.undone")) == (0, 3, [])
+    assert len(ended.named("connection.lost")) == 1
+    assert database.query("SELECT n FROM public.runs") == [(1,)]
+    assert database.query("SELECT to_regclass('elsewhere._migrations')") == [(None,)]
+    assert database.query("SELECT count(*) FROM public._migrations") == [(3,)]
+
+
 def test_a_file_that_always_terminates_its_session_fails_and_the_next_ones_are_applied(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
