@@ -102,9 +102,14 @@ class Story:
     @property
     def failed_over_unseen(self) -> bool:
         """Whether the failover happened after the last answer that the run received, so that it cannot know of it."""
-        (number,) = [m.number for kind, m in self.fired if kind in FAILOVERS] or [0]
-        rest = {m.kind for m in self.messages[number - 1 :]}
-        return number > 0 and rest <= {"Z", "X"}
+        failovers = [(kind, message) for kind, message in self.fired if kind in FAILOVERS]
+        if not failovers:
+            return False
+        ((kind, message),) = failovers
+        sent = {m.kind for m in self.messages[message.number - 1 :] if m.sender == "client"}
+        answers = [m.kind for m in self.messages if m.sender == "server"]
+        is_lost = kind == "crash_unnoticed" and message.kind != "X"  # the message itself
+        return sent <= {"X"} and answers[-1] == "Z" and not is_lost
 
     @property
     def kinds(self) -> set[str]:
