@@ -107,9 +107,10 @@ class Story:
             return False
         ((kind, message),) = failovers
         sent = {m.kind for m in self.messages[message.number - 1 :] if m.sender == "client"}
-        answers = [m.kind for m in self.messages if m.sender == "server"]
+        last = max(m.number for m in self.messages if m.sender == "client" and m.kind != "X")
+        is_answered = any(m.kind == "Z" for m in self.messages[last:])  # the server may send an error after it
         is_lost = kind == "crash_unnoticed" and message.kind != "X"  # the message itself
-        return sent <= {"X"} and answers[-1] == "Z" and not is_lost
+        return sent <= {"X"} and is_answered and not is_lost
 
     @property
     def kinds(self) -> set[str]:
