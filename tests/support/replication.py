@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 PROMOTION_S = 30
 MEMORY = "/dev/shm"  # noqa: S108  a file system in memory, where copying a server takes a tenth of the time
 MEMORY_BYTES = 1 << 30
-# A standby that is disconnected tries to stream again at once, so that a pair is ready soon.
+# A standby that is disconnected tries to stream again at once, so that a pair is ready soon. Shared memory in the data
+# directory is removed with it, even if the server is killed.
 _SETTINGS = {
     "autovacuum": "off",
+    "dynamic_shared_memory_type": "mmap",
     "hot_standby": "on",
     "wal_keep_size": "64MB",
     "wal_level": "replica",
