@@ -29,7 +29,7 @@ from predeploy.connection.session import (
     roll_back,
 )
 from predeploy.errors import ConfigurationError, ConnectionLost, PostgresUnavailable, StorageError
-from predeploy.lock.advisory_lock import advisory_lock, end_stale_session
+from predeploy.lock.advisory_lock import SESSION_STARTED, advisory_lock, end_stale_session
 from predeploy.migrations.directory import read_migrations
 from predeploy.monitor.watcher import Watcher
 from predeploy.signals import deferred
@@ -96,9 +96,10 @@ class Migrator:
         self._loop: ApplyLoop | None = None
         self._checked: set[str] = set()  # names of migrations whose directives have been checked
         self._surroundings_checked = False
-        self._table = options.table  # with its schema, once it is known
+        self._table = options.table  # with its schema once it is found, because a migration may change search_path
         self._renewals = 0  # new sessions, because a migration stored settings
         self._backend_pid: int | None = None  # of the last dedicated session, which may still hold the lock
+        self._backend_started: int | None = None  # the result of SESSION_STARTED there; None if not known yet
         self._end: ServerEnd | None = None  # a warning that the server is ending the current session
 
     def run(self) -> MigrationResult:
@@ -130,7 +131,7 @@ class Migrator:
     def _migrate(self, conn: Connection, watcher: Watcher) -> None:
         """Perform the whole run on one connection; raise a psycopg error if the connection is lost."""
         if self._backend_pid:
-            end_stale_session(conn, self._backend_pid)
+            end_stale_session(conn, self._backend_pid, self._backend_started)
         if self._renewals:
             warn_if_hidden(conn, self._options.table, self._table)
         rows = read_rows(conn, self._table) or {}  # replaced by tests/faults/planted.py
@@ -140,8 +141,10 @@ class Migrator:
             return
         profile = self._choose_profile(conn, watcher)
         with advisory_lock(conn, timeout=self._options.lock_wait_timeout, pooled=profile.pooled):
-            queries = f"{CAN_RAISE_NOTICE};{stored_settings.QUERY};{locate(self._table)}"
-            *_, can_raise_notice, stored, located, schema = run(conn, f"{profile.setup.sql}{queries}")
+            queries = f"{CAN_RAISE_NOTICE};{stored_settings.QUERY};{locate(self._table)};{SESSION_STARTED}"
+            *_, can_raise_notice, stored, located, schema, started = run(conn, f"{profile.setup.sql}{queries}")
+            value = started.get_value(0, 0) if started.ntuples else None
+            self._backend_started = int(value) if value else None
             if not rows:
                 self._check_surroundings(conn, may_have_rows=bool(located.ntuples))
             table = ensure_table(conn, self._table, (located, schema))
@@ -164,7 +167,7 @@ class Migrator:
             except BaseException as error:
                 self._break_off(conn, table, profile, error)
                 raise
-            self.state.finish(drift)
+        self.state.finish(drift)
         conn.close()  # so that a pool replaces it: psycopg does not know that the reset dropped its prepared statements
 
     def _mark_connection_lost(self, error: psycopg.Error) -> None:
@@ -216,6 +219,7 @@ class Migrator:
     def _choose_profile(self, conn: Connection, watcher: Watcher) -> SessionProfile:
         options = self._options
         timeouts = {"lock_timeout": options.lock_timeout, "statement_timeout": options.statement_timeout}
+        self._backend_started = None
         self._backend_pid = watcher.backend = dedicated_backend_pid(conn, self._db)
         profile = direct_profile(**timeouts, options=conn.info.options, migration_settings=options.migration_settings)
         if self._backend_pid is None:  # replaced by tests/faults/planted.py
@@ -242,7 +246,8 @@ class Migrator:
                 from predeploy.monitor.end_session import OwnSession, end_session  # only needed after a signal
 
                 running = self.state.running
-                session = OwnSession(self._backend_pid, profile.mark, running.name if running else None)
+                name = running.name if running else None
+                session = OwnSession(self._backend_pid, self._backend_started, profile.mark, name)
                 conn, has_stopped = end_session(self._db, conn, stack, session)  # replaced by tests/faults/planted.py
                 roll_back(conn, profile)
             if self.state.in_flight:

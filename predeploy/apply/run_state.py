@@ -88,7 +88,8 @@ class RunState:
         """Update the state of this run to match the names and checksums in the table; see the module docstring."""
         for migration in [migration for migration in self._in_doubt if is_applied(migration, recorded)]:
             self.mark_applied(migration, in_doubt=True)
-        for migration in [migration for migration in self._applied if not is_applied(migration, recorded)]:
+        withdrawn = [m for m in self._applied if not is_applied(m, recorded)]  # replaced by tests/faults/planted.py
+        for migration in withdrawn:
             self._withdraw(migration)
 
     def compare(self, recorded: Mapping[str, str | None], strict: Collection[str]) -> Drift:
@@ -100,8 +101,10 @@ class RunState:
         refuse_copies(drift)
         decided = {*self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         pending = [migration for migration in drift.pending if migration.name not in decided]
-        findings = [finding for finding in drift.findings if finding.kind not in strict]
-        if refuse(drift.findings, strict, self.result):
+        # After a reconnect, a migration that failed in this run is not late because of those that ran after it.
+        new = [finding for finding in drift.findings if finding.name not in decided]
+        findings = [finding for finding in new if finding.kind not in strict]
+        if refuse(new, strict, self.result):
             self.result.not_run.extend(migration.name for migration in pending)
             return Drift([], {}, {}, findings)
         return drift._replace(pending=pending, findings=findings)

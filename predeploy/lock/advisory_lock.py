@@ -34,10 +34,23 @@ MAX_DELAY_S = 0.5
 HOLDER_PID = f"SELECT l.pid FROM pg_catalog.pg_locks l WHERE {HELD} LIMIT 1"  # noqa: S608
 
 
-def end_stale_session(conn: Connection, pid: int) -> None:
-    """Terminate the session `pid`, whose connection was lost, if it still holds the lock."""
+# In microseconds. A pid alone does not identify a session: after a failover or a restart, another session may have it.
+SESSION_STARTED = """
+    SELECT (pg_catalog.date_part('epoch', backend_start) * 1000000)::bigint
+    FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()
+"""
+
+
+def end_stale_session(conn: Connection, pid: int, started: int | None = None) -> None:
+    """Terminate the session `pid`, whose connection was lost, if it still holds the lock.
+
+    `started` is the result of SESSION_STARTED in that session; a session with another value is not terminated.
+    """
     ended = f"SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l WHERE {HELD} AND l.pid = {pid}"  # noqa: S608
-    if conn.execute(ended).fetchall():
+    if started is not None:
+        same = SESSION_STARTED.replace("pg_catalog.pg_backend_pid()", str(pid))
+        ended += f" AND ({same}) = {started}"
+    if conn.execute(ended.encode()).fetchall():
         log.warning(
             "Terminated the stale session of this run (pid %s), which still held the migration lock",
             pid,
@@ -51,7 +64,8 @@ def advisory_lock(conn: Connection, *, timeout: float, pooled: bool = False) -> 
 
     `conn` must be in autocommit mode: a waiter that blocks in pg_advisory_lock, or polls inside a transaction, keeps
     a snapshot that the holder's CREATE INDEX CONCURRENTLY waits for, and the two deadlock. On a `pooled` session,
-    wait until the lock is free but do not hold it, because another client would inherit it.
+    wait until the lock is free but do not hold it, because another client would inherit it. If the connection is lost
+    during the release, raise a psycopg error: the server may have failed over and lost the last commits.
     """
     if pooled:
         wait_until_free(conn, timeout=timeout)
@@ -60,10 +74,12 @@ def advisory_lock(conn: Connection, *, timeout: float, pooled: bool = False) -> 
     attempt = f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})"  # replaced by tests/faults/planted.py
     wait_s = _poll(conn, attempt, timeout)
     log.info("Acquired the migration lock", extra={"event": "lock.acquired", "wait_s": wait_s})
+    completed = False
     try:
         yield
+        completed = True
     finally:
-        _unlock(conn)  # replaced by tests/faults/planted.py
+        _unlock(conn, completed=completed)  # replaced by tests/faults/planted.py
 
 
 def wait_until_free(conn: Connection, *, timeout: float) -> None:
@@ -106,13 +122,15 @@ def _poll(conn: Connection, attempt: str, timeout: float) -> float:
     return round(time.monotonic() - started, 3)
 
 
-def _unlock(conn: Connection) -> None:
-    """Release the lock, unless the connection is lost. An error here must not mask the original error."""
+def _unlock(conn: Connection, *, completed: bool) -> None:
+    """Release the lock, unless the connection is lost. Unless `completed`, an error must not mask the original one."""
     if is_lost(conn):
         return
     try:
         row = conn.execute(f"SELECT pg_catalog.pg_advisory_unlock({LOCK_KEY})").fetchone()
     except psycopg.Error:
+        if completed and is_lost(conn):
+            raise
         conn.close()  # ending the session releases its locks
         return
     if not (row and row[0]):

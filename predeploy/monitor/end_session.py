@@ -31,10 +31,12 @@ _POLL_S = 0.01
 class OwnSession(NamedTuple):
     """How to find the session on the server: by its pid, or behind a pooler by a mark in the text that it runs.
 
-    `migration` is the name of the running migration.
+    `started` is the result of `SESSION_STARTED` in that session, or None if it is not known. `migration` is the name of
+    the running migration.
     """
 
     backend: int | None
+    started: int | None
     mark: str
     migration: str | None
 
@@ -71,7 +73,7 @@ def end_session(
     if not terminated:
         if not session.backend:
             return other, False  # a message without the mark may still run
-        end_stale_session(other, session.backend)
+        end_stale_session(other, session.backend, session.started)
     return other, _wait_until_gone(other, session, deadline)
 
 

@@ -125,7 +125,7 @@ def rehearse(
                 for migration in _pending(conn, files, table):
                     rehearsal.run(migration)
             finally:
-                stop_session(db, conn, OwnSession(watcher.backend, profile.mark, None))
+                stop_session(db, conn, OwnSession(watcher.backend, None, profile.mark, None))
                 roll_back(conn, profile)
         except psycopg.Error as error:
             if is_lost(conn):

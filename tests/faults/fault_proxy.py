@@ -58,13 +58,17 @@ def logged_in(messages: Sequence[Message]) -> int:
 class FaultProxy:
     """Forwards a port to a server; with `tls`, encrypts the client's side.
 
+    Each of `others` is the port of another server, which gets a port of its own; all ports share the message numbers.
+    `targets` are the servers' ports and `ports` the proxy's, in the same order; a test may change a target.
+
     `begin` starts a run: message numbers start at 1 again, and each of the `faults` is called at its message number.
     `messages` are the run's messages so far, `backends` the process ids of its sessions on the server, and `problems`
     the errors in the proxy itself, which the program has not caused.
     """
 
-    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
-        self.target = port
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None, *others: int) -> None:
+        self.targets = [port, *others]
+        self.ports: list[int] = []
         self.tls = tls
         self.messages: list[Message] = []
         self.problems: list[BaseException] = []
@@ -72,7 +76,6 @@ class FaultProxy:
         self.backends: set[int] = set()
         self.frozen = False
         self.links: set[_Link] = set()
-        self.port = 0
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="proxy", daemon=True)
 
@@ -80,20 +83,32 @@ class FaultProxy:
         self.loop.set_exception_handler(lambda _loop, context: self.problems.append(_problem(context)))
         self._thread.start()
 
-        async def listen() -> asyncio.Server:
-            return await self.loop.create_server(lambda: _Client(_Link(self)), LOOPBACK, 0)
+        async def listen(index: int) -> asyncio.Server:
+            return await self.loop.create_server(lambda: _Client(_Link(self, index)), LOOPBACK, 0)
 
-        self._listener = asyncio.run_coroutine_threadsafe(listen(), self.loop).result()
-        self.port = self._listener.sockets[0].getsockname()[1]
+        self._listeners = [
+            asyncio.run_coroutine_threadsafe(listen(index), self.loop).result() for index in range(len(self.targets))
+        ]
+        self.ports = [listener.sockets[0].getsockname()[1] for listener in self._listeners]
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._in_loop(self._listener.close)
+        for listener in self._listeners:
+            self._in_loop(listener.close)
         self._in_loop(self.hang_up)
         self._in_loop(lambda: [task.cancel() for task in asyncio.all_tasks(self.loop) - {asyncio.current_task()}])
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+    @property
+    def port(self) -> int:
+        """The proxy's port for the first server."""
+        return self.ports[0]
+
+    def refuse(self, index: int) -> None:
+        """Refuse new connections to a server for good; call this in the proxy's thread."""
+        self._listeners[index].close()
 
     def begin(self, faults: Mapping[int, Callable[[Message], Action]] | None = None) -> None:
         """Close the connections of the previous run, and start counting."""
@@ -138,8 +153,9 @@ class FaultProxy:
 class _Link:
     """A client's connection and the corresponding connection to the server."""
 
-    def __init__(self, proxy: FaultProxy) -> None:
+    def __init__(self, proxy: FaultProxy, target: int = 0) -> None:
         self.proxy = proxy
+        self.target = target  # the index of its server
         self.client: asyncio.Transport | None = None
         self.server: asyncio.Transport | None = None
         self.server_protocol: _Server | None = None
@@ -303,7 +319,7 @@ class _Client(_End):
     async def _connect(self, first: bytes) -> None:
         try:
             transport, _ = await self.proxy.loop.create_connection(
-                lambda: _Server(self.link), LOOPBACK, self.proxy.target
+                lambda: _Server(self.link), LOOPBACK, self.proxy.targets[self.link.target]
             )
         except OSError:
             self.link.cut()

@@ -12,33 +12,41 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
-from tests.faults.plan import Focus, Plan, draw
+from tests.faults.failover_stage import FailoverStage
+from tests.faults.plan import FAILOVER_PATHS, Focus, Plan, draw, draw_failover
 from tests.faults.planted import BUGS
 from tests.faults.points import points
 from tests.faults.stage import Stage
-from tests.faults.trial import Trial, measure
+from tests.faults.trial import Trial, measure, measure_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from multiprocessing.queues import SimpleQueue
 
+    from tests.faults.plan import Length
     from tests.faults.trial import Outcome
 
 FRESH_EVERY = 25  # one fresh process per this many forks
 ENOUGH_VIOLATIONS = 20
+PROGRESS_EVERY = 500
 PLANTED_TRIALS = 60
 MID_RUN = 0.4
 
 
 @dataclass(slots=True)
 class Tally:
-    """The results of trials: their number, how many faults occurred, and how many of them between login and logout."""
+    """The results of trials: their number, how many faults occurred, and how many of them between login and logout.
+
+    `withdrawn` counts the trials in which a report was withdrawn.
+    """
 
     trials: int = 0
     fired: int = 0
     mid_run: int = 0
+    withdrawn: int = 0
     exit_codes: Counter[int] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
@@ -47,6 +55,7 @@ class Tally:
         self.trials += 1
         self.fired += bool(outcome.fired)
         self.mid_run += outcome.mid_run
+        self.withdrawn += bool(outcome.withdrawn)
         self.exit_codes[outcome.exit_code] += 1
         self.faults.update(kind for kind, _ in outcome.fired)
         if outcome.violations:
@@ -61,6 +70,7 @@ class Tally:
         return (
             f"{self.trials} trials, {shares}, {len(self.violations)} violations\n"
             f"  faults: {faults}\n  exit codes of the faulted runs: {codes}"
+            f"; {self.withdrawn} withdrew a report"
         )
 
 
@@ -71,6 +81,25 @@ def random_plans(stage: Stage, seed: str, numbers: Iterable[int], focus: Focus |
         fresh = number % FRESH_EVERY == FRESH_EVERY - 1
         chance = random.Random(f"{seed}:{number}")  # noqa: S311  must be reproducible, not secret
         yield draw(chance, lengths, focus or Focus(), fresh=fresh)
+
+
+def failover_plans(stage: Stage, seed: str, numbers: Iterable[int], focus: Focus | None = None) -> Iterator[Plan]:
+    """Draw the trials with a failover that have these numbers; each depends only on the seed and its number."""
+    length = _failover_length(stage)
+    for number in numbers:
+        chance = random.Random(f"{seed}:failover:{number}")  # noqa: S311  must be reproducible, not secret
+        yield draw_failover(chance, length, focus or Focus())
+
+
+@cache
+def _failover_length(stage: Stage) -> Length:
+    return measure_path(stage, FAILOVER_PATHS[0])
+
+
+def open_stage(bug: str = "", plan: Plan | None = None) -> Stage:
+    """Return the stage for a planted bug or for one plan."""
+    paths = [plan.path] if plan else BUGS[bug].focus.paths if bug else []
+    return FailoverStage(bug) if {*paths} & {*FAILOVER_PATHS} else Stage(bug)
 
 
 def attempt(stage: Stage, plans: Iterable[Plan]) -> Tally:
@@ -85,7 +114,8 @@ def attempt(stage: Stage, plans: Iterable[Plan]) -> Tally:
 
 def caught(stage: Stage, bug: str, seed: str, trials: int = PLANTED_TRIALS) -> tuple[int, str]:
     """Return the number of the first trial that catches the stage's planted bug, and its finding; 0 if none does."""
-    for number, plan in enumerate(random_plans(stage, seed, range(trials), BUGS[bug].focus), 1):
+    plans = failover_plans if isinstance(stage, FailoverStage) else random_plans
+    for number, plan in enumerate(plans(stage, seed, range(trials), BUGS[bug].focus), 1):
         outcome = Trial(stage, plan).run()
         if outcome.violations:
             return number, str(outcome)
@@ -95,17 +125,26 @@ def caught(stage: Stage, bug: str, seed: str, trials: int = PLANTED_TRIALS) -> t
 def _work(share: int, options: argparse.Namespace, queue: SimpleQueue[Outcome | None]) -> None:
     """Run every n-th trial; send each outcome, and None at the end."""
     deadline = time.monotonic() + options.minutes * 60
-    per_seed = options.trials // len(options.seeds)
+
+    def run(stage: Stage, plans: Iterable[Plan]) -> None:
+        for plan in plans:
+            if time.monotonic() > deadline:
+                break
+            queue.put(Trial(stage, plan).run())
+
+    def numbers(trials: int) -> Iterable[int]:
+        return range(share, trials // len(options.seeds), options.workers)
+
     try:
-        with Stage() as stage:
-            plans: list[Iterable[Plan]] = [points(stage, options.points)[share :: options.workers]] * bool(
-                options.points
-            )
-            plans += [random_plans(stage, seed, range(share, per_seed, options.workers)) for seed in options.seeds]
-            for plan in (plan for some in plans for plan in some):
-                if time.monotonic() > deadline:
-                    break
-                queue.put(Trial(stage, plan).run())
+        if options.points or options.trials:
+            with Stage() as stage:
+                run(stage, points(stage, options.points)[share :: options.workers] if options.points else [])
+                for seed in options.seeds if options.trials else []:
+                    run(stage, random_plans(stage, seed, numbers(options.trials)))
+        if options.failovers:
+            with FailoverStage() as stage:
+                for seed in options.seeds:
+                    run(stage, failover_plans(stage, seed, numbers(options.failovers)))
     finally:
         queue.put(None)
 
@@ -127,14 +166,15 @@ def fuzz(options: argparse.Namespace) -> int:
         tally.add(outcome)
         if outcome.violations:
             print(f"VIOLATION {outcome}\n  again: scripts/fuzz --again '{outcome.plan}'", flush=True)
-        elif tally.trials % 500 == 0:
+        elif tally.trials % PROGRESS_EVERY == 0:
             print(f"... {tally.trials} trials", flush=True)
     for worker in workers:
         worker.join()
     minutes = (time.monotonic() - started) / 60
     print(f"seeds {', '.join(options.seeds)}: {tally}\n  {tally.trials / minutes:.0f} trials a minute")
     died = [worker.exitcode for worker in workers if worker.exitcode]
-    wanted = options.points + options.trials // len(options.seeds) * len(options.seeds)
+    per_seed = options.trials // len(options.seeds) + options.failovers // len(options.seeds)
+    wanted = options.points + per_seed * len(options.seeds)
     if tally.trials < wanted:
         print(f"  ended after {minutes:.1f} of {options.minutes} minutes, with {tally.trials} of {wanted} trials")
     if died or tally.violations or tally.mid_run < MID_RUN * tally.trials:
@@ -147,7 +187,7 @@ def planted(options: argparse.Namespace) -> int:
     missed = 0
     for bug in BUGS if options.planted == "all" else [options.planted]:
         firsts = []
-        with Stage(bug) as stage:
+        with open_stage(bug) as stage:
             for run in range(options.runs):
                 number, how = caught(stage, bug, f"{bug}:{run}")
                 firsts.append(number)
@@ -161,9 +201,10 @@ def planted(options: argparse.Namespace) -> int:
 
 def again(options: argparse.Namespace) -> int:
     """Repeat one trial until it shows a violation, or for the given number of times."""
-    with Stage(options.planted or "") as stage:
+    plan = Plan.parse(options.again)
+    with open_stage(options.planted or "", plan) as stage:
         for number in range(1, options.times + 1):
-            trial = Trial(stage, Plan.parse(options.again))
+            trial = Trial(stage, plan)
             outcome = trial.run()
             if outcome.violations:
                 line = " ".join(f"{m.number}{'>' if m.sender == 'client' else '<'}{m.kind}" for m in trial.messages)
@@ -178,6 +219,7 @@ def main() -> int:
     parser.add_argument("--seeds", default="1", type=lambda text: text.split(","), help="1,2,3: of the random trials")
     parser.add_argument("--trials", default=200, type=int, help="random ones, over all seeds")
     parser.add_argument("--points", default=0, type=int, help="enumerated ones: a message and a fault each")
+    parser.add_argument("--failovers", default=0, type=int, help="random ones with a failover, over all seeds")
     parser.add_argument("--workers", default=2, type=int, help="each with a server of its own")
     parser.add_argument("--minutes", default=60.0, type=float, help="then it ends with what it has")
     parser.add_argument("--planted", choices=["all", *BUGS], help="build a bug in and see that it is caught")

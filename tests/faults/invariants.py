@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tests.faults.plan import CUTS, KILLS, SIGNALS
+from tests.faults.plan import CUTS, FAILOVERS, KILLS, SIGNALS, STALLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,14 @@ class Ended:
 
     @property
     def applied(self) -> list[str]:
-        return self.names("migration.applied")
+        """The migrations that were reported as applied, without the reports that were withdrawn."""
+        applied: list[str] = []
+        for line in self.events:
+            if line.get("event") == "migration.applied":
+                applied.append(line["migration"])
+            elif line.get("event") == "migration.undone":
+                applied.remove(line["migration"])
+        return applied
 
     @property
     def in_doubt(self) -> list[str]:
@@ -64,15 +71,22 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The database when nothing runs any more: the count of each effect, and the names in `_migrations`."""
+    """The database when nothing runs any more: the count of each effect, and the names in `_migrations`.
+
+    `order` lists the migrations in the order of their effects.
+    """
 
     effects: dict[tuple[str, int], int]
     rows: set[str]
+    order: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Everything known about a finished trial; `stranger` lists the migrations that a foreign session applied."""
+    """Everything known about a finished trial; `stranger` lists the migrations that a foreign session applied.
+
+    `promoted` are the names in `_migrations` when the standby was promoted; None if there was no failover.
+    """
 
     plan: Plan
     fired: list[tuple[str, Message]]
@@ -83,6 +97,20 @@ class Story:
     first: Observation
     clean: Ended
     second: Observation
+    promoted: set[str] | None
+
+    @property
+    def failed_over_unseen(self) -> bool:
+        """Whether the failover happened after the last answer that the run received, so that it cannot know of it."""
+        failovers = [(kind, message) for kind, message in self.fired if kind in FAILOVERS]
+        if not failovers:
+            return False
+        ((kind, message),) = failovers
+        sent = {m.kind for m in self.messages[message.number - 1 :] if m.sender == "client"}
+        last = max(m.number for m in self.messages if m.sender == "client" and m.kind != "X")
+        is_answered = any(m.kind == "Z" for m in self.messages[last:])  # the server may send an error after it
+        is_lost = kind == "crash_unnoticed" and message.kind != "X"  # the message itself
+        return sent <= {"X"} and is_answered and not is_lost
 
     @property
     def kinds(self) -> set[str]:
@@ -91,7 +119,8 @@ class Story:
 
 def violations(story: Story) -> list[str]:
     """Return every invariant that does not hold, as a sentence."""
-    found = [*_once(story), *_logged(story), *_ended_well(story), *_clean(story)]
+    found = [*_once(story), *_logged(story), *_ended_well(story), *_clean(story), *_in_order(story)]
+    found += [*_withdrawn(story), *_logged_in_order(story)]
     for ended in (story.run, *story.rivals, story.clean):
         found += [f"{ended.who}: {problem}" for problem in [*ended.problems, *_report(ended)]]
         if ended.stderr:
@@ -133,7 +162,7 @@ def _logged(story: Story) -> Iterator[str]:
     """The log is accurate about applied and failed migrations, and complete unless a runner could not finish it."""
     run, rows = story.run, story.first.rows
     logged = Counter([*run.applied, *story.stranger, *(name for rival in story.rivals for name in rival.applied)])
-    if wrong := sorted(set(logged) - rows):
+    if (wrong := sorted(set(logged) - rows)) and not story.failed_over_unseen:
         yield f"reported as applied, but not applied: {wrong}"
     # Each runner may have applied the migrations that its log calls in doubt.
     in_doubt = {name for ended in (run, *story.rivals) for name in ended.in_doubt}
@@ -144,17 +173,59 @@ def _logged(story: Story) -> Iterator[str]:
     lost_and_signalled = story.kinds & {*SIGNALS} and story.kinds & {*CUTS, "freeze_sigterm"}
     left_early = UNCONFIRMED in run.report.get("message", "")
     confirmed = not run.killed and not left_early and not lost_and_signalled
-    if confirmed and (untold := sorted(rows - set(logged))):
+    if confirmed and (untold := sorted(rows - {*logged, *story.plan.known})):
         yield f"applied but not reported: {untold}: {run.report.get('message')}"
-    shaken = bool(story.kinds & {*CUTS, *KILLS, *SIGNALS})
+    shaken = bool(story.kinds & {*CUTS, *KILLS, *SIGNALS, *FAILOVERS, *STALLS})
     for ended in (run, *story.rivals):
         for file in story.plan.files:
             if file.name not in ended.failed or file.fails:
                 continue
-            if file.transactional or not shaken or file.name not in ended.names("connection.lost"):
+            interrupted = {*ended.names("connection.lost"), *ended.names("migration.undone")}
+            if file.transactional or not shaken or file.name not in interrupted:
                 yield f"{ended.who} reports that {file.name} ({file.kind}) failed"
             elif file.name in rows and not story.rivals:
                 yield f"{ended.who} reports that {file.name} failed, but it is applied"
+
+
+def _in_order(story: Story) -> Iterator[str]:
+    """The effects are in the order of the files, except those of a foreign session or from before the run."""
+    others = {*story.stranger, *story.plan.known}
+    order = [name for name in story.first.order if name not in others]
+    if order != sorted(order, key=story.plan.order.index):
+        yield f"effects out of order: {story.first.order}"
+
+
+def _withdrawn(story: Story) -> Iterator[str]:
+    """A report is withdrawn only if the promoted server does not confirm it."""
+    for ended in (story.run, *story.rivals):
+        undone = ended.names("migration.undone")
+        if undone and (story.promoted is None or story.promoted & {*undone}):
+            yield f"{ended.who} has withdrawn {undone}, but the promoted server has {story.promoted}"
+        if undone and (story.plan.path == "synchronous" or not story.kinds & {*FAILOVERS}):
+            yield f"{ended.who} has withdrawn {undone}, though nothing was lost"
+
+
+def _logged_in_order(story: Story) -> Iterator[str]:
+    """After a failover, a withdrawn file is applied again before anything later, and each file is counted once."""
+    if story.rivals or story.stranger or story.promoted is None:
+        return
+    if story.run.status in {0, 1}:
+        counts = [story.run.report.get(key, 0) for key in ("applied", "skipped", "failed")]
+        if sum(counts) != len(story.plan.files):
+            yield f"applied, skipped, failed: {counts}, but there are {len(story.plan.files)} files"
+    decided = story.plan.known
+    undone = story.run.names("migration.undone")
+    for line in story.run.events:
+        name = str(line.get("migration"))
+        if line.get("event") == "migration.undone":
+            decided.remove(name)
+        elif line.get("event") in {"migration.applied", "migration.failed"}:
+            decided.append(name)
+            if name in undone and line["event"] == "migration.failed":
+                continue  # a withdrawn no-transaction file fails at once
+            earlier = story.plan.order[: story.plan.order.index(name)]
+            if missing := sorted({*earlier} - {*decided}):
+                yield f"{name} was applied or failed before {missing}"
 
 
 def _report(ended: Ended) -> Iterator[str]:
@@ -194,7 +265,7 @@ def _ended_well(story: Story) -> Iterator[str]:
         if len(after) > _LAST_QUERIES:
             yield f"the run continued after {signals[0][0]}: {len(after)} more queries, exit code {run.status}"
     for ended in (run, *story.rivals):
-        if ended.status == 0 and not _all_there(files, story.first.rows):
+        if ended.status == 0 and not _all_there(files, story.first.rows) and not story.failed_over_unseen:
             yield f"{ended.who} ended with 0, but only these are applied: {sorted(story.first.rows)}"
     for rival in story.rivals:
         lock_wait_is_over = {4} if "rival" in story.kinds else set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,20 +15,38 @@ SIGNALS = ("sigterm", "sigint", "freeze_sigterm")
 KILLS = ("kill_before", "kill_after")
 OTHERS = ("rival", "waiter", "foreign")  # another session that applies the same files or tries to
 FAULTS = (*CUTS, *SIGNALS, *KILLS, *OTHERS)
+# Only on the paths below. The primary crashes and the standby is promoted at once or later; or the standby is promoted
+# after a regular shutdown of the primary, which sends everything to the standby first.
+FAILOVERS = ("crash", "crash_unnoticed", "crash_promote_later", "switchover")
+# A connection string with both hosts; one address that moves to the standby; both hosts, and COMMIT waits for the
+# standby.
+STALLS = ("stall",)  # a message is late, on the path below: the server ends sessions and transactions that are idle
+TIMEOUTS_PATH = "timeouts"
+FAILOVER_PATHS = ("hosts", "moved", "synchronous")
 
-EFFECTS = "CREATE TABLE effects (migration text, statement int)"  # without a key, so that repeated effects are counted
-_EFFECT = "INSERT INTO effects VALUES ('{name}', {number});\n"
+# Without a key, so that repeated effects are counted.
+EFFECTS = "CREATE TABLE effects (migration text, statement int, place bigint GENERATED ALWAYS AS IDENTITY)"
+OLD_CHECKSUM = "old"
+OLD_NAME = "9"  # the start of a renamed file's older name
+_EFFECT = "INSERT INTO effects (migration, statement) VALUES ('{name}', {number});\n"
 _FILES = {
     "plain": "{1}",
     "ddl": "CREATE TABLE t_{stem} (id int PRIMARY KEY, n int);\n{1}CREATE INDEX ON t_{stem} (n);\n{2}",
     "rows": "SELECT g, repeat('x', 20) FROM generate_series(1, 40) AS g;\n{1}",
     "notice": "DO $$BEGIN RAISE NOTICE 'half way'; END$$;\n{1}DO $$BEGIN RAISE WARNING 'nearly'; END$$;\n",
     "notices": "{1}DO $$BEGIN FOR n IN 1..200 LOOP RAISE NOTICE 'this is number %', n; END LOOP; END$$;\n",
+    "slow": "{1}SELECT pg_sleep(0.02);\n{2}",
     "settings": "SET search_path = public, pg_temp;\nCREATE TEMP TABLE left_over (n int);\n"
     "{1}SET statement_timeout = 0;\n",
     "big": "{1}SELECT length('" + "x" * 1_100_000 + "');\n{2}SELECT length('" + "y" * 1_100_000 + "');\n{3}",
-    "slow": "{1}SELECT pg_sleep(0.2);\n{2}",
+    "sleeping": "{1}SELECT pg_sleep(0.2);\n{2}",
+    "repeatable": "-- migrate:repeatable\n{1}SELECT pg_sleep(0.01);\n{2}",
+    # The server has a row of these from before the run: the file itself, an older version, and the file's older name.
+    "known": "{1}",
+    "changed": "-- migrate:repeatable\n{1}SELECT pg_sleep(0.01);\n{2}",
+    "renamed": "{1}{2}",
     "failing": "{1}SELECT 1 / 0;\n{2}",
+    "overdue": "{1}SELECT pg_sleep(1.4);\n{2}",  # on the path with timeouts
     # Such a file must be safe to run twice; the effects show how often it was run.
     "no-transaction": "-- migrate:no-transaction\n{1}DROP INDEX CONCURRENTLY IF EXISTS i_{stem};\n"
     "CREATE INDEX CONCURRENTLY i_{stem} ON effects (statement);\n{2}",
@@ -48,7 +67,23 @@ class File:
 
     @property
     def fails(self) -> bool:
-        return self.kind == "failing"
+        return self.kind in {"failing", "overdue"}
+
+    @property
+    def repeatable(self) -> bool:
+        return self.kind in {"repeatable", "changed"}
+
+    @property
+    def earlier(self) -> str:
+        """SQL that makes the server look as if an earlier run had applied the file, its old version or its old name."""
+        name, checksum = self.name, sha256(self.sql.encode()).hexdigest()
+        row = "INSERT INTO _migrations (name, checksum) VALUES ('{}', '{}');\n"
+        effects = "".join(_EFFECT.format(name=name, number=number) for number in self.effects)
+        return {
+            "known": row.format(name, checksum) + effects,
+            "changed": row.format(name, OLD_CHECKSUM),
+            "renamed": row.format(OLD_NAME + name, checksum) + effects,
+        }.get(self.kind, "")
 
     @property
     def transactional(self) -> bool:
@@ -83,7 +118,18 @@ class Plan:
 
     @property
     def files(self) -> list[File]:
+        """The files, by name."""
         return [File(f"{number:03}.sql", kind) for number, kind in enumerate(self.kinds, 1)]
+
+    @property
+    def known(self) -> list[str]:
+        """The names of the files that are applied before the run, possibly under another name."""
+        return [file.name for file in self.files if file.kind in {"known", "renamed"}]
+
+    @property
+    def order(self) -> list[str]:
+        """The names in the order in which they are applied: the repeatable files last."""
+        return [file.name for file in sorted(self.files, key=lambda file: (file.repeatable, file.name))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +156,12 @@ class Focus:
 _WIDE = Focus()
 _PATHS = {"direct": 40, "tls": 20, "session": 15, "transaction": 25}
 _COMMON = {"plain": 4, "ddl": 2, "rows": 1, "notice": 1, "settings": 1}
-_SPECIAL = {"failing": 0.2, "big": 0.04, "no-transaction": 0.2, "outside": 0.1, "slow": 0.03}
+_SPECIAL = {"failing": 0.2, "big": 0.04, "no-transaction": 0.2, "outside": 0.1, "sleeping": 0.03}
+_FAILOVER_PATHS = {"hosts": 4, "moved": 4, "synchronous": 2}
+_FAILOVER_KINDS = {"slow": 5, "plain": 3, "ddl": 2, "notice": 1, "settings": 1}
+_FAILOVER_SPECIAL = {"no-transaction": 0.35, "outside": 0.2, "repeatable": 0.3, "failing": 0.1, "big": 0.08}
+_FAILOVER_SPECIAL |= {"known": 0.25, "changed": 0.25, "renamed": 0.2}
+_AFTER_FAILOVER = ("cut_before", "cut_after", "cut_client", "terminate", "restart")
 _FAULTS = {
     "cut_line": 6,
     "restart": 2,
@@ -134,6 +185,27 @@ def draw(rng: random.Random, lengths: Mapping[str, Length], focus: Focus = _WIDE
     if rng.random() < 0.3:
         faults.append((_draw_fault(rng, focus), first + rng.randint(1, 60)))
     return Plan(path, kinds, tuple(faults), fresh)
+
+
+def draw_failover(rng: random.Random, length: Length, focus: Focus = _WIDE) -> Plan:
+    """Draw a trial with one failover; mostly, the replication stops some messages before it, so that commits are lost.
+
+    `length` holds the number of messages of a run; it is the same on every path.
+    """
+    paths = focus.paths or FAILOVER_PATHS
+    path = rng.choices(paths, [_FAILOVER_PATHS[path] for path in paths])[0]
+    (count,) = rng.choices((3, 10, 30), (3, 4, 2))
+    kinds = rng.choices(list(_FAILOVER_KINDS), list(_FAILOVER_KINDS.values()), k=count)
+    for kind, share in _FAILOVER_SPECIAL.items():
+        if rng.random() < share:
+            kinds[rng.randrange(count)] = kind
+    number = rng.randint(length.login + 1, length.of(count)) if rng.random() < 0.95 else rng.randint(2, length.login)
+    faults = [(rng.choice(focus.faults or FAILOVERS), number)]
+    if path != "synchronous" and rng.random() < 0.75:  # on that path, COMMIT would wait forever
+        faults.append(("detach", rng.randint(max(number - 40 * rng.randint(1, 6), 1), number - 1)))
+    if rng.random() < 0.35:
+        faults.append((rng.choice(_AFTER_FAILOVER), number + rng.randint(1, 120)))
+    return Plan(path, tuple(kinds), tuple(faults))
 
 
 def _draw_kinds(rng: random.Random, path: str, focus: Focus) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import ModuleType
 
+_PRIMARY = ("hosts", "moved")
 _CUTS = ("cut_before", "cut_after", "cut_client", "terminate", "kill_before", "kill_after")
 
 
@@ -61,11 +62,15 @@ BUGS: Mapping[str, Bug] = {
         ),
         Focus(faults=("cut_before", "cut_after", "cut_client", "terminate")),
     ),
+    "trusting_memory_after_a_reconnect": Bug(
+        (("apply.run_state", "self._applied if not is_applied(m, recorded)]", "()]"),),
+        Focus(paths=_PRIMARY),
+    ),
     "no_lock": Bug(
         (
             ("lock.advisory_lock", 'f"SELECT pg_catalog.pg_try_advisory_lock({LOCK_KEY})"', '"SELECT true"'),
             ("lock.advisory_lock", 'f"pg_catalog.pg_try_advisory_xact_lock({LOCK_KEY})"', "'true'"),
-            ("lock.advisory_lock", "        _unlock(conn)", "        pass"),
+            ("lock.advisory_lock", "        _unlock(conn, completed=completed)", "        pass"),
         ),
         Focus(faults=("rival", "waiter"), special="no-transaction"),
     ),
@@ -82,7 +87,7 @@ BUGS: Mapping[str, Bug] = {
                 "(stack.enter_context(self._db.connection(timeout=1.0)), conn.close() is None)",
             ),
         ),
-        Focus(faults=("sigterm", "sigint"), special="slow"),
+        Focus(faults=("sigterm", "sigint"), special="sleeping"),
     ),
     "blocking_wait_for_the_lock": Bug(
         (

@@ -18,20 +18,31 @@ from psycopg.rows import dict_row
 from predeploy.lock.key import LOCK_KEY
 from tests.faults.fault_proxy import FaultProxy
 from tests.faults.fork_server import ForkServer
-from tests.faults.plan import EFFECTS
+from tests.faults.plan import EFFECTS, TIMEOUTS_PATH
 from tests.support.database import Database, fresh_database
 from tests.support.pgbouncer import CONSOLE, PgBouncer, PgBouncerMissing, find_pgbouncer
 from tests.support.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tests.faults.fault_proxy import Action
     from tests.faults.plan import File
     from tests.support.pgbouncer import PoolMode
 
 POOLED: dict[str, PoolMode] = {"session": "session", "transaction": "transaction"}
-_RESET = """
+RESET = """
     DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT ALL ON SCHEMA public TO {owner};
-    SET ROLE {owner}; {effects}; RESET ROLE
+    SET ROLE {owner}; {effects}; RESET ROLE; ALTER ROLE {owner} RESET ALL
 """
+# Of the role, on one path. Old servers lack some of them.
+_TIMEOUTS = (
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "statement_timeout",
+    "transaction_timeout",
+)
+TIMEOUT_S = 1.0
 _LOCKS = f"""
     SELECT l.pid, a.state, l.granted FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
     WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = {LOCK_KEY}
@@ -44,9 +55,15 @@ _BACKENDS = """
 
 
 class Stage:
-    """Everything that trials need and may break. `planted` is a bug planted in the program."""
+    """Everything that trials need and may break. `planted` is a bug planted in the program.
+
+    `faults` are those that only this stage can carry out. `promoted` are the names in `_migrations` when the standby
+    was promoted; None if there was no failover.
+    """
 
     def __init__(self, planted: str = "") -> None:
+        self.faults: Mapping[str, Callable[[], Action | None]] = {}
+        self.promoted: set[str] | None = None
         self._planted = planted
         self._stack = ExitStack()
         self._database_stack = ExitStack()
@@ -60,7 +77,7 @@ class Stage:
             # A deadlock with a blocking waiter must be detected before any other timeout.
             self.server = stack.enter_context(PostgresServer(settings={"deadlock_timeout": "200ms"}))
             stack.callback(self._close_database)
-            self.ports = {"direct": self.server.port, "tls": self.server.port}
+            self.ports = dict.fromkeys(("direct", "tls", TIMEOUTS_PATH), self.server.port)
             self.poolers: dict[str, PgBouncer] = {}
             for path, mode in POOLED.items() if has_pgbouncer() else ():
                 self.poolers[path] = stack.enter_context(PgBouncer(self.server, pool_mode=mode))
@@ -88,9 +105,17 @@ class Stage:
             self._admin = None
         self._database_stack.close()
 
-    def reset(self, files: list[File]) -> Path:
+    def reset(self, files: list[File], path: str) -> Path:
         """Empty the database and write the files; return their directory."""
-        self.admin(_RESET.format(owner=self.database.owner, effects=EFFECTS))
+        self.admin(RESET.format(owner=self.database.owner, effects=EFFECTS))
+        if path == TIMEOUTS_PATH:
+            known = self.admin("SELECT name FROM pg_settings WHERE name = ANY(%s)", list(_TIMEOUTS))
+            sets = [f"ALTER ROLE {self.database.owner} SET {name} = '{TIMEOUT_S:g}s'" for (name,) in known]
+            self.admin(";".join(sets))
+        return self.write(files)
+
+    def write(self, files: list[File]) -> Path:
+        """Write the files and no others; return their directory."""
         directory = self.directory / "migrations"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
@@ -100,8 +125,11 @@ class Stage:
 
     def environment(self, path: str, directory: Path, **variables: str) -> dict[str, str]:
         """Return the environment of a run that connects through the path's proxy."""
-        dsn = self.database.dsn_at(self.proxies[path].port) + ("?sslmode=require" if path == "tls" else "")
-        return {"DATABASE_URL": dsn, **self._limits(directory), **variables}
+        return {"DATABASE_URL": self.dsn(path), **self._limits(directory), **variables}
+
+    def dsn(self, path: str) -> str:
+        """Return the connection string of a run that connects through the path's proxy."""
+        return self.database.dsn_at(self.proxies[path].port) + ("?sslmode=require" if path == "tls" else "")
 
     def rivals_environment(self, path: str, directory: Path, **variables: str) -> dict[str, str]:
         """Return the environment of another instance, which connects without a proxy."""
@@ -128,6 +156,10 @@ class Stage:
         """Terminate every session of the program, including a pooler's for it, and wait until they have ended."""
         self.admin(f"SELECT pg_terminate_backend(pid) FROM ({_BACKENDS}) AS b", self.database.owner)
 
+    def restart_server(self) -> None:
+        """Crash the server and start it again."""
+        self.server.restart("immediate")
+
     def leftovers(self, path: str, backends: set[int]) -> list[str]:
         """Return what a finished run still does or has left on the server; empty if nothing."""
         locks = [f"advisory lock held by backend {pid}, {state}" for pid, state, _ in self.locks()]
@@ -151,12 +183,17 @@ class Stage:
                 servers += console.execute(b"SHOW SERVERS").fetchall()
         return {server["remote_pid"]: server["state"] for server in servers}
 
-    def observe(self) -> tuple[dict[tuple[str, int], int], set[str]]:
-        """Count the effects, and read the applied files from `_migrations`."""
+    def observe(self) -> tuple[dict[tuple[str, int], int], set[str], list[str]]:
+        """Count the effects, read the names in `_migrations`, and list the files in the order of their effects."""
         counted = self.admin("SELECT migration, statement, count(*) FROM public.effects GROUP BY 1, 2")
+        placed = self.admin("SELECT migration FROM public.effects ORDER BY place")
+        effects = {(name, number): count for name, number, count in counted}
+        return effects, self.recorded(), [name for (name,) in placed]
+
+    def recorded(self) -> set[str]:
+        """Return the names in `_migrations`."""
         there = self.admin("SELECT to_regclass('public._migrations')")[0][0]
-        rows = self.admin("SELECT name FROM public._migrations") if there else []
-        return {(name, number): count for name, number, count in counted}, {name for (name,) in rows}
+        return {name for (name,) in self.admin("SELECT name FROM public._migrations")} if there else set()
 
     def locks(self) -> list[tuple[int, str, bool]]:
         """Return the sessions that hold or wait for the advisory lock: pid, state, and whether it is granted."""
@@ -164,7 +201,9 @@ class Stage:
 
     def apply_as_a_stranger(self, file: File) -> list[str]:
         """Apply a file as a session that ignores the lock; return its name unless the primary key rejects the row."""
-        effects = "".join(f"INSERT INTO effects VALUES ('{file.name}', {number});" for number in file.effects)
+        effects = "".join(
+            f"INSERT INTO effects (migration, statement) VALUES ('{file.name}', {number});" for number in file.effects
+        )
         claim = f"INSERT INTO _migrations (name) VALUES ('{file.name}');"
         try:
             self.admin(f"SELECT set_config('lock_timeout', '20ms', true); {claim} {effects}")

@@ -159,3 +159,24 @@ def test_an_encrypted_connection_has_the_same_message_numbers(stage: Stage) -> N
             conn.execute("SELECT repeat('x', 100000)")
         kinds[path] = [message.kind for message in proxy.end()]
     assert kinds["direct"] == kinds["tls"]
+
+
+def test_a_proxy_in_front_of_two_servers_numbers_their_messages_together_and_can_refuse_one(
+    server: PostgresServer, database: Database
+) -> None:
+    with FaultProxy(server.port, None, server.port) as proxy:
+        dsns = [f"{database.dsn_at(port)}?sslmode=disable&gssencmode=disable" for port in proxy.ports]
+        for dsn in dsns:
+            psycopg.connect(dsn).close()
+        started = [message.number for message in proxy.messages if message.kind == "startup"]
+        assert [number == 1 for number in started] == [True, False]
+
+        def refuse(_message: Message) -> Action:
+            proxy.refuse(0)
+            return Action.FORWARD
+
+        proxy.faults = {len(proxy.messages) + 1: refuse}
+        psycopg.connect(dsns[1]).close()
+        with pytest.raises(psycopg.OperationalError, match="refused"):
+            psycopg.connect(dsns[0])
+        psycopg.connect(dsns[1]).close()

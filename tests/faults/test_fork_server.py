@@ -26,7 +26,7 @@ def logged(output: str) -> list[dict[str, Any]]:
 
 
 def start(stage: Stage, statement: str, *, fresh: bool, **variables: str) -> Runner:
-    directory = stage.reset([])
+    directory = stage.reset([], "direct")
     (directory / "001.sql").write_text(statement)
     environment = stage.rivals_environment("direct", directory, **variables)
     return stage.fork_server.start(environment, stage.directory / "forked", fresh=fresh)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.fuzz import caught
+from tests.faults.fuzz import caught, open_stage
 from tests.faults.planted import BUGS, replace_text
-from tests.faults.stage import Stage
 from tests.support.program import ROOT
 
 
 @pytest.mark.parametrize("bug", sorted(BUGS))
 def test_a_planted_bug_is_caught_within_sixty_trials(bug: str) -> None:
-    with Stage(bug) as stage:
+    with open_stage(bug) as stage:
         number, how = caught(stage, bug, "planted")
     print(f"caught in trial {number}: {how}")
     assert number, f"{bug} went unnoticed"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tests.faults.fault_proxy import Action, Message, logged_in
 from tests.faults.invariants import Ended, Observation, Story, violations
 from tests.faults.plan import Length, Plan
+from tests.faults.stage import TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,7 @@ RUN_S = 40.0  # longer than any run with waits of at most 20 s
 CLEAN_RUN_S = 20.0
 RIVAL_S = 6.0  # for a rival that does not wait for the lock
 SETTLE_S = 15.0
+STALL_S = TIMEOUT_S + 0.3
 _PAUSE_S = 0.005
 
 
@@ -36,6 +38,7 @@ class Outcome:
     mid_run: bool
     violations: list[str]
     exit_code: int
+    withdrawn: int = 0  # reports of an applied migration that were withdrawn
 
     def __str__(self) -> str:
         return f"{self.plan}: " + "; ".join(self.violations)
@@ -56,11 +59,11 @@ class Trial:
         self.answer_s = 0.0  # from the first signal to the run's end
         self._signalled: float | None = None
         self._runner: Future[Runner] = Future()
-        self._proxy = stage.proxies[plan.path]
 
     def run(self) -> Outcome:
-        plan, stage, proxy = self.plan, self.stage, self._proxy
-        self._directory = stage.reset(plan.files)
+        plan, stage = self.plan, self.stage
+        self._directory = stage.reset(plan.files, plan.path)
+        self._proxy = proxy = stage.proxies[plan.path]
         proxy.begin({number: self._fault(kind) for kind, number in plan.faults})
         environment = stage.environment(plan.path, self._directory)
         self._runner.set_result(stage.fork_server.start(environment, stage.directory / "run", fresh=plan.fresh))
@@ -77,7 +80,7 @@ class Trial:
             runner.close()
         second = self._observe("the clean run")
         self.said = "\n".join(f"{ended.who}:\n{ended.stdout}{ended.stderr}" for ended in (run, *rivals, clean))
-        story = Story(plan, self.fired, self.messages, run, rivals, self.stranger, first, clean, second)
+        story = Story(plan, self.fired, self.messages, run, rivals, self.stranger, first, clean, second, stage.promoted)
         self.troubles += violations(story)
         for ended in (run, *rivals, clean):
             said = ended.stdout + ended.stderr
@@ -86,9 +89,10 @@ class Trial:
             ]
         login = logged_in(self.messages)
         mid_run = any(login < message.number and message.kind != "X" for _, message in self.fired)
+        withdrawn = len(run.names("migration.undone"))
         if self.troubles:
             stage.renew()
-        return Outcome(plan, self.fired, len(self.messages), mid_run, self.troubles, run.status)
+        return Outcome(plan, self.fired, len(self.messages), mid_run, self.troubles, run.status, withdrawn)
 
     def _finish(self, who: str, runner: Runner, timeout: float) -> Ended:
         if not runner.finish(timeout):
@@ -111,7 +115,8 @@ class Trial:
     def _fault(self, kind: str) -> Callable[[Message], Action]:
         def come_to_pass(message: Message) -> Action:
             self.fired.append((kind, message))
-            return getattr(self, f"_{kind}")() or Action.FORWARD
+            carry_out = self.stage.faults.get(kind) or getattr(self, f"_{kind}")
+            return carry_out() or Action.FORWARD
 
         return come_to_pass
 
@@ -127,11 +132,14 @@ class Trial:
     def _cut_line(self) -> Action:
         return Action.CUT_LINE
 
+    def _stall(self) -> None:
+        time.sleep(STALL_S)
+
     def _terminate(self) -> None:
         self.stage.terminate_backends()
 
     def _restart(self) -> None:
-        self.stage.server.restart("immediate")
+        self.stage.restart_server()
 
     def _sigterm(self) -> None:
         self._signal(signal.SIGTERM)
@@ -200,9 +208,11 @@ def record(stage: Stage, plan: Plan) -> list[Message]:
 
 def measure(stage: Stage) -> dict[str, Length]:
     """Measure the number of messages of runs without faults."""
-    lengths = {}
-    for path in stage.proxies:
-        one, three = record(stage, Plan(path, ("plain",))), record(stage, Plan(path, ("plain",) * 3))
-        per_file = (len(three) - len(one)) // 2
-        lengths[path] = Length(logged_in(one), len(one) - per_file, per_file)
-    return lengths
+    return {path: measure_path(stage, path) for path in stage.proxies}
+
+
+def measure_path(stage: Stage, path: str) -> Length:
+    """Measure the number of messages on one path."""
+    one, three = record(stage, Plan(path, ("plain",))), record(stage, Plan(path, ("plain",) * 3))
+    per_file = (len(three) - len(one)) // 2
+    return Length(logged_in(one), len(one) - per_file, per_file)

@@ -9,8 +9,9 @@ import psycopg
 import pytest
 
 from predeploy.errors import LockTimeout
-from predeploy.lock.advisory_lock import advisory_lock
+from predeploy.lock.advisory_lock import SESSION_STARTED, advisory_lock, end_stale_session
 from predeploy.lock.key import LOCK_KEY
+from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -128,6 +129,18 @@ def test_leaving_the_block_on_a_dead_connection_logs_only_the_lost_connection(da
     with database.connect() as conn, pytest.raises(psycopg.OperationalError), advisory_lock(conn, timeout=1):
         database.admin_query("SELECT pg_terminate_backend(%s)", conn.info.backend_pid)
         conn.execute("SELECT 1")
+
+
+def test_only_the_session_of_this_run_is_terminated_not_another_one_with_its_pid(database: Database) -> None:
+    """After a failover, a session on the new server may have the same pid."""
+    with database.connect() as holder, database.connect() as conn:
+        holder.execute(HOLD)
+        row = holder.execute(SESSION_STARTED.encode()).fetchone()
+        assert row
+        end_stale_session(conn, holder.info.backend_pid, row[0] - 1)
+        assert database.query(ADVISORY_LOCKS) == [(1,)]
+        end_stale_session(conn, holder.info.backend_pid, row[0])
+        eventually(lambda: database.query(ADVISORY_LOCKS) == [(0,)])
 
 
 def test_the_wait_lasts_as_long_as_the_timeout(database: Database) -> None:

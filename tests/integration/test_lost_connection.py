@@ -25,6 +25,7 @@ TERMINATE_SLEEPERS = SLEEPERS.replace("pid", "pg_terminate_backend(pid)")
 NAMES = "SELECT name FROM _migrations ORDER BY name"
 CLAIM_COMPLETE = b"C\x00\x00\x00\x0fINSERT 0 1\x00Z"  # alone in its message: only for a no-transaction file
 KILL_OWN_BACKEND = "SELECT pg_terminate_backend(pg_backend_pid());"
+KILL_ONCE = "SELECT CASE WHEN nextval('attempts') = 1 THEN pg_terminate_backend(pg_backend_pid()) END"
 
 
 @pytest.fixture
@@ -55,6 +56,37 @@ def test_an_interrupted_file_is_run_again_and_applied_once(
     assert names(run.named("migration.applied")) == ["001.sql", "002.sql", "003.sql"]
     (lost,) = run.named("connection.lost")
     assert lost["migration"] == "002.sql"
+
+
+@pytest.mark.parametrize("strict", ["late", None])
+def test_a_file_that_has_failed_is_not_late_after_a_lost_connection(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, strict: str | None
+) -> None:
+    database.execute("CREATE SEQUENCE attempts")
+    migrations_dir.write("001.sql", "SELECT 1 / 0")
+    migrations_dir.write("002.sql", "CREATE TABLE kept ()")
+    migrations_dir.write("003.sql", KILL_ONCE)
+    ended = run(MIGRATE_STRICT=strict)
+    assert len(ended.named("connection.lost")) == 1
+    assert names(ended.named("migration.failed")) == ["001.sql"]
+    assert ended.named("migration.late") == []
+    assert (ended.exit_code, ended.report["applied"], ended.report["failed"]) == (1, 2, 1)
+
+
+@pytest.mark.direct("the session that a pooler keeps has the old search_path")
+def test_the_same_table_is_read_after_a_reconnect_if_a_file_has_changed_the_search_path(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE SEQUENCE public.attempts; CREATE TABLE public.runs (n INT); CREATE SCHEMA elsewhere")
+    migrations_dir.write("001.sql", "INSERT INTO public.runs VALUES (1)")
+    migrations_dir.write("002.sql", f'ALTER ROLE "{database.owner}" SET search_path = elsewhere')
+    migrations_dir.write("003.sql", KILL_ONCE.replace("attempts", "public.attempts"))
+    ended = run()
+    assert (ended.exit_code, ended.report["applied"], ended.named("migration.undone")) == (0, 3, [])
+    assert len(ended.named("connection.lost")) == 1
+    assert database.query("SELECT n FROM public.runs") == [(1,)]
+    assert database.query("SELECT to_regclass('elsewhere._migrations')") == [(None,)]
+    assert database.query("SELECT count(*) FROM public._migrations") == [(3,)]
 
 
 def test_a_file_that_always_terminates_its_session_fails_and_the_next_ones_are_applied(
@@ -158,6 +190,22 @@ def test_a_commit_whose_answer_is_lost_counts_and_takes_effect_once(
     assert names(ended.named("connection.lost")) == ["001.sql"]
     assert database.query("SELECT n FROM runs ORDER BY n") == [(1,), (2,)]
     assert database.query(NAMES) == [("001.sql",), ("002.sql",)]
+
+
+@pytest.mark.session("a transaction-mode pooler has no session lock to release")
+def test_the_table_is_read_again_if_the_connection_is_lost_while_the_lock_is_released(
+    run: Callable[..., Run], proxy: Proxy, database: Database, migrations_dir: MigrationsDir
+) -> None:
+    """The server may have failed over to a standby that lacks the last commits."""
+    migrations_dir.write("001.sql", "CREATE TABLE t ()")
+    migrations_dir.write("002.sql", "SELECT 1")
+    database.execute("CREATE TABLE _migrations (name TEXT PRIMARY KEY, applied_at TIMESTAMPTZ DEFAULT now())")
+    database.execute("INSERT INTO _migrations VALUES ('001.sql')")
+    proxy.cut_before = [b"pg_advisory_unlock"]
+    ended = run(DATABASE_URL=database.dsn_at(proxy.port))
+    assert (ended.exit_code, ended.report["applied"], ended.report["skipped"]) == (0, 1, 1)
+    assert names(ended.named("connection.lost")) == [None]
+    assert len(ended.named("postgres.ready")) == 2
 
 
 def test_connections_lost_while_waiting_for_the_lock_do_not_count_as_attempts_of_the_file(

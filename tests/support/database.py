@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,13 @@ class Database:
         """Return the connection string with another port."""
         return self._direct_dsn.replace(f":{self.server.port}/", f":{port}/")
 
+    def on(self, server: PostgresServer) -> Database:
+        """Return the same database on another server that has a copy of it."""
+        other = copy.copy(self)
+        other.server, other.port = server, server.port
+        other._direct_dsn = other.dsn = self.dsn_at(server.port)  # noqa: SLF001  of the same class
+        return other
+
     def connect(self, **kwargs: Any) -> psycopg.Connection:
         return psycopg.connect(self._direct_dsn, **{"autocommit": True, **kwargs})
 
@@ -75,9 +83,8 @@ class Database:
             conn.execute(statements)
 
 
-@contextmanager
-def fresh_database(server: PostgresServer, port: int | None = None) -> Iterator[Database]:
-    """Create a database on `server` that the program reaches at `port`; drop it afterwards even if it is in use."""
+def create_database(server: PostgresServer, port: int | None = None) -> Database:
+    """Create a database on `server` that the program reaches at `port`, and the role that owns it."""
     database = Database(server, port)
     name, owner = sql.Identifier(database.name), sql.Identifier(database.owner)
     with psycopg.connect(server.dsn(), autocommit=True) as conn:
@@ -85,6 +92,14 @@ def fresh_database(server: PostgresServer, port: int | None = None) -> Iterator[
         copying = sql.SQL("STRATEGY file_copy" if conn.info.server_version >= 150000 else "")
         conn.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(owner, sql.Literal(database.password)))
         conn.execute(sql.SQL("CREATE DATABASE {} OWNER {} {}").format(name, owner, copying))
+    return database
+
+
+@contextmanager
+def fresh_database(server: PostgresServer, port: int | None = None) -> Iterator[Database]:
+    """Create a database; drop it and its owner afterwards, even if it is in use."""
+    database = create_database(server, port)
+    name, owner = sql.Identifier(database.name), sql.Identifier(database.owner)
     try:
         yield database
     finally:

@@ -139,6 +139,8 @@ class PostgresServer:
 
     It listens on 127.0.0.1, on a free port that it keeps across restarts, and on a unix socket in `directory`,
     and requires a password on both. It uses fsync only if `durable`. It ends with the process that created it.
+    `copy_of` is a stopped server whose data and password it starts with, instead of an empty data directory. `place`
+    is where it creates its directory.
     """
 
     def __init__(
@@ -148,13 +150,15 @@ class PostgresServer:
         identity: Identity | None = None,
         settings: Mapping[str, str] | None = None,
         durable: bool = False,
+        copy_of: PostgresServer | None = None,
+        place: str | None = None,
     ) -> None:
-        self.binaries = binaries or find_binaries()
-        self.identity = identity or choose_identity(self.binaries)
-        self.password = f"super-secret-{secrets.token_hex(8)}"
+        self.binaries: Path = binaries or (copy_of.binaries if copy_of else find_binaries())
+        self.identity: Identity = identity or (copy_of.identity if copy_of else choose_identity(self.binaries))
+        self.password: str = copy_of.password if copy_of else f"super-secret-{secrets.token_hex(8)}"
         self.port = _free_port()
         # The path of a unix socket is limited to about 100 bytes.
-        place = tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp"  # noqa: S108
+        place = place or (tempfile.gettempdir() if len(tempfile.gettempdir()) < 70 else "/tmp")  # noqa: S108
         self.directory = Path(tempfile.mkdtemp(prefix="pg-", dir=place))
         self._settings = {
             "listen_addresses": "127.0.0.1",
@@ -164,6 +168,7 @@ class PostgresServer:
             **({} if durable else {"fsync": "off", "full_page_writes": "off"}),
             **(settings or {}),
         }
+        self._copy_of = copy_of
         self._process: subprocess.Popen[bytes] | None = None
         self._keeper = subprocess.Popen(
             ["sh", "-c", KEEPER, "keeper", str(self.directory)],
@@ -205,7 +210,7 @@ class PostgresServer:
         """Start the server, the first time with a new data directory, and wait until it accepts connections."""
         first = not (self.directory / "data").exists()
         if first:
-            self._initdb()
+            self._create_data()
         deadline = time.monotonic() + STARTUP_TIMEOUT_S
         while not self._try_to_start(deadline):
             if time.monotonic() > deadline or not any(words in self.log(5) for words in RETRYABLE):
@@ -234,6 +239,15 @@ class PostgresServer:
             shutil.rmtree(self.directory, ignore_errors=True)
             self._keeper.communicate()
 
+    def _create_data(self) -> None:
+        if self._copy_of:
+            self.identity.own(self.directory)
+            subprocess.run(["cp", "-a", self._copy_of.directory / "data", self.directory / "data"], check=True)
+        else:
+            self._initdb()
+        with (self.directory / "data/postgresql.conf").open("a") as conf:  # the last value of a setting counts
+            conf.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
+
     def _initdb(self) -> None:
         pwfile = self.directory / "password"
         pwfile.write_text(self.password)
@@ -252,8 +266,6 @@ class PostgresServer:
         if made.wait() != 0:
             raise PostgresServerError(f"initdb failed:\n{self.log()}")
         pwfile.unlink()
-        with (self.directory / "data/postgresql.conf").open("a") as conf:
-            conf.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
 
     def _try_to_start(self, deadline: float) -> bool:
         """Return True when the server is ready, or False if it exits or the deadline passes."""

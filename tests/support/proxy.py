@@ -43,6 +43,10 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up every connection and refuse new ones."""
         self._silence.set()
         for end in self._open:
             _hang_up(end)
