@@ -22,6 +22,8 @@ _ENCODE = "percent-encode @ : / ? # and % in the user name and the password (@ i
 _NEVER_CONNECT = "never-connect"
 _UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")  # characters that are never percent-encoded
 _HOST_NAME = re.compile(r"[\w.-]*")
+_IDENTITY = ("user", "password", "host", "hostaddr", "port", "dbname")
+_UNUSUAL = re.compile(r"[\x00-\x1f\x7f;,&]|^[$<{\[]|\$[({]|\{\{|^\w+=|\.s\.PGSQL\.")  # see dsn_hints.why_unusable
 _ALSO_SECRET = ("scram_client_key", "scram_server_key")  # in addition to the options that libpq itself marks as secret
 _PASSWORD_IN_URI = re.compile(r"[?&](?:ssl)?password=([^&]*)")
 _PASSWORD_IN_KEY_VALUE = re.compile(r"\b(?:ssl)?password\s*=\s*(?:'((?:[^'\\]|\\.)*)|((?:[^\s\\]|\\.)*))", re.DOTALL)
@@ -57,6 +59,22 @@ def parse_dsn(text: str | None) -> Dsn:
     if not text or not text.strip():
         raise DatabaseUrlMissing("DATABASE_URL environment variable is required.")
     reader = libpq.conninfo()
+    _refuse_misread_text(text)
+    try:
+        dsn = _read(text, reader)
+    except DatabaseUrlInvalid as error:
+        from predeploy.connection import dsn_hints  # most runs do not need the hints
+
+        raise DatabaseUrlInvalid(dsn_hints.why_rejected(text, reader) or str(error)) from None
+    if _is_unusual(dsn):
+        from predeploy.connection import dsn_hints
+
+        if problem := dsn_hints.why_unusable(text, dsn.named, dsn.used, reader):
+            raise DatabaseUrlInvalid(problem)
+    return dsn
+
+
+def _read(text: str, reader: ConninfoReader) -> Dsn:
     named = _named_in(text, reader)
     resolved = _resolve(named, reader)
     if resolved is None:
@@ -87,16 +105,26 @@ def write_conninfo(values: Mapping[str, str]) -> bytes:
     return " ".join(f"{key}='{value}'" for key, value in quoted.items()).encode()
 
 
-def _named_in(text: str, reader: ConninfoReader) -> dict[str, str]:
+def _is_unusual(dsn: Dsn) -> bool:
+    """Return whether a value could be a mistake, such as a placeholder; `dsn_hints` decides."""
+    used = dsn.used
+    return "replication" in used or "@:" in dsn.text or any(_UNUSUAL.search(used.get(key, "")) for key in _IDENTITY)
+
+
+def _refuse_misread_text(text: str) -> None:
     uri = text.startswith(_SCHEMES)
-    if "://" in text.split("=", 1)[0] and not uri:
-        raise DatabaseUrlInvalid("DATABASE_URL must start with postgresql:// or postgres://, without a driver name.")
     if uri and _has_stray_at(text):
         raise DatabaseUrlInvalid(f"DATABASE_URL has an unencoded @: {_ENCODE}.")
     if "\0" in text:  # libpq would stop parsing there
         raise DatabaseUrlInvalid("DATABASE_URL contains a NUL byte: save it as plain text in UTF-8.")
     if not _is_unicode(_decoded(text) if uri else text):
         raise DatabaseUrlInvalid("DATABASE_URL is not UTF-8.")
+
+
+def _named_in(text: str, reader: ConninfoReader) -> dict[str, str]:
+    uri = text.startswith(_SCHEMES)
+    if "://" in text.split("=", 1)[0] and not uri:
+        raise DatabaseUrlInvalid("DATABASE_URL must start with postgresql:// or postgres://, without a driver name.")
     options = reader.parse(text.encode())
     if options is None:
         remedy = _ENCODE if uri else "put values with spaces in single quotes, and escape ' and \\ in values with \\"
