@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from predeploy.connection import libpq
+from predeploy.connection.passfile import NOWHERE, causes_warning, find_passfile
 from predeploy.errors import DatabaseUrlInvalid, DatabaseUrlMissing
 from predeploy.redaction.scrubber import MIN_SECRET_CHARS
 
@@ -35,7 +36,8 @@ class Dsn:
 
     `named` holds the parameters in the string itself; `used` holds all parameters that libpq would use, including those
     from PG* variables and service files. `host` and `port` are safe to log; multiple values are separated by commas.
-    `secrets` contains the string and its passwords in every form in which they could appear in a text.
+    `secrets` contains the string and its passwords in every form in which they could appear in a text. `passfile` is
+    the password file that libpq would read, or "" if the password is known without it.
     """
 
     text: str
@@ -44,6 +46,7 @@ class Dsn:
     host: str
     port: int | str
     secrets: frozenset[str]
+    passfile: str = ""
 
     def __repr__(self) -> str:
         return f"Dsn(host={self.host!r}, port={self.port!r})"
@@ -76,20 +79,23 @@ def parse_dsn(text: str | None) -> Dsn:
 
 def _read(text: str, reader: ConninfoReader) -> Dsn:
     named = _named_in(text, reader)
-    resolved = _resolve(named, reader)
+    passfile = _find_passfile(named, reader)
+    readable = {**named, "passfile": NOWHERE} if causes_warning(passfile) else named
+    resolved = _resolve(readable, reader)
     if resolved is None:
         raise DatabaseUrlInvalid(
             "Cannot read the service that DATABASE_URL or PGSERVICE names. Check that the service file (PGSERVICEFILE "
             "or ~/.pg_service.conf) has a section for the service, without unknown keywords."
         )
-    used, password = resolved
+    used, password = {**resolved[0], **named}, resolved[1]
     host = used.get("host") or used.get("hostaddr") or "local socket"
     port = used["port"] if used.get("port", "").strip(",") else "5432"
     if "@" in host or (host != "local socket" and not _are_hosts(host)) or not _are_ports(port):
         raise DatabaseUrlInvalid("PGHOST, PGHOSTADDR, PGPORT or a service file has an invalid host or port.")
-    passwords = [password, *_passwords_by_host(named, used, reader), *_written_passwords(text)]
+    passwords = [password, *_passwords_by_host(readable, used, reader), *_written_passwords(text)]
     secrets = _secrets(text, used, passwords, reader)
-    return Dsn(text, named, used, host, int(port) if port.isdigit() else port, frozenset(secrets))
+    number = int(port) if port.isdigit() else port
+    return Dsn(text, named, used, host, number, frozenset(secrets), "" if used.get("password") else passfile)
 
 
 def secrets_in(text: str) -> set[str]:
@@ -189,6 +195,12 @@ def _resolve(named: Mapping[str, str], reader: ConninfoReader) -> tuple[dict[str
             password = resolved[1].decode(errors="surrogateescape")
             return {**{key: value for key, value in used.items() if value}, **named}, password
     return None
+
+
+def _find_passfile(named: Mapping[str, str], reader: ConninfoReader) -> str:
+    if "service" in named and (resolved := _resolve({**named, "password": "unused"}, reader)):
+        return find_passfile(named, resolved[0])
+    return find_passfile(named, _values(reader.defaults()))
 
 
 def _passwords_by_host(named: Mapping[str, str], used: Mapping[str, str], reader: ConninfoReader) -> list[str]:
