@@ -99,8 +99,8 @@ NO_TLS = LoginFailure("tls", "The server does not support TLS: enable it on the 
 TLS_REQUIRED = LoginFailure("tls", "The server requires TLS: set sslmode=require or stricter")
 NO_GSS = LoginFailure(
     "gss",
-    "gssencmode=require needs Kerberos credentials here and GSSAPI encryption on the server: "
-    "supply the credentials, or remove gssencmode",
+    "GSSAPI encryption is impossible without Kerberos credentials here and support on the server: "
+    "supply both, or remove gssencmode=require",
 )
 OLD_PROTOCOL = LoginFailure(
     "protocol", "The server does not support min_protocol_version: remove it, or connect to a newer server"
