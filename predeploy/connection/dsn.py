@@ -24,7 +24,9 @@ _NEVER_CONNECT = "never-connect"
 _UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")  # characters that are never percent-encoded
 _HOST_NAME = re.compile(r"[\w.-]*")
 _IDENTITY = ("user", "password", "host", "hostaddr", "port", "dbname")
-_UNUSUAL = re.compile(r"[\x00-\x1f\x7f;,&]|^[$<{\[]|\$[({]|\{\{|^\w+=|\.s\.PGSQL\.")  # see dsn_hints.why_unusable
+_UNUSUAL = re.compile(  # what could be a mistake; see dsn_hints.why_unusable
+    r"[\x00-\x1f\x7f;,&]|^[$<{\[]|\$[({]|\{\{|^\w+=|\.s\.PGSQL\.|^(?:https?|undefined|null|None)$"
+)
 _ALSO_SECRET = ("scram_client_key", "scram_server_key")  # in addition to the options that libpq itself marks as secret
 _PASSWORD_IN_URI = re.compile(r"[?&](?:ssl)?password=([^&]*)")
 _PASSWORD_IN_KEY_VALUE = re.compile(r"\b(?:ssl)?password\s*=\s*(?:'((?:[^'\\]|\\.)*)|((?:[^\s\\]|\\.)*))", re.DOTALL)

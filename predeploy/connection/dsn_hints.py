@@ -26,6 +26,7 @@ _COMPONENTS = {
     "port": "The port",
     "dbname": "The database name",
 }
+_EMPTY = ("undefined", "null", "None")  # what programs write for a variable that is not set
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 # Placeholders of templates. The last four need a typical word, because a password could have their form.
@@ -55,6 +56,7 @@ _ADO_KEYS = re.compile(
     r"|initial catalog|driver)\s*=",
     re.IGNORECASE,
 )
+_UNRESOLVED = "write the connection string, or let the platform read the secret."
 _BEGINNINGS: dict[str, str] = {
     "psql ": _PSQL,
     "export ": f"DATABASE_URL begins with export: {_ASSIGNMENT}",
@@ -68,6 +70,12 @@ _BEGINNINGS: dict[str, str] = {
     "pgsql:host": f"DATABASE_URL is a PDO connection string (pgsql:host=...;port=...): {_ADO}",
     "https://": f"DATABASE_URL is a web address (https://): copy the connection string, {_URI}.",
     "http://": f"DATABASE_URL is a web address (http://): copy the connection string, {_URI}.",
+    '{"': f"DATABASE_URL is a JSON object: write {_URI}.",
+    "file:": "DATABASE_URL is the address of a file (file:): set DATABASE_URL_FILE to its path instead.",
+    **{
+        start: f"DATABASE_URL begins with {start}, a reference to a secret that was not replaced: {_UNRESOLVED}"
+        for start in ("arn:aws:", "op://", "vault:", "ref+", "@Microsoft.KeyVault", "secretref:", "sm://")
+    },
     "prisma://": "DATABASE_URL begins with prisma://: use the direct connection string, postgresql://...",
     "prisma+postgres://": "DATABASE_URL begins with prisma+postgres://: use the direct connection string, "
     "postgresql://...",
@@ -110,6 +118,8 @@ def _of_beginning(text: str) -> str | None:
         return _unfilled("DATABASE_URL", shape)
     if text[:1].isspace():
         return "DATABASE_URL begins with white space: remove it."
+    if not text.startswith(_SCHEMES) and (match := _ANY_PLACEHOLDER.match(text)):
+        return _unfilled("The beginning of DATABASE_URL", placeholder_shape(match[0]) or "")
     found = next((hint for start, hint in _BEGINNINGS.items() if text.startswith(start)), None)
     if found or text.startswith(_SCHEMES):
         return found
@@ -135,8 +145,10 @@ def _of_scheme(text: str) -> str | None:
         if name in _ALIASES:
             return f"DATABASE_URL begins with {name}://: begin it with postgresql://."
         if name in _OTHERS:
-            return f"DATABASE_URL begins with {name}://: pg-predeploy works only with Postgres, {_URI}."
+            return f"DATABASE_URL begins with {name}://, but pg-predeploy works only with Postgres: write {_URI}."
         return None  # the general message about schemes
+    if re.fullmatch(r"(?:/[\w.-]+)+", text):
+        return "DATABASE_URL is a path: if it names a file with the connection string, set DATABASE_URL_FILE instead."
     if re.match(r"postgres(?:ql)?:?/?", text) and "=" not in text.partition(":")[0]:
         return "DATABASE_URL must begin with postgresql://, with a colon and two slashes."
     if not re.match(r"[^\s=:@/]+\s*=", text):
@@ -260,6 +272,8 @@ def _of_values(text: str, named: Mapping[str, str], used: Mapping[str, str]) -> 
             return _unfilled(f"{what} in {where}", shape)
         if hint := _of_line_break(text, f"{what} in {where}", value):
             return hint
+        if value in _EMPTY and key in {"host", "port"}:
+            return f"{what} in {where} is {value}: define the variable that supplies it."
     return _of_separators(text, named) or _of_sockets(text, used)
 
 
@@ -278,6 +292,8 @@ def _of_line_break(text: str, what: str, value: str) -> str | None:
 def _of_separators(text: str, named: Mapping[str, str]) -> str | None:
     """Find parameters that libpq read as a part of another value."""
     if text.startswith(_SCHEMES):
+        if named.get("host") in {"http", "https"} and named.get("dbname", "").startswith("/"):
+            return "DATABASE_URL has http:// or https:// before the host: write only the host."
         if re.search(r"&[a-z_]+=", named.get("dbname", "")):
             return "DATABASE_URL has an & before its first parameter: write ? there."
         return None

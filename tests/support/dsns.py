@@ -192,6 +192,16 @@ jdbc:postgresql://me:{}@127.0.0.1/app?{}=1
 r2dbc:postgresql://me:{}@127.0.0.1/app
 psql 'postgresql://me:{}@127.0.0.1/app'
 psql -h 127.0.0.1 -U me {}
+{"username": "me", "password": "{}", "host": "127.0.0.1"}
+/run/secrets/{}
+file:///run/secrets/{}
+arn:aws:secretsmanager:eu-1:1:secret:{}
+op://{}/app/url
+vault:secret/{}
+$(DATABASE_URL)?password={}
+${SCHEME}://me:{}@127.0.0.1/app
+postgresql://me:{}@undefined:undefined/app
+postgresql://me:{}@https://127.0.0.1/app
 psql {}
 export DATABASE_URL=postgresql://me:{}@127.0.0.1/app
 export {}=postgresql://me:x@127.0.0.1/app
