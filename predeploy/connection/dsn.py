@@ -81,7 +81,8 @@ def parse_dsn(text: str | None) -> Dsn:
 
 def _read(text: str, reader: ConninfoReader) -> Dsn:
     named = _named_in(text, reader)
-    passfile = _find_passfile(named, reader)
+    defaults = reader.defaults()
+    passfile = _find_passfile(named, defaults, reader)
     readable = {**named, "passfile": NOWHERE} if causes_warning(passfile) else named
     resolved = _resolve(readable, reader)
     if resolved is None:
@@ -95,7 +96,7 @@ def _read(text: str, reader: ConninfoReader) -> Dsn:
     if "@" in host or (host != "local socket" and not _are_hosts(host)) or not _are_ports(port):
         raise DatabaseUrlInvalid("PGHOST, PGHOSTADDR, PGPORT or a service file has an invalid host or port.")
     passwords = [password, *_passwords_by_host(readable, used, reader), *_written_passwords(text)]
-    secrets = _secrets(text, used, passwords, reader)
+    secrets = _secrets(text, used, passwords, defaults)
     number = int(port) if port.isdigit() else port
     return Dsn(text, named, used, host, number, frozenset(secrets), "" if used.get("password") else passfile)
 
@@ -104,7 +105,7 @@ def secrets_in(text: str) -> set[str]:
     """Return the secrets in a connection string that may be malformed, including anything that could be a password."""
     authority = text.partition("://")[2]
     guesses = [re.split("[/@?]", authority.partition(":")[2], maxsplit=1)[0]] if authority else []
-    return _secrets(text, {}, [*_written_passwords(text), *guesses], libpq.conninfo())
+    return _secrets(text, {}, [*_written_passwords(text), *guesses], libpq.conninfo().defaults())
 
 
 def write_conninfo(values: Mapping[str, str]) -> bytes:
@@ -199,10 +200,11 @@ def _resolve(named: Mapping[str, str], reader: ConninfoReader) -> tuple[dict[str
     return None
 
 
-def _find_passfile(named: Mapping[str, str], reader: ConninfoReader) -> str:
+def _find_passfile(named: Mapping[str, str], defaults: list[Option], reader: ConninfoReader) -> str:
+    """Return the password file that libpq would read, without letting libpq read it."""
     if "service" in named and (resolved := _resolve({**named, "password": "unused"}, reader)):
         return find_passfile(named, resolved[0])
-    return find_passfile(named, _values(reader.defaults()))
+    return find_passfile(named, _values(defaults))
 
 
 def _passwords_by_host(named: Mapping[str, str], used: Mapping[str, str], reader: ConninfoReader) -> list[str]:
@@ -224,8 +226,7 @@ def _written_passwords(text: str) -> list[str]:
     return [password, password.rpartition(":")[2], *_PASSWORD_IN_URI.findall(text)]
 
 
-def _secrets(text: str, used: Mapping[str, str], passwords: Iterable[str], reader: ConninfoReader) -> set[str]:
-    defaults = reader.defaults()
+def _secrets(text: str, used: Mapping[str, str], passwords: Iterable[str], defaults: list[Option]) -> set[str]:
     marked = {keyword for keyword, _, secret in defaults if secret}.union(_ALSO_SECRET)
     from_options = [v for k, v in (*used.items(), *_values(defaults).items()) if k in marked]
     found = {text}

@@ -84,7 +84,7 @@ def _with_details(failure: LoginFailure, dsn: Dsn) -> LoginFailure:
         return DIRECT_TLS
     if failure is NO_DATABASE and not dsn.named.get("dbname") and dsn.used.get("dbname") == dsn.used.get("user"):
         return DEFAULT_DATABASE
-    if failure is NO_PASSWORD and (words := describe_passfile(dsn.passfile, dsn.named)):
+    if failure is NO_PASSWORD and (words := describe_passfile(dsn.passfile, dsn.named, dsn.used)):
         return replace(failure, words=words)
     return failure
 

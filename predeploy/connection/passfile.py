@@ -50,12 +50,13 @@ def why_ignored(path: str) -> str | None:
         return "it does not exist: fix the path, or mount the file"
 
 
-def describe_passfile(path: str, named: Mapping[str, str]) -> str | None:
-    """Return why the file supplied no password, or None if there is no file that anybody chose or created."""
+def describe_passfile(path: str, named: Mapping[str, str], used: Mapping[str, str]) -> str | None:
+    """Return why the file supplied no password, or None if no file was chosen or created."""
     default = path == os.path.expanduser(DEFAULT)
     if not path or (default and not os.path.lexists(path)):
         return None
-    name = "passfile" if named.get("passfile") else DEFAULT if default else "PGPASSFILE"
+    other = "the file in PGPASSFILE or in the service's passfile" if used.get("service") else "PGPASSFILE"
+    name = "passfile" if named.get("passfile") else DEFAULT if default else other
     if problem := why_ignored(path):
         return f"The server requires a password, and {name} was ignored: {problem}"
     return (

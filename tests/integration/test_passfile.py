@@ -74,8 +74,9 @@ def test_the_file_may_be_named_by_the_connection_string_a_service_or_its_place(
         return str(ended.report["message"])
 
     assert f"{WANTED}passfile was ignored: its mode is 0644" in message(f" passfile={file}")
-    assert "was ignored: its mode is 0644" in message(" service=app", PGSERVICEFILE=str(services))
-    assert "was ignored: its mode is 0644" in message("", PGSERVICE="app", PGSERVICEFILE=str(services))
+    of_service = f"{WANTED}the file in PGPASSFILE or in the service's passfile was ignored: its mode is 0644"
+    assert of_service in message(" service=app", PGSERVICEFILE=str(services))
+    assert of_service in message("", PGSERVICE="app", PGSERVICEFILE=str(services))
     assert f"{WANTED}~/.pgpass was ignored: its mode is 0644" in message("", HOME=str(home))
 
 
