@@ -31,7 +31,7 @@ _TIMEOUTS = """
 # What to write instead ("" means to remove the parameter; {name} and {=} are filled in), and the parameters.
 _GROUPS = (
     ("", _WITHOUT_EQUIVALENT),
-    ("options=-csearch_path{=}SCHEMA", "schema search_path searchPath currentSchema search-path"),
+    ("options=-csearch_path{=}SCHEMA, or remove it", "schema search_path searchPath currentSchema search-path"),
     ("options=-c{name}{=}VALUE", _SETTINGS),
     ("connect_timeout=SECONDS", _TIMEOUTS),
     (

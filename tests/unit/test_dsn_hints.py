@@ -31,9 +31,9 @@ NOT_FILLED = [
     ("{password}", "{...}"),
 ]
 PARAMETERS = [
-    ("schema=public", "a parameter that libpq does not support: replace schema with options=-csearch_path%3DSCHEMA."),
-    ("search_path=app", "replace search_path with options=-csearch_path%3DSCHEMA."),
-    ("currentSchema=app", "replace currentSchema with options=-csearch_path%3DSCHEMA."),
+    ("schema=public", "has a parameter that libpq does not support: replace schema with options=-csearch_path%3D"),
+    ("search_path=app", "replace search_path with options=-csearch_path%3DSCHEMA, or remove it."),
+    ("currentSchema=app", "replace currentSchema with options=-csearch_path%3DSCHEMA, or remove it."),
     ("pgbouncer=true", "a parameter that libpq does not support: remove pgbouncer."),
     (
         "pgbouncer=true&connection_limit=1&pool_timeout=0",
@@ -41,7 +41,7 @@ PARAMETERS = [
     ),
     (
         "pgbouncer=true&schema=public",
-        "libpq does not support: remove pgbouncer; replace schema with options=-csearch_path%3DSCHEMA.",
+        "libpq does not support: remove pgbouncer; replace schema with options=-csearch_path%3DSCHEMA, or remove it.",
     ),
     ("charset=utf8&serverVersion=16", "remove charset, serverVersion."),
     ("statement_timeout=1000", "replace statement_timeout with options=-cstatement_timeout%3DVALUE."),
@@ -53,7 +53,7 @@ PARAMETERS = [
     ("x-migrations-table=x", "replace x-migrations-table with the variable MIGRATE_TABLE."),
     ("connectTimeout=5", "replace connectTimeout with connect_timeout=SECONDS."),
     ("Zq7x=1", "remove the unknown parameter, or percent-encode ? and & in passwords"),
-    ("schema=x&Zq7x=1", "SCHEMA; remove the unknown parameter, or"),
+    ("schema=x&Zq7x=1", "SCHEMA, or remove it; remove the unknown parameter, or"),
     ("sslmode=require&amp;connect_timeout=3", "&amp; after the ?: write & between parameters."),
     ("sslmode=require?connect_timeout=3", "a second ?: write & between parameters"),
     ("?sslmode=require", "a second ?: write & between parameters"),
@@ -130,7 +130,7 @@ FORMS = [
     ("host= port=5432 user=me", "no value after host=: write the value, or remove host=."),
     ("host=db user= password=Zq7x", "no value after user=: write the value, or remove user=."),
     ("host=db password= dbname=app", "no value after password=: write the value, or remove password=."),
-    ("host=db schema=app", "libpq does not support: replace schema with options=-csearch_path=SCHEMA."),
+    ("host=db schema=app", "libpq does not support: replace schema with options=-csearch_path=SCHEMA, or remove it."),
     ("HOST=db", "has the form of ADO.NET"),
     ("host=db SSLMODE=require", "write sslmode in lower case."),
     ("host=db Zq7x=1", "remove the unknown parameter, or put values with spaces in single quotes."),
