@@ -94,7 +94,10 @@ def _read(text: str, reader: ConninfoReader) -> Dsn:
     host = used.get("host") or used.get("hostaddr") or "local socket"
     port = used["port"] if used.get("port", "").strip(",") else "5432"
     if "@" in host or (host != "local socket" and not _are_hosts(host)) or not _are_ports(port):
-        raise DatabaseUrlInvalid("PGHOST, PGHOSTADDR, PGPORT or a service file has an invalid host or port.")
+        from predeploy.connection import dsn_hints
+
+        problem = "PGHOST, PGHOSTADDR, PGPORT or a service file has an invalid host or port."
+        raise DatabaseUrlInvalid(dsn_hints.why_unusable(text, named, used, reader) or problem)
     passwords = [password, *_passwords_by_host(readable, used, reader), *_written_passwords(text)]
     secrets = _secrets(text, used, passwords, defaults)
     number = int(port) if port.isdigit() else port

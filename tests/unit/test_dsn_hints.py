@@ -246,6 +246,9 @@ def test_a_placeholder_in_a_variable_was_not_filled_in(monkeypatch: pytest.Monke
     monkeypatch.setenv("PGPASSWORD", "$(DB_PASSWORD)")
     assert error_of("host=db").startswith(f"The password in a PG* variable or a service file{PLACEHOLDER}($(...)): ")
     assert parse_dsn("host=db password=Zq7x").host == "db"
+    monkeypatch.delenv("PGPASSWORD")
+    monkeypatch.setenv("PGHOST", "${DB_HOST}")
+    assert error_of("dbname=app").startswith(f"The host in a PG* variable or a service file{PLACEHOLDER}(${{...}}): ")
 
 
 @pytest.mark.parametrize("dsn", ACCEPTED, ids=ascii)
