@@ -87,7 +87,7 @@ class FastPath:
         except libpq.LoginFailed as failed:
             from predeploy.connection.login_errors import classify_login_error
 
-            error = classify_login_error(failed)
+            error = classify_login_error(failed, self._dsn)
             if isinstance(error, PostgresUnavailable):
                 return None
             raise error from None

@@ -201,7 +201,7 @@ def connect(dsn: Dsn, *, timeout: float, read_only_ok: ReadOnlyOk = always) -> C
         try:
             conn = VerboseConnection.connect(login_conninfo(dsn).decode(), autocommit=True, prepare_threshold=None)
         except (psycopg.Error, UnicodeError) as error:
-            raise classify_login_error(error) from None
+            raise classify_login_error(error, dsn) from None
         if read_only_ok is not always:
             _require_writable(conn, read_only_ok)
         return conn

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from predeploy.connection import libpq
+from predeploy.connection.passfile import NOWHERE, causes_warning, find_passfile
 from predeploy.errors import DatabaseUrlInvalid, DatabaseUrlMissing
 from predeploy.redaction.scrubber import MIN_SECRET_CHARS
 
@@ -22,6 +23,10 @@ _ENCODE = "percent-encode @ : / ? # and % in the user name and the password (@ i
 _NEVER_CONNECT = "never-connect"
 _UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")  # characters that are never percent-encoded
 _HOST_NAME = re.compile(r"[\w.-]*")
+_IDENTITY = ("user", "password", "host", "hostaddr", "port", "dbname")
+_UNUSUAL = re.compile(  # what could be a mistake; see dsn_hints.why_unusable
+    r"[\x00-\x1f\x7f;,&]|^[$<{\[]|\$[({]|\{\{|^\w+=|\.s\.PGSQL\.|^(?:https?|undefined|null|None)$"
+)
 _ALSO_SECRET = ("scram_client_key", "scram_server_key")  # in addition to the options that libpq itself marks as secret
 _PASSWORD_IN_URI = re.compile(r"[?&](?:ssl)?password=([^&]*)")
 _PASSWORD_IN_KEY_VALUE = re.compile(r"\b(?:ssl)?password\s*=\s*(?:'((?:[^'\\]|\\.)*)|((?:[^\s\\]|\\.)*))", re.DOTALL)
@@ -33,7 +38,8 @@ class Dsn:
 
     `named` holds the parameters in the string itself; `used` holds all parameters that libpq would use, including those
     from PG* variables and service files. `host` and `port` are safe to log; multiple values are separated by commas.
-    `secrets` contains the string and its passwords in every form in which they could appear in a text.
+    `secrets` contains the string and its passwords in every form in which they could appear in a text. `passfile` is
+    the password file that libpq would read, or "" if the password is known without it.
     """
 
     text: str
@@ -42,6 +48,7 @@ class Dsn:
     host: str
     port: int | str
     secrets: frozenset[str]
+    passfile: str = ""
 
     def __repr__(self) -> str:
         return f"Dsn(host={self.host!r}, port={self.port!r})"
@@ -57,28 +64,51 @@ def parse_dsn(text: str | None) -> Dsn:
     if not text or not text.strip():
         raise DatabaseUrlMissing("DATABASE_URL environment variable is required.")
     reader = libpq.conninfo()
+    _refuse_misread_text(text)
+    try:
+        dsn = _read(text, reader)
+    except DatabaseUrlInvalid as error:
+        from predeploy.connection import dsn_hints  # most runs do not need the hints
+
+        raise DatabaseUrlInvalid(dsn_hints.why_rejected(text, reader) or str(error)) from None
+    if _is_unusual(dsn):
+        from predeploy.connection import dsn_hints
+
+        if problem := dsn_hints.why_unusable(text, dsn.named, dsn.used, reader):
+            raise DatabaseUrlInvalid(problem)
+    return dsn
+
+
+def _read(text: str, reader: ConninfoReader) -> Dsn:
     named = _named_in(text, reader)
-    resolved = _resolve(named, reader)
+    defaults = reader.defaults()
+    passfile = _find_passfile(named, defaults, reader)
+    readable = {**named, "passfile": NOWHERE} if causes_warning(passfile) else named
+    resolved = _resolve(readable, reader)
     if resolved is None:
         raise DatabaseUrlInvalid(
             "Cannot read the service that DATABASE_URL or PGSERVICE names. Check that the service file (PGSERVICEFILE "
             "or ~/.pg_service.conf) has a section for the service, without unknown keywords."
         )
-    used, password = resolved
+    used, password = {**resolved[0], **named}, resolved[1]
     host = used.get("host") or used.get("hostaddr") or "local socket"
     port = used["port"] if used.get("port", "").strip(",") else "5432"
     if "@" in host or (host != "local socket" and not _are_hosts(host)) or not _are_ports(port):
-        raise DatabaseUrlInvalid("PGHOST, PGHOSTADDR, PGPORT or a service file has an invalid host or port.")
-    passwords = [password, *_passwords_by_host(named, used, reader), *_written_passwords(text)]
-    secrets = _secrets(text, used, passwords, reader)
-    return Dsn(text, named, used, host, int(port) if port.isdigit() else port, frozenset(secrets))
+        from predeploy.connection import dsn_hints
+
+        problem = "PGHOST, PGHOSTADDR, PGPORT or a service file has an invalid host or port."
+        raise DatabaseUrlInvalid(dsn_hints.why_unusable(text, named, used, reader) or problem)
+    passwords = [password, *_passwords_by_host(readable, used, reader), *_written_passwords(text)]
+    secrets = _secrets(text, used, passwords, defaults)
+    number = int(port) if port.isdigit() else port
+    return Dsn(text, named, used, host, number, frozenset(secrets), "" if used.get("password") else passfile)
 
 
 def secrets_in(text: str) -> set[str]:
     """Return the secrets in a connection string that may be malformed, including anything that could be a password."""
     authority = text.partition("://")[2]
     guesses = [re.split("[/@?]", authority.partition(":")[2], maxsplit=1)[0]] if authority else []
-    return _secrets(text, {}, [*_written_passwords(text), *guesses], libpq.conninfo())
+    return _secrets(text, {}, [*_written_passwords(text), *guesses], libpq.conninfo().defaults())
 
 
 def write_conninfo(values: Mapping[str, str]) -> bytes:
@@ -87,16 +117,26 @@ def write_conninfo(values: Mapping[str, str]) -> bytes:
     return " ".join(f"{key}='{value}'" for key, value in quoted.items()).encode()
 
 
-def _named_in(text: str, reader: ConninfoReader) -> dict[str, str]:
+def _is_unusual(dsn: Dsn) -> bool:
+    """Return whether a value could be a mistake, such as a placeholder; `dsn_hints` decides."""
+    used = dsn.used
+    return "replication" in used or "@:" in dsn.text or any(_UNUSUAL.search(used.get(key, "")) for key in _IDENTITY)
+
+
+def _refuse_misread_text(text: str) -> None:
     uri = text.startswith(_SCHEMES)
-    if "://" in text.split("=", 1)[0] and not uri:
-        raise DatabaseUrlInvalid("DATABASE_URL must start with postgresql:// or postgres://, without a driver name.")
     if uri and _has_stray_at(text):
         raise DatabaseUrlInvalid(f"DATABASE_URL has an unencoded @: {_ENCODE}.")
     if "\0" in text:  # libpq would stop parsing there
         raise DatabaseUrlInvalid("DATABASE_URL contains a NUL byte: save it as plain text in UTF-8.")
     if not _is_unicode(_decoded(text) if uri else text):
         raise DatabaseUrlInvalid("DATABASE_URL is not UTF-8.")
+
+
+def _named_in(text: str, reader: ConninfoReader) -> dict[str, str]:
+    uri = text.startswith(_SCHEMES)
+    if "://" in text.split("=", 1)[0] and not uri:
+        raise DatabaseUrlInvalid("DATABASE_URL must start with postgresql:// or postgres://, without a driver name.")
     options = reader.parse(text.encode())
     if options is None:
         remedy = _ENCODE if uri else "put values with spaces in single quotes, and escape ' and \\ in values with \\"
@@ -163,6 +203,13 @@ def _resolve(named: Mapping[str, str], reader: ConninfoReader) -> tuple[dict[str
     return None
 
 
+def _find_passfile(named: Mapping[str, str], defaults: list[Option], reader: ConninfoReader) -> str:
+    """Return the password file that libpq would read, without letting libpq read it."""
+    if "service" in named and (resolved := _resolve({**named, "password": "unused"}, reader)):
+        return find_passfile(named, resolved[0])
+    return find_passfile(named, _values(defaults))
+
+
 def _passwords_by_host(named: Mapping[str, str], used: Mapping[str, str], reader: ConninfoReader) -> list[str]:
     """Return each host's password from the passfile, if there are multiple hosts."""
     if "," not in used.get("host", ""):
@@ -182,8 +229,7 @@ def _written_passwords(text: str) -> list[str]:
     return [password, password.rpartition(":")[2], *_PASSWORD_IN_URI.findall(text)]
 
 
-def _secrets(text: str, used: Mapping[str, str], passwords: Iterable[str], reader: ConninfoReader) -> set[str]:
-    defaults = reader.defaults()
+def _secrets(text: str, used: Mapping[str, str], passwords: Iterable[str], defaults: list[Option]) -> set[str]:
     marked = {keyword for keyword, _, secret in defaults if secret}.union(_ALSO_SECRET)
     from_options = [v for k, v in (*used.items(), *_values(defaults).items()) if k in marked]
     found = {text}

@@ -64,6 +64,11 @@ ROLE = LoginFailure(
 NO_DATABASE = LoginFailure(
     "unknown_database", "The database does not exist: create it, or fix its name in the connection string"
 )
+DEFAULT_DATABASE = LoginFailure(
+    "unknown_database",
+    "The database does not exist. The connection string has no database name, so libpq used the user name: "
+    "add the name to the connection string",
+)
 INVALID_DATABASE = LoginFailure(
     "invalid_database", "An interrupted DROP DATABASE left the database unusable: drop it again, then create it"
 )
@@ -92,6 +97,14 @@ PROTOCOL = LoginFailure(
 )
 NO_TLS = LoginFailure("tls", "The server does not support TLS: enable it on the server, or set a weaker sslmode")
 TLS_REQUIRED = LoginFailure("tls", "The server requires TLS: set sslmode=require or stricter")
+NO_GSS = LoginFailure(
+    "gss",
+    "GSSAPI encryption is impossible without Kerberos credentials here and support on the server: "
+    "supply both, or remove gssencmode=require",
+)
+OLD_PROTOCOL = LoginFailure(
+    "protocol", "The server does not support min_protocol_version: remove it, or connect to a newer server"
+)
 PARAMETER = LoginFailure(
     "startup_parameter",
     "The server or pooler rejected a parameter in the connection string: fix or remove the parameter",
@@ -115,6 +128,10 @@ DNS = _retryable("dns", "the host name cannot be resolved")
 NO_ROUTE = _retryable("unreachable", "no route to the host")
 TIMEOUT = _retryable("timeout", "the host did not respond in time")
 HUNG_UP = _retryable("closed", "the server closed the connection during login")
+DIRECT_TLS = _retryable(
+    "closed",
+    "the server closed the connection during the TLS handshake; sslnegotiation=direct requires Postgres 17 or newer",
+)
 UNKNOWN = _retryable("unknown", "the login failed for an unknown reason")
 
 # The first match wins. Quoted names are removed from the text before matching.
@@ -145,11 +162,15 @@ _TEXTS = (
     ("alert protocol version", PROTOCOL),
     ("unsupported protocol", PROTOCOL),
     ("server does not support SSL", NO_TLS),
+    ("GSSAPI encryption required", NO_GSS),
+    ("server doesn't support GSSAPI encryption", NO_GSS),
+    ("server only supports protocol version", OLD_PROTOCOL),
     ("SSL required", TLS_REQUIRED),  # PgBouncer
     ("TLS connection required", TLS_REQUIRED),  # PgBouncer
     ("unsupported startup parameter", PARAMETER),
     ("unrecognized configuration parameter", PARAMETER),
     ("invalid value for parameter", PARAMETER),
+    ("invalid command-line argument for server process", PARAMETER),
     ("permission denied to set parameter", PARAMETER),
     ("cannot connect to invalid database", INVALID_DATABASE),
     ("role ... does not exist", NO_ROLE),
@@ -189,6 +210,7 @@ _TEXTS = (
     ("timed out", TIMEOUT),
     ("authentication due to timeout", TIMEOUT),
     ("closed the connection unexpectedly", HUNG_UP),
+    ("unexpected eof while reading", HUNG_UP),  # OpenSSL
     ("Connection reset", HUNG_UP),
 )
 # A SQLSTATE or its prefix, plus the function in the server's source if the code is ambiguous; the first match wins.
@@ -200,7 +222,9 @@ _CODES = (
     ("42501", "CheckMyDatabase", NO_CONNECT),
     ("42501", "InitPostgres", SHUTTING),  # "must be superuser to connect during database shutdown"
     ("42501", "", PARAMETER),  # a parameter that only a superuser may set
+    ("42601", "process_postgres_switches", PARAMETER),
     ("42704", "", PARAMETER),
+    ("55P02", "", PARAMETER),  # a parameter that needs a restart of the server
     ("22023", "", PARAMETER),
     ("3D000", "", NO_DATABASE),
     ("55000", "InitPostgres", INVALID_DATABASE),

@@ -10,8 +10,10 @@ a libpq without verbose errors. A failure that is not known to be permanent is r
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from predeploy.connection.passfile import describe_passfile
 from predeploy.errors import DatabaseUrlInvalid, PostgresRefused, PostgresUnavailable, StorageError
 
 if TYPE_CHECKING:
@@ -19,21 +21,27 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from predeploy.connection.dsn import Dsn
     from predeploy.connection.login_error_table import LoginFailure
 
 # SQLSTATEs of temporary problems, such as lack of resources, operator intervention or another session's lock.
 _RETRYABLE = ("08", "25006", "40", "53", "55P03", "57", "58")
-_OF_ONE_HOST = {"tls", "not_admitted", "startup_parameter"}  # another host may accept the login
+_OF_ONE_HOST = {"tls", "protocol", "gss", "not_admitted", "startup_parameter"}  # another host may accept the login
 _ATTEMPT = r"^- host: (?P<host>.+?), port: (?P<port>.+?), hostaddr: .+?: "  # in psycopg's list of attempts
 _BAD_OPTION = (
-    "(?:connection is bad: )?(?:invalid |weak |could not match |definition of service|service file|bad value for )"
+    "(?:connection is bad: )?(?:invalid |weak |could not match |cannot match |definition of service|service file"
+    '|bad value for |require_auth method |"min_protocol_version" is |gssencmode value )'
+    '|(?!.*FATAL:).*invalid integer value ".*" for connection option '
 )
 _VERBOSE = r"failed: [^:\n]{1,40}:  ([0-9A-Z]{5}): (?:(?!^connection to server).)*?(?:^LOCATION:  (\w+)|\Z)"
 
 
-def classify_login_error(error: Exception) -> PostgresUnavailable | PostgresRefused | DatabaseUrlInvalid:
+def classify_login_error(
+    error: Exception, dsn: Dsn | None = None
+) -> PostgresUnavailable | PostgresRefused | DatabaseUrlInvalid:
     """Convert the error of a failed login, or of a failed first statement, into a permanent or retryable error.
 
+    With `dsn`, the message also names what is missing from the connection string or its password file.
     With several hosts, the failure is permanent if any host rejects the credentials or the database, or if all hosts
     fail permanently.
     """
@@ -41,18 +49,44 @@ def classify_login_error(error: Exception) -> PostgresUnavailable | PostgresRefu
         return DatabaseUrlInvalid("The host name has an empty label or a label with more than 63 characters.")
     text = str(error)
     if re.match(_BAD_OPTION, text):
-        return DatabaseUrlInvalid("The connection string, a PG* variable or a service has an invalid option.")
+        from predeploy.connection import option_values
+
+        return DatabaseUrlInvalid(option_values.describe(text))
     if sqlstate := getattr(error, "sqlstate", None):
         return _classify(text, [(sqlstate, error.diag.source_function)]).error()  # type: ignore[attr-defined]
+    failure = _of_attempts(text)
+    return (_with_details(failure, dsn) if dsn else failure).error()
+
+
+def _of_attempts(text: str) -> LoginFailure:
     found = list(re.finditer(_ATTEMPT, text, re.MULTILINE))
     if not found:
-        return _classify(text, _sqlstates_in(text)).error()
+        return _classify(text, _sqlstates_in(text))
     hosts: dict[str, list[LoginFailure]] = {}
     ends = [*(attempt.start() for attempt in found[1:]), len(text)]
     for attempt, end in zip(found, ends, strict=True):
         part = text[attempt.end() : end]
         hosts.setdefault(attempt["host"] + attempt["port"], []).append(_classify(part, _sqlstates_in(part)))
-    return _of_several(hosts.values()).error()
+    return _of_several(hosts.values())
+
+
+def _with_details(failure: LoginFailure, dsn: Dsn) -> LoginFailure:
+    """Name what the connection string lacks, the password file that was ignored, or the option that is the cause."""
+    from predeploy.connection.login_error_table import (
+        DEFAULT_DATABASE,
+        DIRECT_TLS,
+        HUNG_UP,
+        NO_DATABASE,
+        NO_PASSWORD,
+    )
+
+    if failure is HUNG_UP and dsn.used.get("sslnegotiation") == "direct":
+        return DIRECT_TLS
+    if failure is NO_DATABASE and not dsn.named.get("dbname") and dsn.used.get("dbname") == dsn.used.get("user"):
+        return DEFAULT_DATABASE
+    if failure is NO_PASSWORD and (words := describe_passfile(dsn.passfile, dsn.named, dsn.used)):
+        return replace(failure, words=words)
+    return failure
 
 
 def _sqlstates_in(text: str) -> list[tuple[str, str | None]]:

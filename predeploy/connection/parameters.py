@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from predeploy import __version__
 from predeploy.connection.dsn import write_conninfo
+from predeploy.connection.passfile import NOWHERE, causes_warning
 
 if TYPE_CHECKING:
     from predeploy.connection.dsn import Dsn
@@ -28,10 +29,14 @@ _KEEPALIVES = {
 
 
 def login_parameters(dsn: Dsn) -> dict[str, str]:
-    """Return the parameters to add: the encoding, and those that neither the URL nor a PG* variable sets."""
+    """Return the parameters to add: the encoding, and those that neither the URL nor a PG* variable sets.
+
+    A password file about which libpq would write a warning is replaced; this is checked again before each login.
+    """
     name = application_name(os.uname().nodename)
     defaults = {**_KEEPALIVES, "connect_timeout": str(CONNECT_TIMEOUT_S), "fallback_application_name": name}
-    return {key: value for key, value in defaults.items() if key not in dsn.used} | {"client_encoding": "UTF8"}
+    added = {key: value for key, value in defaults.items() if key not in dsn.used} | {"client_encoding": "UTF8"}
+    return added | {"passfile": NOWHERE} if dsn.passfile and causes_warning(dsn.passfile) else added
 
 
 def application_name(what: str) -> str:

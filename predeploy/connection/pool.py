@@ -27,7 +27,8 @@ def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
     with code `STORAGE_DB_URL_INVALID` if it is malformed. A request for a connection raises `PostgresRefused`
     immediately if waiting cannot help, or `PostgresUnavailable` if logins keep failing until the timeout.
     """
-    conninfo = login_conninfo(parse_dsn(dsn)).decode()
+    parsed = parse_dsn(dsn)
+    conninfo = login_conninfo(parsed).decode()
     import psycopg_pool
 
     class PooledConnection(VerboseConnection):
@@ -41,7 +42,7 @@ def create_db(dsn: str | None, *, max_size: int = 10) -> ConnectionPool[Any]:
             try:
                 conn = super().connect(conninfo, **kwargs)
             except (psycopg.Error, UnicodeError) as error:
-                cls.failure, cls.works = classify_login_error(error), False
+                cls.failure, cls.works = classify_login_error(error, parsed), False
                 raise psycopg.OperationalError(str(cls.failure)) from None
             cls.failure, cls.works = None, True
             return conn

@@ -259,7 +259,7 @@ def test_many_threads_may_use_the_pool_first_at_the_same_time(database: Database
 
 
 def test_a_bad_url_is_rejected_before_anything_is_opened() -> None:
-    with pytest.raises(StorageError, match="must start with postgresql://") as caught:
+    with pytest.raises(StorageError, match="begins with mysql://") as caught:
         create_db("mysql://someone:hunter2@db/app")
     assert caught.value.code == "STORAGE_DB_URL_INVALID"
 

@@ -275,6 +275,15 @@ templates = st.sampled_from(
         "postgresql://127.0.0.1:1/app?user=me&password={}&sslmode=disable",
         "host=127.0.0.1 port=1 user=me password={} dbname=app",
         "password={} host=/nowhere",
+        # forms that dsn_hints recognises
+        "postgresql://me:{}@127.0.0.1:1/app?schema=public&pool_timeout=1",
+        "postgresql://me:{}@:1/app",
+        "postgresql://me:{}@2001:db8::1:1/app",
+        "jdbc:postgresql://127.0.0.1:1/app?user=me&password={}",
+        "DATABASE_URL='postgresql://me:{}@127.0.0.1:1/app'",
+        "Host=127.0.0.1;Username=me;Password={}",
+        "host= port=1 password={}",
+        "host=127.0.0.1 port=1 sslmode=no-verify password={} schema=app",
     ]
 )
 writings = st.sampled_from([encoded, quoted, str, quote, lambda text: encoded(text).lower()])

@@ -7,6 +7,7 @@ strings that libpq accepts name loopback or a directory without a socket; the te
 from __future__ import annotations
 
 import random
+from base64 import b64encode
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -175,6 +176,129 @@ Server=127.0.0.1;User Id=me;Password={};
 service=no-such password={}
 """
 
+# Forms that dsn_hints recognises, with passwords where a message could pick them up.
+HINTED = """\
+{}postgresql://me:x@127.0.0.1/app
+{}://me:x@127.0.0.1/app
+{}+psycopg2://me:x@127.0.0.1/app
+postgresql+{}://me:x@127.0.0.1/app
+postgresql+psycopg2://me:{}@127.0.0.1/app
+postgresql+asyncpg://me:{}@127.0.0.1/app?{}=1
+pgsql://me:{}@127.0.0.1/app
+pgsql:host=127.0.0.1;dbname=app;password={}
+https://me:{}@127.0.0.1/app
+prisma+postgres://127.0.0.1/?api_key={}
+jdbc:postgresql://me:{}@127.0.0.1/app?{}=1
+r2dbc:postgresql://me:{}@127.0.0.1/app
+psql 'postgresql://me:{}@127.0.0.1/app'
+psql -h 127.0.0.1 -U me {}
+{"username": "me", "password": "{}", "host": "127.0.0.1"}
+/run/secrets/{}
+file:///run/secrets/{}
+arn:aws:secretsmanager:eu-1:1:secret:{}
+op://{}/app/url
+vault:secret/{}
+$(DATABASE_URL)?password={}
+${SCHEME}://me:{}@127.0.0.1/app
+postgresql://me:{}@undefined:undefined/app
+postgresql://me:{}@https://127.0.0.1/app
+psql {}
+export DATABASE_URL=postgresql://me:{}@127.0.0.1/app
+export {}=postgresql://me:x@127.0.0.1/app
+DATABASE_URL='postgresql://me:{}@127.0.0.1/app'
+DATABASE_URL="{}"
+DATABASE_URL: postgresql://me:{}@127.0.0.1/app
+{}=postgresql://me:{}@127.0.0.1/app
+`postgresql://me:{}@127.0.0.1/app`
+“postgresql://me:{}@127.0.0.1/app”
+﻿postgresql://me:{}@127.0.0.1/app
+'{}'
+"{}"
+${{{}}}
+${{{}.DATABASE_URL}}
+{{ {} }}
+${{}}
+$({})
+<{}-password>
+[{}-password]
+$DB_{}
+postgresql://me:${{{}}}@127.0.0.1:1/app
+postgresql://me:$({})@127.0.0.1:1/app
+postgresql://$({}):{}@127.0.0.1:1/app
+postgresql://me:{}@$({})/app
+postgresql://me:{}@127.0.0.1:$(PORT)/app
+postgresql://me:{}@127.0.0.1:${PORT:-{}}/app
+postgresql://${USER:-{}}:{}@127.0.0.1/app
+postgresql://me:{}@${HOST:-{}}:${PORT:-{}}/app
+postgresql://me:{}@127.0.0.1/${{{}}}
+postgresql://me:{{ {} }}@127.0.0.1:1/app
+host=127.0.0.1 port=1 password=$({})
+host=127.0.0.1 port=1 password=${{}}
+host=$({}) password={}
+postgresql://me:{}@127.0.0.1:1/app?schema={}
+postgresql://me:{}@127.0.0.1:1/app?pgbouncer=true&connection_limit=1&{}=1
+postgresql://me:{}@127.0.0.1:1/app?pool_timeout={}
+postgresql://me:{}@127.0.0.1:1/app?search_path={}
+postgresql://me:{}@127.0.0.1:1/app?statement_timeout={}
+postgresql://me:{}@127.0.0.1:1/app?charset=utf8&schema={}
+postgresql://me:{}@127.0.0.1:1/app?sslaccept={}
+postgresql://me:{}@127.0.0.1:1/app?uselibpqcompat=true&sslmode=no-verify
+postgresql://me:{}@127.0.0.1:1/app?sslmode=no-verify
+postgresql://me:{}@127.0.0.1:1/app?sslmode=require&amp;connect_timeout=1
+postgresql://127.0.0.1:1/app?sslmode=disable&amp;password={}
+postgresql://127.0.0.1:1/app?password={}&amp;{}=x
+postgresql://127.0.0.1:1/app?user=me?password={}
+postgresql://127.0.0.1:1/app??password={}
+postgresql://127.0.0.1:1/app?{}?schema=x
+postgresql://127.0.0.1:1/app?{};schema=x
+postgresql://127.0.0.1:1/app?user=me;password={}
+postgresql://127.0.0.1:1/app?options=-csearch_path={}
+postgresql://127.0.0.1:1/app&password={}
+postgresql://127.0.0.1:1/app?PASSWORD={}
+postgresql://127.0.0.1:1/app?username=me&pwd={}
+postgresql://me:{}?schema=2@127.0.0.1:1/app
+postgresql://me:{}?{}=2@127.0.0.1:1/app
+postgresql://me:1?{}=2
+postgresql://me:{}?schema=2
+postgresql://me:{}%0A@127.0.0.1:1/app
+postgresql://me:{}%0d%0a@127.0.0.1:1/app
+postgresql://me:{}@127.0.0.1%0A:1/app
+postgresql://me:{}@127.0.0.1{}%0A:1/app
+postgresql://{}%0A:x@127.0.0.1:1/app
+postgresql://me:{}@:1/app
+postgresql://me:{}@:{}/app
+postgresql://me:{}@::1/app
+postgresql://me:{}@2001:db8::1:1/app
+postgresql://me:{}@2001:db8::1:{}/app
+postgresql://2001:db8::1:{}/app
+postgresql://me:{}@/app?host=/nowhere/.s.PGSQL.5432
+host=/nowhere/.s.PGSQL.5432 password={}
+host=/nowhere/{}/.s.PGSQL.5432 password={}
+postgresql://me:{}@127.0.0.1:1,127.0.0.1:2,127.0.0.1/app?port=1,2
+host=127.0.0.1,127.0.0.1,127.0.0.1 port=1,2 password={}
+host=127.0.0.1 port=1 replication=database password={}
+host=127.0.0.1 port=1 replication={} password={}
+host= port=1 password={}
+host=127.0.0.1 port=1 user= password={}
+host=127.0.0.1;port=1;password={}
+user=me;password={}
+Host=127.0.0.1;Username=me;{}=x
+User ID=me;Password={};Host=127.0.0.1;
+DRIVER={{}};Server=127.0.0.1;Pwd={}
+host=127.0.0.1 port=1 schema=app {}=x
+host=127.0.0.1 port=1 password={} schema=app
+host=127.0.0.1 port=1 sslmode={} password={}
+host=127.0.0.1 port=1 channel_binding={} password={}
+host=127.0.0.1 port=1 require_auth={} password={}
+host=127.0.0.1 port=1 keepalives={} password={}
+host=127.0.0.1 port=1 ssl_min_protocol_version={} password={}
+host=127.0.0.1 port=1 sslmode=require sslrootcert=system password={}
+host=127.0.0.1 port=1 sslnegotiation=direct password={}
+host=127.0.0.1 port=1 gssencmode=require password={}
+host=127.0.0.1 port=1 options=--{} password={}
+"""
+ENCODED = "postgresql://me:{}@127.0.0.1/app\nhost=127.0.0.1 password={}\njdbc:postgresql://127.0.0.1/app?password={}"
+
 
 def _from_elsewhere() -> dict[str, Case]:
     host = "host=127.0.0.1\nport=1\n"
@@ -216,4 +340,21 @@ def _from_lines(lines: str) -> dict[str, Case]:
     return found
 
 
-CASES = {**_from_lines(SHAPES), **_from_lines(BROKEN), **_from_elsewhere(), **_with_signs()}
+def _in_base64() -> dict[str, Case]:
+    """Return connection strings as in `data` of a Secret, encoded once and twice."""
+    found = {}
+    for line, case in _from_lines(ENCODED).items():
+        once = b64encode(case.dsn.encode())
+        for name, dsn in (("once", once), ("twice", b64encode(once))):
+            found[f"{line} in base64, {name}"] = Case(dsn.decode(), case.password)
+    return found
+
+
+CASES = {
+    **_from_lines(SHAPES),
+    **_from_lines(BROKEN),
+    **_from_lines(HINTED),
+    **_in_base64(),
+    **_from_elsewhere(),
+    **_with_signs(),
+}

@@ -181,6 +181,7 @@ def test_a_run_without_a_retry_imports_only_what_it_needs(tmp_path: Path) -> Non
     assert (ended["exit_code"], done.stderr) == (3, "")
     assert {"psycopg", "predeploy.apply.migrator", "predeploy.apply.executor"} <= set(ended["modules"])
     assert {"tenacity", "argparse", "psycopg_pool"}.isdisjoint(ended["modules"])
+    assert {"predeploy.connection.dsn_hints", "predeploy.connection.option_values"}.isdisjoint(ended["modules"])
     assert [name for name in ended["modules"] if name.startswith(("predeploy.plan", "predeploy.adopt"))] == []
     # JSON is logged
     assert {"rich", "predeploy.log.console", "predeploy.migrations.source_line"}.isdisjoint(ended["modules"])

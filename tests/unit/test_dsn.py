@@ -5,23 +5,26 @@ Every password in the tables consists of MARKS, so that any part of it is found 
 
 from __future__ import annotations
 
+import ast
+import re
 import socket
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from predeploy.connection import libpq
+from predeploy.connection import dsn_hints, foreign_parameters, libpq
 from predeploy.connection.dsn import parse_dsn, secrets_in
 from predeploy.errors import DatabaseUrlInvalid, DatabaseUrlMissing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from collections.abc import Set as AbstractSet
-    from pathlib import Path
+    from types import ModuleType
 
 MARKS = ("Zq7x", "Kv9w", "Yj2m", "4821", "9081")
 PW = "Zq7xKv9wYj2m"
@@ -49,6 +52,21 @@ TEXTS = {
     ),
     "PGHOST, PGHOSTADDR, PGPORT or a service file has an invalid host or port.",
 }
+
+
+def words_in(module: ModuleType) -> set[str]:
+    """Return the words of a module's string constants, which are all that a message may consist of."""
+    tree = ast.parse(Path(str(module.__file__)).read_text())
+    constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    return words(" ".join(text for text in constants if isinstance(text, str)))
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.replace("%3D", "=").replace("-c", "-c ")))
+
+
+KEYWORDS = {keyword for keyword, _, _ in libpq.conninfo().defaults()}
+FIXED_WORDS = words_in(dsn_hints) | words_in(foreign_parameters) | KEYWORDS
 
 URIS: list[tuple[str, Outcome]] = [
     # Hosts and ports
@@ -96,7 +114,9 @@ URIS: list[tuple[str, Outcome]] = [
     (f"postgresql://:{PW}@db/app", ("db", 5432)),
     (f"postgresql://me:{PW}@db:6543/app", ("db", 6543)),
     (f"postgresql://me:{PW}@/app", LOCAL),
-    (f"postgresql://me:{PW}@:6543/app", ("local socket", 6543)),
+    (f"postgresql://me:{PW}@:6543/app", INVALID),
+    (f"postgresql://me:{PW}@:6543/app?host=/run", ("/run", 6543)),
+    (f"postgresql://me:{PW}@:6543/app?hostaddr=127.0.0.1", ("127.0.0.1", 6543)),
     (f"postgresql://me:{PW}@", LOCAL),
     ("postgresql://me:Zq7x%40Kv9w%2FYj2m%3A%3F%23%25@db/app", ("db", 5432)),
     ("postgresql://me:Zq7x%00d7@db/app", INVALID),
@@ -256,8 +276,8 @@ def outcome_of(text: str) -> tuple[Outcome, str]:
 
 
 def text_of(error: Exception) -> str:
-    """Return all text that an error could show, which must be constant and without a cause."""
-    assert str(error) in TEXTS
+    """Return all text that an error could show, which must consist of fixed words and have no cause."""
+    assert str(error) in TEXTS or words(str(error)) <= FIXED_WORDS
     assert error.__context__ is None or error.__suppress_context__
     return f"{error} {error!r} {''.join(traceback.format_exception(error))}"
 
@@ -282,7 +302,7 @@ def test_none_counts_as_a_missing_connection_string() -> None:
 @pytest.mark.parametrize(
     ("dsn", "text"),
     [
-        ("mysql://me:Zq7x@db/app", "DATABASE_URL must start with postgresql:// or postgres://, without a driver name."),
+        ("odbc://me:Zq7x@db/app", "DATABASE_URL must start with postgresql:// or postgres://, without a driver name."),
         ("postgresql://me:Zq@7x@db/app", f"DATABASE_URL has an unencoded @: {ENCODE}."),
         ("postgresql://me:Zq7x%@db/app", f"DATABASE_URL is malformed: {ENCODE}."),
         ("host=db Zq7x", f"DATABASE_URL is malformed: {QUOTE}."),
@@ -302,7 +322,7 @@ def test_the_error_explains_what_to_do(dsn: str, text: str) -> None:
 # Reserved characters
 
 RESERVED = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ \t\nü€🐘"
-REJECTED_IN_A_PASSWORD = set("%/?@")
+REJECTED_IN_A_PASSWORD = set("%/?@\t\n")
 
 
 def test_an_encoded_character_is_decoded() -> None:
@@ -337,6 +357,7 @@ def test_an_unencoded_character_in_a_password_is_kept_or_rejected(sign: str) -> 
         ({"PGPORT": "6543"}, "postgresql://db/app", ("db", 6543)),
         ({"PGPORT": "6543"}, "postgresql://db:6544/app", ("db", 6544)),
         ({"PGPORT": "6543"}, "host=db port=''", ("db", 5432)),  # as in libpq
+        ({"PGHOST": "env"}, f"postgresql://me:{PW}@:6543/app", ("env", 6543)),
         ({"PGHOSTADDR": "10.0.0.1"}, "dbname=app", ("10.0.0.1", 5432)),
         ({"PGHOST": "a,b", "PGPORT": "1,2"}, "dbname=app", ("a,b", "1,2")),
         ({"PGHOST": "", "PGPORT": ""}, "dbname=app", LOCAL),
@@ -552,6 +573,7 @@ templates = st.sampled_from(
 @settings(deadline=None)
 @given(templates, passwords)
 def test_any_encoded_password_is_decoded_and_secret(template: str, password: str) -> None:
+    assume(not password.endswith("\n") and not dsn_hints.placeholder_shape(password))
     dsn = template.format(quote(password, safe=""))
     assert parse_dsn(dsn).named["password"] == password
     assert {dsn, password, quote(password, safe="")} <= secrets_of(dsn)
@@ -578,6 +600,7 @@ def test_any_unencoded_password_is_kept_or_not_shown(template: str, password: st
 @given(passwords)
 @example("%80")  # a percent escape has no meaning here
 def test_any_quoted_password_in_a_key_value_string_is_unquoted(password: str) -> None:
+    assume(not password.endswith("\n") and not dsn_hints.placeholder_shape(password))
     escaped = password.replace("\\", "\\\\").replace("'", "\\'")
     dsn = f"user=me password='{escaped}' host=db"
     assert parse_dsn(dsn).named == {"user": "me", "password": password, "host": "db"}

@@ -55,6 +55,14 @@ PERMANENT = [
     (TO + 'certificate present, but not private key file "/zq7x/postgresql.key"', "tls"),
     (TO + 'private key file "/zq7x/postgresql.key" has group or world access', "tls"),
     (TO + "server does not support SSL, but SSL was required", "tls"),
+    (TO + "GSSAPI encryption required but no credential cache", "gss"),
+    (TO + "server doesn't support GSSAPI encryption, but it was required", "gss"),
+    (TO + 'server only supports protocol version 3.0, but "min_protocol_version" was set to 3.2', "protocol"),
+    (FATAL + "invalid command-line argument for server process: zq7x", "startup_parameter"),
+    (
+        FATAL + "42601: --zq7x requires a value\nLOCATION:  process_postgres_switches, postgres.c:3962",
+        "startup_parameter",
+    ),
     (FATAL + "unsupported startup parameter: options", "startup_parameter"),
     (FATAL + 'unrecognized configuration parameter "zq7x"', "startup_parameter"),
     (FATAL + 'role "zq7x" does not exist', "role"),
@@ -142,6 +150,7 @@ RETRYABLE = [
         "closed",
     ),
     (TO + "could not receive data from server: Connection reset by peer", "closed"),
+    (TO + "SSL error: unexpected eof while reading", "closed"),
 ]
 
 UNKNOWN = [
@@ -346,7 +355,9 @@ def test_a_connection_string_that_libpq_rejects_is_a_configuration_error(error: 
         ("42501", "CheckMyDatabase", "privilege", True),
         ("42501", "InitPostgres", "shutting_down", False),
         ("42501", "set_config_option", "startup_parameter", True),
+        ("42601", "process_postgres_switches", "startup_parameter", True),
         ("42704", "find_option", "startup_parameter", True),
+        ("55P02", "set_config_option", "startup_parameter", True),
         ("22023", "set_config_option", "startup_parameter", True),
         ("55000", "CheckMyDatabase", "not_accepting", False),
         ("55000", "InitPostgres", "invalid_database", True),
