@@ -293,7 +293,7 @@ class Execution:
         statement = chunk.scan.statements[number]
         self.counter.start_message(chunk, number, number + 1)
         try:
-            run(self._conn, chunk.text[statement.start : statement.end])
+            run(self._conn, chunk.text[statement.start : statement.end], keep_rows=False)
         except psycopg.Error as error:
             if is_lost(self._conn):
                 raise

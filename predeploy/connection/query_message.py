@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from enum import Enum
 
     from psycopg.abc import PQGen
-    from psycopg.pq.abc import PGresult
+    from psycopg.pq.abc import PGconn, PGresult
 
     from predeploy.connection.connect import Connection
 
@@ -30,6 +30,8 @@ _CANCEL_S = 2.0  # for an error in the program
 _CANCEL_AFTER_SIGNAL_S = 0.5  # then the session is terminated: see predeploy/monitor/end_session.py
 _CANCEL_AGAIN_S = 0.1
 _WAIT_INTERVAL_S = 0.1
+_CHUNK_ROWS = 8  # that libpq buffers: each row may be large
+_SOME_ROWS = (pq.ExecStatus.TUPLES_CHUNK, pq.ExecStatus.SINGLE_TUPLE)  # before the result of the statement itself
 _COPYING = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)
 
 T = TypeVar("T")
@@ -72,9 +74,11 @@ class Message:
         raise LookupError(kind)
 
     def send(
-        self, conn: Connection, meanwhile: Callable[[], None] = lambda: None
+        self, conn: Connection, meanwhile: Callable[[], None] = lambda: None, *, keep_rows: bool = False
     ) -> Generator[tuple[Part, PGresult], None, None]:
         """Send the message and yield each result as it arrives; `meanwhile` is called once, while the server works.
+
+        Unless `keep_rows`, drop the rows as they arrive: a migration may return more than fit into memory.
 
         Raise the server's error when a statement fails. If `meanwhile` or the caller's loop raises an exception, cancel
         the running statement before the exception propagates. After a signal, the message may still be running: see
@@ -87,10 +91,14 @@ class Message:
         with conn.lock:
             try:
                 pgconn.send_query(self.sql.encode())
+                if not keep_rows:
+                    _receive_in_chunks(pgconn)
                 _wait(conn, generators.send(pgconn))
                 meanwhile()
                 while result := _wait(conn, generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result():
                     _check(conn, result)
+                    if result.status in _SOME_ROWS:
+                        continue
                     self.started = True
                     if not self.part.quiet:
                         yield self.part, result
@@ -118,9 +126,16 @@ class Message:
             cancel(conn, _CANCEL_AFTER_SIGNAL_S)  # replaced by tests/faults/planted.py
 
 
-def run(conn: Connection, sql: str) -> list[PGresult]:
-    """Send SQL as one message and return the results of its statements."""
-    return [result for _, result in Message([Part(None, sql, 1)]).send(conn)]
+def run(conn: Connection, sql: str, *, keep_rows: bool = True) -> list[PGresult]:
+    """Send SQL as one message and return the results of its statements, without rows unless `keep_rows`."""
+    return [result for _, result in Message([Part(None, sql, 1)]).send(conn, keep_rows=keep_rows)]
+
+
+def _receive_in_chunks(pgconn: PGconn) -> None:
+    try:
+        pgconn.set_chunked_rows_mode(_CHUNK_ROWS)
+    except psycopg.NotSupportedError:  # libpq before version 17
+        pgconn.set_single_row_mode()
 
 
 def ask(conn: Connection, message: str, timeout: float) -> bytes | None:

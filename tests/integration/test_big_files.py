@@ -327,6 +327,28 @@ def test_memory_does_not_grow_with_the_file(
     assert most[1] - most[0] < 4 << 10, f"a file that is 15 MB larger takes {most[1] - most[0]} kB more memory"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("directive", ["", pytest.param("-- migrate:no-transaction\n", marks=pytest.mark.session)])
+@pytest.mark.parametrize(
+    "query",
+    ["SELECT generate_series(1, 3000000)", "SELECT repeat('x', 1000000) FROM generate_series(1, 100)"],
+    ids=["many rows", "large rows"],
+)
+def test_rows_that_a_migration_returns_are_not_kept_in_memory(
+    start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir, query: str, directive: str
+) -> None:
+    migrations_dir.write("001.sql", f"{directive}{query}; CREATE TABLE t ()")
+    migrations_dir.write("002.sql", f"{directive}TABLE gate")
+    database.execute("CREATE TABLE gate ()")
+    with database.connect() as conn:
+        conn.execute("BEGIN; LOCK TABLE gate")
+        process = start()
+        process.wait_for("migration.applied", timeout=60)
+        peak = peak_kb(process.pid)
+    assert process.finish().report["applied"] == 2
+    assert peak < 64 << 10
+
+
 def peak_kb(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
