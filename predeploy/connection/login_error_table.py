@@ -109,6 +109,33 @@ PARAMETER = LoginFailure(
     "startup_parameter",
     "The server or pooler rejected a parameter in the connection string: fix or remove the parameter",
 )
+TENANT = LoginFailure(
+    "authentication",
+    "The pooler does not know this tenant or user: fix the user name, which for Supabase ends in .PROJECT_REFERENCE",
+)
+NO_POOL = LoginFailure(
+    "unknown_database",
+    "The pooler has no pool for this user and database: fix their names, or add a pool to its configuration",
+)
+NO_CREDENTIALS = LoginFailure(
+    "authentication", "The RDS proxy has no credentials for the role: add a secret for the role to the proxy"
+)
+NO_ENDPOINT = LoginFailure(
+    "startup_parameter",
+    "The login does not name a Neon endpoint: use the host name from Neon's console, "
+    "or add options=endpoint%3DENDPOINT_ID to the connection string",
+)
+NO_CLUSTER = LoginFailure(
+    "startup_parameter",
+    "The login does not name a CockroachDB cluster: add options=--cluster%3DCLUSTER to the connection string",
+)
+DISABLED = LoginFailure("not_accepting", "The provider has disabled this database: enable it in the provider's console")
+QUOTA = LoginFailure("quota", "The provider's quota is used up: raise it in the provider's console")
+TOKEN = LoginFailure(
+    "authentication",
+    "The server rejected the password or token: fix it, or request a new token if this one has expired",
+)
+NOT_POSTGRES = LoginFailure("not_postgres", "The server at this address is not Postgres: fix the host or the port")
 
 NOT_READY = _retryable("not_accepting", "the server is starting up, shutting down or recovering")
 STARTING = _retryable("starting_up", "the server is starting up")
@@ -134,6 +161,32 @@ DIRECT_TLS = _retryable(
 )
 UNKNOWN = _retryable("unknown", "the login failed for an unknown reason")
 
+# The texts of poolers and providers, whose SQLSTATEs mean little; the first match wins.
+_OF_PROVIDERS = (
+    ("Tenant or user not found", TENANT),  # Supavisor
+    ("tenant/user", TENANT),  # newer versions
+    ("max clients reached", TOO_MANY),  # Supavisor, in session mode
+    ("Max client connections reached", TOO_MANY),  # Supavisor
+    ("Unable to check out process", POOLER),  # Supavisor
+    ("No pool configured", NO_POOL),  # pgcat
+    ("RDS proxy has no credentials", NO_CREDENTIALS),
+    ("waiting to acquire database connection", POOLER),  # RDS Proxy
+    ("Endpoint ID is not specified", NO_ENDPOINT),  # Neon
+    ("endpoint has been disabled", DISABLED),  # Neon
+    ("endpoint is disabled", DISABLED),  # Neon
+    ("time quota", QUOTA),  # Neon
+    ("data transfer quota", QUOTA),  # Neon
+    ("missing cluster identifier", NO_CLUSTER),  # CockroachDB
+    ("missing cluster name", NO_CLUSTER),  # CockroachDB
+    ("PAM authentication failed", TOKEN),  # also RDS with IAM
+    ("LDAP authentication failed", TOKEN),
+    ("RADIUS authentication failed", TOKEN),
+    ("IAM authentication failed", TOKEN),  # Cloud SQL, RDS Proxy
+    ("IAM user authentication failed", TOKEN),  # Cloud SQL
+    ("invalid response to SSL negotiation", NOT_POSTGRES),
+    ("invalid response to GSSAPI negotiation", NOT_POSTGRES),
+    ("expected authentication request from server", NOT_POSTGRES),
+)
 # The first match wins. Quoted names are removed from the text before matching.
 _TEXTS = (
     ("password authentication failed", PASSWORD),
@@ -241,6 +294,12 @@ _CODES = (
 )
 # Matches quoted names, which could contain any of these texts, in the quotation marks of any language and of Python.
 _NAME = re.compile(r'"[^"\n]*"|»[^«\n]*«|«[^»\n]*»|>>.*?<<|<<.*?>>|(?<=host )\'[^\'\n]*\'')
+
+
+def by_provider(text: str) -> LoginFailure | None:
+    """Return the failure that a pooler, a provider or a program other than Postgres reports, or None."""
+    text = _NAME.sub("...", text)
+    return next((failure for fragment, failure in _OF_PROVIDERS if fragment in text), None)
 
 
 def by_text(text: str) -> LoginFailure | None:

@@ -55,7 +55,7 @@ def classify_login_error(
     if sqlstate := getattr(error, "sqlstate", None):
         return _classify(text, [(sqlstate, error.diag.source_function)]).error()  # type: ignore[attr-defined]
     failure = _of_attempts(text)
-    return (_with_details(failure, dsn) if dsn else failure).error()
+    return (_with_details(failure, text, dsn) if dsn else failure).error()
 
 
 def _of_attempts(text: str) -> LoginFailure:
@@ -70,14 +70,18 @@ def _of_attempts(text: str) -> LoginFailure:
     return _of_several(hosts.values())
 
 
-def _with_details(failure: LoginFailure, dsn: Dsn) -> LoginFailure:
-    """Name what the connection string lacks, the password file that was ignored, or the option that is the cause."""
+def _with_details(failure: LoginFailure, text: str, dsn: Dsn) -> LoginFailure:
+    """Name what the connection string lacks, the password file that was ignored, or the option that is the cause.
+
+    If the cause is unknown, add the server's own message.
+    """
     from predeploy.connection.login_error_table import (
         DEFAULT_DATABASE,
         DIRECT_TLS,
         HUNG_UP,
         NO_DATABASE,
         NO_PASSWORD,
+        UNKNOWN,
     )
 
     if failure is HUNG_UP and dsn.used.get("sslnegotiation") == "direct":
@@ -86,6 +90,11 @@ def _with_details(failure: LoginFailure, dsn: Dsn) -> LoginFailure:
         return DEFAULT_DATABASE
     if failure is NO_PASSWORD and (words := describe_passfile(dsn.passfile, dsn.named, dsn.used)):
         return replace(failure, words=words)
+    if failure is UNKNOWN:
+        from predeploy.connection.login_sentence import server_sentence
+
+        if sentence := server_sentence(text, dsn):
+            return replace(failure, words=f"the login failed: {sentence}")
     return failure
 
 
@@ -96,8 +105,11 @@ def _sqlstates_in(text: str) -> list[tuple[str, str | None]]:
 
 
 def _classify(text: str, sqlstates: list[tuple[str, str | None]]) -> LoginFailure:
-    from predeploy.connection.login_error_table import UNKNOWN, by_sqlstate, by_text  # only needed after a failed login
+    # only needed after a failed login
+    from predeploy.connection.login_error_table import UNKNOWN, by_provider, by_sqlstate, by_text
 
+    if failure := by_provider(text):
+        return failure
     precise = by_text(text)
     decided = list(filter(None, (by_sqlstate(*sqlstate) for sqlstate in sqlstates)))
     if not decided:

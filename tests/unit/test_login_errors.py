@@ -93,6 +93,7 @@ PERMANENT = [
         '"zq7x" (server_login_retry)',
         "authentication",
     ),
+    (TO + "received invalid response to SSL negotiation: H", "not_postgres"),
     # A permanent failure takes precedence over a retryable one, whatever the order of hosts.
     (TO + "Connection refused\n" + FATAL + 'password authentication failed for user "zq7x"', "authentication"),
     (FATAL + 'database "too many" does not exist', "unknown_database"),
@@ -157,7 +158,6 @@ UNKNOWN = [
     "",
     "zq7x",
     TO + "SSL SYSCALL error: EOF detected",
-    TO + "received invalid response to SSL negotiation: H",
     FATAL + "Passwort-Authentifizierung für Benutzer »zq7x« fehlgeschlagen",
     FATAL + "Datenbank »recovery« ist zq7x",  # a quoted name is ignored, in any language's quotation marks
     FATAL + 'Datenbank "too many" ist zq7x',
