@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_PSQL_COPY = "\\copy"  # which the server's hint for COPY suggests, and which a migration cannot use
 NAMES = {
     "schema": "schema_name",
     "table": "table_name",
@@ -91,7 +92,7 @@ def failure_from(
         condition=condition_of(error.sqlstate),
         **place,
         **{key: redact_name(getattr(diag, name), diag, sql, start) for key, name in NAMES.items()},
-        hint=redact_hint(diag, sql, start),
+        hint=redact_hint(diag, sql, start) if _PSQL_COPY not in (diag.message_hint or "") else None,
         advice=cause
         or advise(
             error.sqlstate, command, diag.source_function, diag.message_primary or "", transactional=transactional

@@ -45,7 +45,8 @@ _LOCATE = """
                    WHERE a.attrelid = c.oid AND a.attname = 'checksum' AND NOT a.attisdropped),
            c.relhastriggers OR c.relhasrules OR c.relrowsecurity OR NOT EXISTS (
                SELECT FROM pg_catalog.pg_attribute a
-               WHERE a.attrelid = c.oid AND a.attname = 'name' AND a.atttypid = 'pg_catalog.text'::pg_catalog.regtype)
+               WHERE a.attrelid = c.oid AND a.attname = 'name' AND a.atttypid = 'pg_catalog.text'::pg_catalog.regtype),
+           c.relpersistence = 'u'
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.oid = to_regclass({table});
     SELECT {schema}
@@ -226,6 +227,13 @@ def ensure_table(
     found, current = answers or run(conn, locate(name))
     if found.ntuples:
         table = TableName(name.name, _text(found, 0))
+        if found.get_value(0, 3) == b"t":
+            log.warning(
+                "%s is UNLOGGED, so a crash of the server empties it: run ALTER TABLE %s SET LOGGED",
+                table,
+                table.quoted,
+                extra={"event": "table.unlogged"},
+            )
         has_checksum = found.get_value(0, 1) == b"t" or (alter and _add_checksum(conn, table))
         return MigrationsTable(table, has_checksum=has_checksum, may_lose_row=found.get_value(0, 2) == b"t")
     schema = _text(current, 0)

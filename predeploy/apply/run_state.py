@@ -224,7 +224,7 @@ class RunState:
                 f"it was rolled back{last}",
                 **fields,
             )
-        return MigrationFailure(migration.problem) if migration.problem else None
+        return MigrationFailure(migration.problem, line=migration.problem_line) if migration.problem else None
 
     def finish(self, drift: Drift) -> None:
         """Record the skipped migrations, and warn about files that have changed since they were applied."""

@@ -33,9 +33,10 @@ _FILLED_IN_ELSEWHERE = "{}, which pg-predeploy does not replace: write the value
 
 # Characters that editors show as nothing, as a space or as a quotation mark.
 _SPACES = {0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000}
-_INVISIBLE = {0xAD, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065), 0xFEFF}
+_CONTROLS = {*range(0x09), 0x0B, *range(0x0E, 0x20), *range(0x7F, 0xA0)}
+_INVISIBLE = {*_CONTROLS, 0xAD, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065), 0xFEFF}
 _QUOTES = {0x2018: "'", 0x2019: "'", 0x201A: "'", 0x2032: "'", 0x201C: '"', 0x201D: '"', 0x201E: '"', 0x2033: '"'}
-_ODD = re.compile("[" + "".join(map(chr, sorted(_SPACES | _INVISIBLE | _QUOTES.keys()))) + "]")
+_ODD = re.compile("[" + "".join(map(re.escape, map(chr, sorted(_SPACES | _INVISIBLE | _QUOTES.keys())))) + "]")
 
 
 def text_advice(sqlstate: str | None, chunk: Chunk, statement: Statement | None, at: int) -> str | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_KEPT_BYTES = 4 << 20  # per file; keeping a 50 MB text would take 100 MiB
 _BLOCK_BYTES = 1 << 20
-_NOT_UTF8 = "line {}: invalid UTF-8; save the file as UTF-8"
+_NOT_UTF8 = "invalid UTF-8; save the file as UTF-8"
 
 
 def read_migrations(directory: Path | str, *, numeric: bool = False) -> MigrationFiles:
@@ -90,7 +90,7 @@ def _read(folder: str, name: str, problem: str | None) -> Migration:
         sql = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        return Migration(name, checksum=checksum, problem=_NOT_UTF8.format(line))
+        return Migration(name, checksum=checksum, problem=_NOT_UTF8, problem_line=line)
     return Migration(name, sql, checksum)
 
 
@@ -116,5 +116,5 @@ def _read_large(name: str, path: str) -> Migration | None:
     if not found.transactional:
         return None
     if found.bad_line:
-        return Migration(name, checksum=found.checksum, problem=_NOT_UTF8.format(found.bad_line))
+        return Migration(name, checksum=found.checksum, problem=_NOT_UTF8, problem_line=found.bad_line)
     return Migration(name, checksum=found.checksum, path=path, _transactional=True, repeats=found.repeatable)

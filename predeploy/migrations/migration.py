@@ -28,7 +28,7 @@ def normalize(name: str) -> str:
 
 @dataclass(slots=True)
 class Migration:
-    """One file: its text without a byte order mark, or the `problem` that prevented reading it.
+    """One file: its text without a byte order mark, or the `problem` that prevented reading it, at `problem_line`.
 
     The text of a large file is not kept, but read again from `path`. `checksum` is the SHA-256 of the file's bytes with
     each CRLF converted to LF, so that line endings do not change the checksum between checkouts.
@@ -38,6 +38,7 @@ class Migration:
     sql: str = ""
     checksum: str | None = None
     problem: str | None = None
+    problem_line: int | None = None
     path: str | None = None
     _transactional: bool | None = field(default=None, repr=False, compare=False)
     repeats: bool | None = field(default=None, repr=False, compare=False)

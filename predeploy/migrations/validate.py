@@ -80,7 +80,7 @@ class ChunkReader:
 def _valid_chunks(migration: Migration, table: str) -> Iterator[Chunk]:
     """Yield validated chunks; an in-memory text is validated completely before its first chunk is yielded."""
     if migration.problem:
-        raise MigrationFailure(migration.problem)
+        raise MigrationFailure(migration.problem, line=migration.problem_line)
     valid = _validated(migration, table)
     yield from valid if migration.is_large else list(valid)
 

@@ -452,6 +452,7 @@ TEXTS = {
     "SELECT 1;\nSELECT \u2018a\u2019;": "Line 2, column 8 has a typographic quotation mark, left single quotation mark",
     "SELECT * FROM user\u200bs": "Line 1, column 19 has an invisible character",
     "SELECT f\ufeff(1)": "Line 1, column 9 has an invisible character, zero width no-break space (U+FEFF)",
+    "SELECT 1 \x07FROM x": "Line 1, column 10 has an invisible character, an unnamed character (U+0007): remove it",
     "SELECT 1;\n<<<<<<< HEAD\nSELECT 2;\n=======\nSELECT 3;\n>>>>>>> x\n": "Line 2 is a Git conflict marker.",
     "version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 12345\n": "This is a Git LFS pointer",
     "\n<!DOCTYPE html>\n<html></html>": "This is an HTML page, not SQL.",

@@ -221,3 +221,25 @@ def test_lines_of_the_server_log_are_not_notices(
     ]
     assert "411111111111" not in finished.stdout
     assert finished.stderr == ""
+
+
+def test_an_unlogged_table_causes_a_warning(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.execute("CREATE UNLOGGED TABLE _migrations (name text PRIMARY KEY, applied_at timestamptz DEFAULT now())")
+    migrations_dir.write("001.sql", "SELECT 1")
+    (warning,) = run().named("table.unlogged")
+    assert 'run ALTER TABLE "public"."_migrations" SET LOGGED' in warning["message"]
+    database.execute("ALTER TABLE _migrations SET LOGGED")
+    migrations_dir.write("002.sql", "SELECT 2")
+    assert run().named("table.unlogged") == []
+
+
+def test_a_file_that_is_not_utf8_is_reported_with_its_line(
+    run: Callable[..., Run], migrations_dir: MigrationsDir
+) -> None:
+    (migrations_dir.path / "001.sql").write_bytes(b"SELECT 1;\nSELECT '\xe4';\n")
+    finished = run()
+    (failed,) = finished.named("migration.failed")
+    assert (failed["line"], failed["error"]) == (2, "invalid UTF-8; save the file as UTF-8")
+    assert finished.report["first_failure"]["line"] == 2
