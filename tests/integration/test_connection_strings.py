@@ -36,11 +36,11 @@ MISTYPED = [
     ("postgresql://me:Zq7xKv9w@/app?host=/nowhere/.s.PGSQL.5432", "write its directory"),
     (f"{ME}:1/app?sslmode=no-verify", "write sslmode=require."),
     (f"{ME}:1,127.0.0.1:2,127.0.0.1/app?port=1,2", "host and port have different numbers of entries"),
-    (f"{ME}:1/app?replication=database", "has replication, which allows no migrations"),
-    ("cG9zdGdyZXNxbDovL21lOlpxN3hLdjl3QDEyNy4wLjAuMS9hcHA=", "is encoded in base64"),
+    (f"{ME}:1/app?replication=database", "sets replication, but a replication connection cannot run migrations"),
+    ("cG9zdGdyZXNxbDovL21lOlpxN3hLdjl3QDEyNy4wLjAuMS9hcHA=", "is base64-encoded"),
 ]
 REFUSED = [
-    ("min_protocol_version=3.2", "does not support min_protocol_version: remove it"),
+    ("min_protocol_version=3.2", "does not support the version in min_protocol_version: remove it"),
     ("gssencmode=require", "remove gssencmode=require"),
     ("options=--bogus", "rejected a parameter in the connection string: fix or remove"),
     ("options=-csearch_path", "rejected a parameter in the connection string: fix or remove"),
@@ -90,7 +90,7 @@ def test_a_connection_string_without_a_database_name_says_what_libpq_used(
     nameless = database.dsn.removesuffix(f"/{database.name}")
     ended = ended_at_once(run, nameless)
     assert ended.exit_code == 5
-    assert "has no database name, so libpq used the user name: add the name" in ended.report["message"]
+    assert "has no database name, so libpq used the user name: add the database name" in ended.report["message"]
     ended = ended_at_once(run, f"{nameless}/nowhere")
     assert "The database does not exist: create it" in ended.report["message"]
 

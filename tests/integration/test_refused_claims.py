@@ -68,7 +68,7 @@ def test_a_name_that_differs_only_in_its_case_is_not_counted_as_applied(
     failed = failure(ended)
     assert (ended.exit_code, ended.report["applied"], ended.named("migration.skipped")) == (1, 1, [])
     assert failed["migration"] == "a.sql"
-    assert "is case-insensitive, and A.sql is recorded" in failed["error"]
+    assert "is case-insensitive, and A.sql is already recorded" in failed["error"]
     assert advice in failed["advice"]
     assert ("have taken effect" in failed.get("hint", "")) == bool(mark)
     assert database.query("SELECT name::text FROM _migrations") == [("A.sql",)]
@@ -106,7 +106,7 @@ def test_another_unique_constraint_is_named(
     failed = failure(ended)
     assert (ended.report["applied"], ended.named("migration.skipped")) == (1, [])
     assert 'violates unique constraint "one_content"' in failed["error"]
-    assert failed["advice"] == "Drop the constraint or index one_content: only the name may be unique."
+    assert failed["advice"] == "Drop the constraint or index one_content: only the name column may be unique."
 
 
 def test_another_column_that_must_not_be_null_is_named(
@@ -121,12 +121,12 @@ def test_another_column_that_must_not_be_null_is_named(
 
 # What the trigger does, and what the error contains.
 TRIGGERS = {
-    "returns NULL": ("RETURN NULL;", "its row is missing from public._migrations at the end"),
-    "raises": ("RAISE 'not today';", "its row was refused: not today"),
-    "divides by zero": ("PERFORM 1/0; RETURN NEW;", "its row was refused: division by zero"),
-    "violates uniqueness": ("INSERT INTO once VALUES (1); RETURN NEW;", "its row was refused: duplicate key value"),
-    "removes the name": ("NEW.name = NULL; RETURN NEW;", 'its row was refused: null value in column "name"'),
-    "changes the name": ("NEW.name = lower(NEW.name); RETURN NEW;", "its row is missing"),
+    "returns NULL": ("RETURN NULL;", "row is missing from public._migrations, which has the trigger audit"),
+    "raises": ("RAISE 'not today';", "the migration's row was rejected: not today"),
+    "divides by zero": ("PERFORM 1/0; RETURN NEW;", "the migration's row was rejected: division by zero"),
+    "violates uniqueness": ("INSERT INTO once VALUES (1); RETURN NEW;", "row was rejected: duplicate key value"),
+    "removes the name": ("NEW.name = NULL; RETURN NEW;", 'row was rejected: null value in column "name"'),
+    "changes the name": ("NEW.name = lower(NEW.name); RETURN NEW;", "row is missing"),
 }
 
 
@@ -157,7 +157,7 @@ def test_a_trigger_that_discards_an_update_is_named(
     migrations_dir.write("view.sql", f"{REPEATABLE}CREATE OR REPLACE VIEW v AS SELECT 2 AS a")
     ended = run()
     assert (ended.exit_code, ended.named("migration.skipped")) == (1, [])
-    assert "does not let this run update it" in failure(ended)["error"]
+    assert "the UPDATE of public._migrations changed no row" in failure(ended)["error"]
     assert "trigger audit" in failure(ended)["advice"]
 
 
@@ -202,7 +202,7 @@ PRIVILEGES = {
     "insert": (
         "GRANT SELECT ON _migrations TO {owner}",
         "permission denied for table _migrations (SQLSTATE 42501)",
-        'Run GRANT SELECT, INSERT ON "public"."_migrations" for it',
+        'Run GRANT SELECT, INSERT ON "public"."_migrations" for the role',
     ),
     "read": ("", "permission denied for table _migrations (SQLSTATE 42501)", "Run GRANT SELECT, INSERT ON _migrations"),
     "of a trigger": (
