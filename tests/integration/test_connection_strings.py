@@ -1,4 +1,4 @@
-"""A mistyped connection string, or one that the server can never accept, ends the run at once with the remedy."""
+"""If a connection string is mistyped or can never be accepted by the server, the run ends at once with a remedy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.support.migrations_dir import MigrationsDir
     from tests.support.program import Run
 
-AT_ONCE_S = 20  # of a wait of 60 s
+AT_ONCE_S = 20  # well below the wait of 60 s
 ME = "postgresql://me:Zq7xKv9w@127.0.0.1"
 MISTYPED = [
     (f"{ME}/app?schema=public", "replace schema with options=-csearch_path%3DSCHEMA, or remove it."),
@@ -83,8 +83,8 @@ def test_an_option_that_the_server_never_accepts_ends_the_run_at_once(
     assert text in ended.report["message"]
 
 
-@pytest.mark.direct("a pooler takes any database name")
-def test_a_connection_string_without_a_database_name_says_what_libpq_used(
+@pytest.mark.direct("a pooler accepts any database name")
+def test_the_error_for_a_missing_database_name_explains_what_libpq_used(
     run: Callable[..., Run], database: Database
 ) -> None:
     nameless = database.dsn.removesuffix(f"/{database.name}")
@@ -95,7 +95,7 @@ def test_a_connection_string_without_a_database_name_says_what_libpq_used(
     assert "The database does not exist: create it" in ended.report["message"]
 
 
-@pytest.mark.direct("the server before Postgres 17 closes the connection")
+@pytest.mark.direct("a server before Postgres 17 closes the connection")
 def test_a_server_that_closes_a_direct_tls_handshake_may_be_too_old(database: Database) -> None:
     dsn = parse_dsn(f"{database.dsn}?sslmode=require&sslnegotiation=direct")
     with pytest.raises(PostgresUnavailable) as caught:

@@ -1,4 +1,4 @@
-"""A refused claim is explained by its cause: another runner was first only if a row of exactly this name exists."""
+"""The error for a refused claim names the cause; a migration is skipped only if a row of exactly its name exists."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def text_table(database: Database) -> Database:
     return database
 
 
-# What a superuser runs first, the column or an index, and what the advice says.
+# What a superuser runs first, the statements that create the table, and a part of the advice.
 ANY_CASE = "CREATE COLLATION any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
 CASE_INSENSITIVE = {
     "citext": ("CREATE EXTENSION citext", TABLE.format("citext"), "ALTER COLUMN name TYPE text"),
@@ -53,7 +53,7 @@ CASE_INSENSITIVE = {
 @pytest.mark.parametrize("case", CASE_INSENSITIVE)
 @EITHER
 @NEEDS_A_SESSION
-def test_a_name_that_differs_only_in_its_case_is_not_counted_as_applied(
+def test_a_name_that_differs_only_in_case_is_not_counted_as_applied(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, case: str, mark: str
 ) -> None:
     prepare, setup, advice = CASE_INSENSITIVE[case]
@@ -109,7 +109,7 @@ def test_another_unique_constraint_is_named(
     assert failed["advice"] == "Drop the constraint or index one_content: only the name column may be unique."
 
 
-def test_another_column_that_must_not_be_null_is_named(
+def test_another_not_null_column_is_named(
     run: Callable[..., Run], text_table: Database, migrations_dir: MigrationsDir
 ) -> None:
     text_table.execute("ALTER TABLE _migrations ADD version int NOT NULL")
@@ -161,7 +161,7 @@ def test_a_trigger_that_discards_an_update_is_named(
     assert "trigger audit" in failure(ended)["advice"]
 
 
-# Policies, and what the message of the run contains.
+# The policy, and a part of the run's message or of the migration's error.
 POLICIES = {
     "no policy": ("", "new row violates row-level security policy"),
     "may not read": ("CREATE POLICY w ON _migrations FOR INSERT WITH CHECK (true)", "row security"),
@@ -197,7 +197,7 @@ def test_a_row_that_row_security_hides_is_not_counted_as_applied_by_another_runn
     assert run().report["skipped"] == 1
 
 
-# What the role lacks; the server's sentence and the remedy.
+# By what the role lacks: the setup, the server's message and the remedy.
 PRIVILEGES = {
     "insert": (
         "GRANT SELECT ON _migrations TO {owner}",
@@ -215,7 +215,7 @@ PRIVILEGES = {
 
 
 @pytest.mark.parametrize("case", PRIVILEGES)
-def test_a_missing_privilege_is_reported_in_the_servers_words_and_a_grant_is_advised_if_it_helps(
+def test_a_missing_privilege_is_reported_with_the_servers_message_and_a_grant_if_it_helps(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, case: str
 ) -> None:
     setup, sentence, remedy = PRIVILEGES[case]
@@ -228,7 +228,7 @@ def test_a_missing_privilege_is_reported_in_the_servers_words_and_a_grant_is_adv
     assert ("GRANT" in ended.report["message"]) == ("GRANT" in remedy)
 
 
-def test_the_privilege_to_update_is_asked_for_only_if_a_repeatable_migration_runs_again(
+def test_the_update_privilege_is_required_only_if_a_repeatable_migration_runs_again(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.admin_execute(f"{TABLE.format('text')}; GRANT SELECT, INSERT ON _migrations TO {database.owner}")
@@ -239,7 +239,7 @@ def test_the_privilege_to_update_is_asked_for_only_if_a_repeatable_migration_run
     assert 'Run GRANT UPDATE ON "public"."_migrations"' in ended.report["message"]
 
 
-# What the event trigger does, the server's sentence, and the setup of the role.
+# What the event trigger does, and the server's message.
 EVENT_TRIGGERS = {
     "lacks a privilege": ("INSERT INTO audited VALUES (tg_tag);", "permission denied for table audited"),
     "raises": ("RAISE 'no tables in this database';", "no tables in this database"),
@@ -255,7 +255,7 @@ EVENT_TRIGGER = (
 
 
 @pytest.mark.parametrize("case", EVENT_TRIGGERS)
-def test_an_event_trigger_that_refuses_the_table_is_named(
+def test_an_event_trigger_that_rejects_the_table_is_named(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, case: str
 ) -> None:
     body, sentence = EVENT_TRIGGERS[case]
@@ -272,7 +272,7 @@ def test_an_event_trigger_that_refuses_the_table_is_named(
 
 
 @pytest.mark.parametrize("body", ["RAISE 'no changes';", "INSERT INTO audited VALUES (tg_tag);"])
-def test_an_event_trigger_that_refuses_the_checksum_column_does_not_stop_the_run(
+def test_an_event_trigger_that_rejects_the_checksum_column_does_not_stop_the_run(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, body: str
 ) -> None:
     database.execute(TABLE.format("text").replace(", checksum text", ""))
@@ -305,7 +305,7 @@ def test_a_search_path_without_an_existing_schema_is_shown(
     assert "No schema in search_path exists (it is set to nowhere, elsewhere)" in run().report["message"]
 
 
-def test_a_role_without_the_privilege_to_create_the_table_is_advised_to_grant_it(
+def test_a_grant_is_suggested_if_the_role_cannot_create_the_table(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.admin_execute("ALTER SCHEMA public OWNER TO CURRENT_USER; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
@@ -316,7 +316,7 @@ def test_a_role_without_the_privilege_to_create_the_table_is_advised_to_grant_it
 
 
 @pytest.mark.parametrize("case", ["returns NULL", "raises", "removes the name"])
-def test_a_rehearsal_explains_a_refused_row_as_well(
+def test_a_rehearsal_also_explains_a_rejected_row(
     run: Callable[..., Run], text_table: Database, migrations_dir: MigrationsDir, case: str
 ) -> None:
     text_table.execute(TRIGGER.format(TRIGGERS[case][0]))

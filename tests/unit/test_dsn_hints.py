@@ -1,4 +1,4 @@
-"""What the error says about connection strings as people have them; no test connects."""
+"""The error messages for common mistakes in connection strings; no test connects."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ COMPONENTS = [
     ("host=db port='{}'", "The port"),
     ("host=db dbname='{}'", "The database name"),
 ]
-ACCEPTED = [  # what libpq understands, although it resembles a mistake
+ACCEPTED = [  # valid strings that resemble a mistake
     "postgresql://me:${Zq7x}Kv9w@db/app",
     "postgresql://me:a${DB_PASSWORD}@db/app",
     "postgresql://me:$Zq7x@db/app",
@@ -220,41 +220,41 @@ def error_of(dsn: str) -> str:
 
 
 @pytest.mark.parametrize(("parameters", "text"), PARAMETERS)
-def test_a_parameter_of_another_client_is_named_with_what_libpq_has_instead(parameters: str, text: str) -> None:
+def test_the_error_names_another_clients_parameter_and_the_replacement(parameters: str, text: str) -> None:
     assert text in error_of(f"postgresql://me:Zq7x@db/app?{parameters}")
     assert text in error_of(f"postgresql://db?{parameters}")
 
 
 @pytest.mark.parametrize(("dsn", "text"), FORMS, ids=ascii)
-def test_the_error_says_what_to_write_instead(dsn: str, text: str) -> None:
+def test_the_error_explains_what_to_write_instead(dsn: str, text: str) -> None:
     assert text in error_of(dsn)
 
 
 @pytest.mark.parametrize(("placeholder", "shape"), NOT_FILLED)
-def test_a_string_that_is_only_a_placeholder_was_not_filled_in(placeholder: str, shape: str) -> None:
+def test_a_string_that_is_only_a_placeholder_is_rejected(placeholder: str, shape: str) -> None:
     assert error_of(placeholder).startswith(f"DATABASE_URL{PLACEHOLDER}({shape}): ")
 
 
 @pytest.mark.parametrize(("template", "what"), COMPONENTS)
 @pytest.mark.parametrize("placeholder", ["$(DB_X)", "${DB_X}", "${DB_X:-y}", "{{ .Values.x }}", "${{Postgres.X}}"])
-def test_a_placeholder_in_any_component_was_not_filled_in(template: str, what: str, placeholder: str) -> None:
+def test_a_placeholder_in_any_component_is_rejected(template: str, what: str, placeholder: str) -> None:
     assert f"{what} in DATABASE_URL{PLACEHOLDER}" in error_of(template.replace("{}", placeholder))
 
 
 @pytest.mark.parametrize(("template", "what"), COMPONENTS)
 @pytest.mark.parametrize("placeholder", ["<db-password>", "$DB_HOST"])
-def test_a_placeholder_with_a_typical_word_was_not_filled_in(template: str, what: str, placeholder: str) -> None:
+def test_a_placeholder_with_a_typical_word_is_rejected(template: str, what: str, placeholder: str) -> None:
     assert f"{what} in DATABASE_URL{PLACEHOLDER}" in error_of(template.replace("{}", placeholder))
 
 
-def test_several_placeholders_are_reported_in_order() -> None:
+def test_the_first_of_several_placeholders_is_reported() -> None:
     dsn = "postgresql://${DB_USER}:${DB_PASSWORD}@${DB_HOST:-Zq7x}:${DB_PORT:-1}/${DB_NAME}"
     assert error_of(dsn).startswith(f"The user name in DATABASE_URL{PLACEHOLDER}(such as ${{...}}): ")
     assert error_of("postgresql://db/app_$(ENV)").startswith(f"The database name in DATABASE_URL{PLACEHOLDER}($(")
     assert error_of("postgresql://me:x@db-$(ENV).internal/app").startswith(f"The host in DATABASE_URL{PLACEHOLDER}($(")
 
 
-def test_a_placeholder_in_a_variable_was_not_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_placeholder_in_an_environment_variable_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSWORD", "$(DB_PASSWORD)")
     assert error_of("host=db").startswith(f"The password in a PG* variable or a service file{PLACEHOLDER}($(...)): ")
     assert parse_dsn("host=db password=Zq7x").host == "db"
@@ -276,5 +276,5 @@ def test_a_string_that_only_resembles_a_mistake_is_accepted(dsn: str) -> None:
         "postgresql://me:Zq@7x@db/app?schema=public",
     ],
 )
-def test_a_part_of_a_password_is_never_taken_for_a_parameter(dsn: str) -> None:
+def test_part_of_a_password_is_never_reported_as_a_parameter(dsn: str) -> None:
     assert error_of(dsn).startswith("DATABASE_URL has an unencoded @: ")

@@ -1,4 +1,4 @@
-"""An option of libpq with an invalid value is named, without any part of the value; libpq itself complains here."""
+"""If a libpq option has an invalid value, the error names the option without any part of its value."""
 
 from __future__ import annotations
 
