@@ -1,6 +1,6 @@
 """Signal handling: raise an exception that ends the run, and force an exit if that takes too long.
 
-When the exception unwinds, the statement is cancelled on the server, and `finally` blocks clean up. The forced exit
+As the exception propagates, the statement is cancelled on the server, and `finally` blocks clean up. The forced exit
 ends the process even if the server responds to neither the cancel request nor the rollback.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
     from types import FrameType, TracebackType
 
-# By name, because Windows, where the library may be used, lacks two of them.
+# Selected by name, because Windows, where the library may be used, lacks two of these signals.
 SIGNALS = tuple(signum for signum in signal.Signals if signum.name in {"SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP"})
 FORCED_EXIT_AFTER_S = 1.4  # after the signal
 FINAL_LINE_S = 0.3  # extra time to write the summary line, which blocks if nothing reads stdout
@@ -43,7 +43,7 @@ class Terminated(KeyboardInterrupt):
 def raise_on_signals(report_forced_exit: Callable[[Terminated], int]) -> None:
     """Raise `Terminated` in the main thread on the first signal; ignore later signals.
 
-    A signal that the parent process has set to be ignored stays ignored, for example SIGHUP under nohup.
+    A signal that the parent process ignores stays ignored, for example SIGHUP under nohup.
     `report_forced_exit` writes the summary line of a run that does not end in time, and returns the exit code.
     """
     global _report_forced_exit, _handled  # noqa: PLW0603  one handler per process
@@ -61,7 +61,7 @@ def ignore_signals_until_reported() -> None:
 
 
 def seconds_left() -> float | None:
-    """Return the time until the forced exit, in seconds, or None if no signal has arrived."""
+    """Return the number of seconds until the forced exit, or None if no signal has arrived."""
     return None if _arrived is None else max(_arrived + FORCED_EXIT_AFTER_S - time.monotonic(), 0)
 
 

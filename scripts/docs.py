@@ -32,11 +32,11 @@ other code, see appendix A of the Postgres manual. `scripts/docs` generates this
 _CODES_HEAD = """
 ## Ended by the server
 
-What the codes of classes 25, 53, 57 and 58 mean for a migration. A statement that fails with one of these codes fails
-its migration, and is not retried. If the server ends the session with one of these codes, the last column says whether
-the migration runs again after a reconnect, up to three times in total. A no-transaction migration never runs again by
-itself. A pooler may replace the server's code with its own; then the migration runs again. `scripts/docs` generates
-this table from `predeploy/apply/server_ended.py`.
+This table explains the codes of classes 25, 53, 57 and 58. If a statement fails with one of these codes, its migration
+fails and is not retried. If the server ends the session with one of these codes, the last column shows whether the
+migration runs again after a reconnect, up to three times in total. A no-transaction migration never runs again on its
+own. A pooler may replace the server's code with another one; in that case, the migration runs again. `scripts/docs`
+generates this table from `predeploy/apply/server_ended.py`.
 
 | code | condition | meaning | runs again after the session ended |
 | --- | --- | --- | --- |

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from predeploy import create_db
+from predeploy.signals import SIGNALS
 from tests.support.database import Database, fresh_database
 from tests.support.migrations_dir import MigrationsDir
 from tests.support.pgbouncer import PgBouncer, PgBouncerMissing
@@ -48,6 +50,14 @@ def _environment_of_its_own() -> Iterator[None]:
             if name.startswith(("DATABASE_URL", "MIGRATE_", "MIGRATIONS_", "PG")) and name not in PROGRAMS:
                 patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _default_signal_handling() -> None:
+    """Restore the signals that a background job of a shell ignores, because the program keeps ignoring them."""
+    for signum in SIGNALS:
+        if signal.getsignal(signum) == signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -32,8 +32,8 @@ ADVICE = {
     "-- migrate:no-transaction.",
     "25006": "Connect to the primary, or turn off read-only mode (SET TRANSACTION, default_transaction_read_only).",
     "25P01": "Remove -- migrate:no-transaction, or remove the statement, which only works in a transaction.",
-    "25P03": "Begin the file with SET idle_in_transaction_session_timeout = 0, or raise it with ALTER ROLE.",
-    "25P04": "Begin the file with SET transaction_timeout = 0, or raise it with ALTER ROLE.",
+    "25P03": "Begin the file with SET idle_in_transaction_session_timeout = 0, or raise the timeout with ALTER ROLE.",
+    "25P04": "Begin the file with SET transaction_timeout = 0, or raise the timeout with ALTER ROLE.",
     "2BP01": "Drop or change the dependent objects first, or add CASCADE to drop them too.",
     "2D000": "Remove COMMIT and ROLLBACK from the procedure or block, or move the CALL or DO to a file that begins "
     "with -- migrate:no-transaction.",
@@ -61,19 +61,19 @@ ADVICE = {
     "otherwise choose another name.",
     "53100": "Free disk space on the database server.",
     "53200": "Split the file, or give the server more memory or a higher max_locks_per_transaction.",
-    "53400": "Raise the limit in the message, such as temp_file_limit, or process fewer rows in each statement.",
+    "53400": "Raise the limit named in the message, such as temp_file_limit, or process fewer rows in each statement.",
     "55006": "End the sessions that use the object, then run the migration again.",
     "55P03": "Run the migration again when no session holds the lock, or raise MIGRATE_LOCK_TIMEOUT to wait longer.",
     "55P04": "Use the new enum value in a later file: the ALTER TYPE that adds it must be committed first.",
     "57014": "Run the migration again with a longer MIGRATE_STATEMENT_TIMEOUT, unless a user cancelled the statement.",
-    "57P01": "Check the server's log for what ended the session, then run the migration again.",
+    "57P01": "Check the server's log to see what ended the session, then run the migration again.",
     "57P02": "Check the server's log for the session that crashed, then run the migration again.",
     "57P04": "Create the database again, or fix its name in the connection string.",
     "57P05": "Raise idle_session_timeout for the role with ALTER ROLE, or set it to 0.",
     "58P01": "Put the file where the database server can open it: the server cannot see files in this container.",
 }
-# For ambiguous codes. The keys add the command, the function in the server's source, _NO_TRANSACTION, or the end of the
-# message in English.
+# For ambiguous codes. Each key adds the command, the server function that raised the error, _NO_TRANSACTION, or the end
+# of the English message.
 _NO_TRANSACTION = "no transaction"
 _USED_BY_A_VIEW = "Drop the view or rule in an earlier statement, and create it again afterwards."
 _OTHER_COLUMNS = "Drop the view and create it again: CREATE OR REPLACE can only add columns at the end."
@@ -90,15 +90,15 @@ SPECIAL: dict[tuple[str | None, ...], str] = {
     ("25001", "call_enum_check_hook"): _TRANSACTION_HAS_BEGUN,
     ("25001", _NO_TRANSACTION): "Write the statement itself into the file, not a function or block that runs it.",
     ("2D000", _NO_TRANSACTION): "Remove COMMIT and ROLLBACK: functions and blocks with EXCEPTION cannot use them.",
-    ("42704", UNKNOWN_SETTING): "Remove the line if a newer Postgres wrote it (pg_dump writes the settings of its own "
-    "version), or fix the name.",
+    ("42704", UNKNOWN_SETTING): "Remove the line if it was written for a newer Postgres version, for example by "
+    "a newer pg_dump, or fix the name.",
     ("42P10", "infer_arbiter_indexes"): "Create the unique constraint for ON CONFLICT in an earlier statement.",
     ("42P16", "checkViewTupleDesc"): _OTHER_COLUMNS,
     ("42P16", "checkViewColumns"): _OTHER_COLUMNS,  # since Postgres 18
     ("55006", "CheckTableNotInUse"): "Put the statement into a later file: this transaction still uses the table.",
     ("55006", _NO_TRANSACTION, "CheckTableNotInUse"): "Move the statement out of the block that is using the table.",
-    ("57014", "statement timeout"): "Raise MIGRATE_STATEMENT_TIMEOUT, which overrides the statement_timeout of the "
-    "role and the database, or raise statement_timeout in the file.",
+    ("57014", "statement timeout"): "Raise MIGRATE_STATEMENT_TIMEOUT, which overrides the role's and the database's "
+    "statement_timeout, or set statement_timeout in the file.",
     ("57014", "user request"): "Run the migration again: a user or another program cancelled the statement.",
     ("58P01", "CREATE EXTENSION"): _INSTALL_EXTENSION,
     ("58P01", "CREATE FUNCTION"): "Install the library on the database server, or ask its administrator.",
@@ -123,7 +123,7 @@ def condition_of(sqlstate: str | None) -> str | None:
 def advise(
     sqlstate: str | None, command: str | None, function: str | None, message: str = "", *, transactional: bool
 ) -> str | None:
-    """Return advice for a failed statement, given its command, the server function that raised the error and its text.
+    """Return advice for a failed statement, given its command and the function and message of the server's error.
 
     Return None if there is no advice, or if the migration raised the error itself: its author wrote the message.
     """

@@ -13,8 +13,9 @@ A message for a transactional migration has these parts (`Kind`):
 
 The server returns one result per statement, so counting results shows which part failed:
 
-- CLAIM: another runner has applied the migration if its row exists after the rollback. A NULL name means that another
-  runner holds the lock: the claim inserts NULL if it cannot take the lock. `refused_claim` explains every other error.
+- CLAIM: if the migration's row exists after the rollback, another runner has applied the migration. If the name is
+  NULL, another runner holds the lock: the claim inserts NULL if it cannot take the lock. `refused_claim` explains all
+  other errors.
 - ROW_CHECK: the migration, a trigger or a rule has removed the row.
 - COMMIT: the migration failed, for example on a deferred constraint. A COMMIT that rolls back returns ROLLBACK.
 - RESET: the migration is already committed. Its outcome does not change, and the session is reset again.
@@ -208,7 +209,7 @@ class Execution:
         return failure
 
     def explain(self, refused: ClaimRefused) -> AlreadyApplied | LockUnavailable | MigrationFailure:
-        """Return what a refused claim means, once the session has been recovered."""
+        """Return what a refused claim means. Call this after the session has been recovered."""
         name = self.migration.name
         if self.migration.transactional:
             may_lack_lock = None if self._lock_was_unavailable else True
@@ -278,7 +279,7 @@ class Execution:
         if invalid_before is not None and (invalid := self._invalid_indexes(invalid_before)):
             raise MigrationFailure("a concurrent index build left an INVALID index", hint=_drop_hint(invalid))
         try:
-            (result,) = run(self._conn, self._claim(fenced=False))  # even if the lock is lost, after the statements
+            (result,) = run(self._conn, self._claim(fenced=False))  # unfenced: the statements have taken effect
         except psycopg.Error as error:
             if is_lost(self._conn):
                 raise

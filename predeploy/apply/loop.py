@@ -111,7 +111,7 @@ class ApplyLoop:
             raise SessionOutdated
         log.warning(
             "Settings for new sessions have changed (ALTER ROLE or ALTER DATABASE); "
-            "sessions that the pooler keeps do not have them until it reconnects",
+            "sessions that the pooler keeps open do not have them until the pooler reconnects",
             extra={"event": "session.outdated"},
         )
 

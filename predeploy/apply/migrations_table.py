@@ -52,7 +52,7 @@ _LOCATE = """
     SELECT {schema}
 """
 # Schema-qualified, because a migration may have changed search_path so that other operators come first. The first
-# comparison uses the index, the second ignores the collation and the type of the column.
+# comparison uses the index. The second ignores the column's collation and type.
 _HAS_NAME = (
     "name OPERATOR(pg_catalog.=) {name} AND "
     '(name::pg_catalog.text COLLATE pg_catalog."C") OPERATOR(pg_catalog.=) {name}'
@@ -97,7 +97,7 @@ def read_rows(conn: Connection, table: TableName = DEFAULT_TABLE) -> dict[str, s
 
 
 def read_times(conn: Connection, table: TableName = DEFAULT_TABLE) -> dict[str, str]:
-    """Return when each migration was applied, by name: in UTC (ISO 8601), or as the table has it if it is no time."""
+    """Return when each migration was applied, by name: in UTC (ISO 8601), or as in the table if it is not a time."""
     rows = _read(conn, table, f"t.name, {_TIME}") or []
     return {normalize(name): _utc(time) for name, time in rows}
 
@@ -182,18 +182,21 @@ class MigrationsTable:
         return f"INSERT INTO {self.name.sql} ({', '.join(values)}) VALUES ({', '.join(values.values())})"  # noqa: S608  quoted above; replaced by tests/faults/planted.py
 
     def is_recorded(self, name: str) -> bool:
-        """Return whether the table had a row for this migration when it was read, so that the claim updates it."""
+        """Return whether this migration had a row when the table was read; if so, the claim updates the row."""
         return name in self._recorded
 
     def is_claimed_by_another(self, conn: Connection, name: str) -> bool:
-        """Return whether a row of exactly this name exists, with another checksum than before if it existed."""
+        """Return whether another runner has written the row of exactly this name.
+
+        If the row already existed when the table was read, its checksum must have changed since then.
+        """
         checksum = "checksum" if self.has_checksum else "NULL"
         query = _CHECKSUM_OF.format(checksum=checksum, table=self.name.sql, name=_quote(conn, name))
         row = conn.execute(query.encode()).fetchone()
         return row is not None and (name not in self._recorded or row[0] != self._recorded[name])
 
     def similar_name(self, conn: Connection, name: str) -> str | None:
-        """Return a recorded name that differs from this one at most in its case, or None."""
+        """Return a recorded name that equals `name` if case is ignored, or None."""
         row = conn.execute(_SIMILAR.format(table=self.name.sql, name=_quote(conn, name)).encode()).fetchone()
         return row[0] if row else None
 
@@ -251,7 +254,7 @@ def ensure_table(
             raise
         is_duplicate = isinstance(error, (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable))
         if is_duplicate and (answers := run(conn, locate(name)))[0].ntuples:
-            return ensure_table(conn, name, answers)  # created just now by an implementation that does not lock first
+            return ensure_table(conn, name, answers)  # another implementation, which does not lock first, created it
         from predeploy.apply.table_facts import refused_creation  # only needed after a failure
 
         raise refused_creation(conn, table, error) from None

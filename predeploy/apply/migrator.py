@@ -96,10 +96,10 @@ class Migrator:
         self._loop: ApplyLoop | None = None
         self._checked: set[str] = set()  # names of migrations whose directives have been checked
         self._surroundings_checked = False
-        self._table = options.table  # with its schema once it is found, because a migration may change search_path
+        self._table = options.table  # with its schema once found, because a migration may change search_path
         self._renewals = 0  # new sessions, because a migration stored settings
         self._backend_pid: int | None = None  # of the last dedicated session, which may still hold the lock
-        self._backend_started: int | None = None  # the result of SESSION_STARTED there; None if not known yet
+        self._backend_started: int | None = None  # the result of SESSION_STARTED in that session
         self._end: ServerEnd | None = None  # a warning that the server is ending the current session
 
     def run(self) -> MigrationResult:
@@ -233,8 +233,8 @@ class Migrator:
     ) -> None:
         """Roll back, then read the table: a COMMIT cancelled while waiting for a standby is still committed locally.
 
-        After a signal, terminate the session if it is still running or the connection was closed, and read the table
-        on a second connection.
+        After a signal, if the session is still running or its connection is closed, terminate the session and read the
+        table on a second connection.
         """
         if not is_running(conn):
             roll_back(conn, profile)
@@ -269,7 +269,7 @@ class Migrator:
 
         name, sql = self._loop.notice_source() if self._loop else (None, "")
         if end := read_end(notice, sql):
-            self._end = end  # logged when the connection is lost, which follows
+            self._end = end  # logged when the connection is lost
             return
         severity = notice.severity_nonlocalized or "NOTICE"
         level = logging.WARNING if severity == "WARNING" else logging.INFO

@@ -1,8 +1,8 @@
-"""Why a migration has no row: another runner has applied it, another runner holds the lock, or the table refuses it.
+"""Explain a failed claim: another runner has applied the migration or holds the lock, or the table rejects the row.
 
-A claim is refused by an error, or by a row that is missing at the end. The error alone does not determine the cause: a
-unique violation may also come from a case-insensitive column or from a trigger. So after the rollback, the row of
-exactly this name is read, and only if it exists, another runner has applied the migration.
+A claim fails if the server reports an error, or if the row is missing at the end of the migration. The error alone does
+not determine the cause: a case-insensitive name column or a trigger can also raise a unique violation. So the row of
+exactly this name is read after the rollback. Only if it exists has another runner applied the migration.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from predeploy.connection.connect import Connection
 
 _OF_THE_FILE = ("line", "column", "statement", "statements", "command")
-_ABOUT_DATA = ("22", "23", "42")  # classes whose advice is about the statements of a file, which a claim is not
+_ABOUT_DATA = ("22", "23", "42")  # SQLSTATE classes whose advice applies to a file's statements, not to a claim
 _LET_IN = "lets the role read and insert every row"
+_REJECTED = "the migration's row was rejected: "
 
 
 class AlreadyApplied(Exception):
@@ -34,14 +35,15 @@ class AlreadyApplied(Exception):
 class LockUnavailable(Exception):
     """Another runner holds the lock, because a migration released it or because a pooler shares the session.
 
-    It is also raised if a migration has stored settings for new sessions, so this session no longer has current ones.
+    It is also raised if a migration has stored settings for new sessions, because this session does not have them.
     """
 
 
 class ClaimRefused(Exception):
-    """The server refused a migration's row with `error`, or with None if the row is missing at the end.
+    """The server rejected a migration's row.
 
-    `failure` describes the error. Call `explain` once the transaction has been rolled back.
+    `error` is the server's error, or None if the row is missing at the end of the migration. `failure` describes the
+    error. Call `explain` once the transaction has been rolled back.
     """
 
     def __init__(self, failure: MigrationFailure, error: psycopg.Error | None) -> None:
@@ -54,9 +56,9 @@ class ClaimRefused(Exception):
     ) -> AlreadyApplied | LockUnavailable | MigrationFailure:
         """Return what the refusal means for the migration `name`.
 
-        `may_lack_lock` says whether the claim inserts NULL if another runner holds the lock; it is None if that was
-        the previous answer and has to be checked. Raise `PostgresRefused` if the role lacks a privilege, or if row
-        security is in the way.
+        `may_lack_lock` is True if a NULL name means that another runner holds the lock, and None if the previous claim
+        already failed for this reason, so that the lock must be checked. Raise `PostgresRefused` if the role lacks a
+        privilege, or if row security hides or rejects the row.
         """
         diag = self.error.diag if self.error else None
         is_null = isinstance(self.error, psycopg.errors.NotNullViolation)
@@ -65,7 +67,7 @@ class ClaimRefused(Exception):
         may_be_applied = isinstance(self.error, (psycopg.errors.UniqueViolation, psycopg.errors.DivisionByZero))
         if may_be_applied and table.is_claimed_by_another(conn, name):
             return AlreadyApplied()
-        from predeploy.apply.table_facts import read_facts  # another runner is a common cause, the others are not
+        from predeploy.apply.table_facts import read_facts  # only needed for less common causes
 
         facts = read_facts(conn, table.name, diag.constraint_name if diag else None)
         if not facts:
@@ -82,36 +84,36 @@ class ClaimRefused(Exception):
         if is_null and _is_of_table(diag, table):
             return self._null(conn, facts, table, may_lack_lock=may_lack_lock)
         if isinstance(self.error, psycopg.errors.DivisionByZero) and table.is_recorded(name):
-            self.failure.message = f"{table.name} does not let this run update it"
+            self.failure.message = f"the UPDATE of {table.name} changed no row"
         return self._intercepted(facts, table)
 
     def _not_unique(self, conn: Connection, facts: TableFacts, table: MigrationsTable, name: str) -> MigrationFailure:
-        """Explain a unique violation although no row of exactly this name can be read."""
+        """Explain a unique violation if no row of exactly this name can be read."""
         index = self.failure.fields.get("constraint", "")
         if facts.index_on and (similar := table.similar_name(conn, name)):
             change = f'run ALTER TABLE {table.name.sql} ALTER COLUMN name TYPE text COLLATE "C"'
             return self._failure(
-                f"the name column of {table.name} is case-insensitive, and {similar} is recorded",
+                f"the name column of {table.name} is case-insensitive, and {similar} is already recorded",
                 f"Rename one of the files, or {change if facts.index_on == 'name' else f'drop the index {index}'}.",
             )
         if facts.has_row_security:
             raise PostgresRefused(
-                f"Row security hides rows of {table.name} from the role: {name} cannot be recorded, but its row cannot "
-                f"be read. Run ALTER TABLE {table.name.sql} DISABLE ROW LEVEL SECURITY, or add a policy that "
-                f"{_LET_IN}.",
+                f"Row security hides rows of {table.name} from the role: the row of {name} violates a unique "
+                f"constraint, but the conflicting row cannot be read. Run ALTER TABLE {table.name.sql} DISABLE ROW "
+                f"LEVEL SECURITY, or add a policy that {_LET_IN}.",
                 "privilege",
             )
         return self._failure(
-            f"{self.failure.message}, although {table.name} has no row of this name",
+            f"{self.failure.message}, although {table.name} has no row with this name",
             f"Run REINDEX TABLE {table.name.sql}."
             if facts.index_on == "name"
-            else f"Drop the constraint or index {index}: only the name may be unique.",
+            else f"Drop the constraint or index {index}: only the name column may be unique.",
         )
 
     def _null(
         self, conn: Connection, facts: TableFacts, table: MigrationsTable, *, may_lack_lock: bool | None
     ) -> MigrationFailure | LockUnavailable:
-        """Explain a NULL in the table: in `name`, it means that another runner holds the lock, or a trigger set it."""
+        """Explain a NULL value: if it is in `name`, another runner holds the lock, or a trigger has set it."""
         column = self.failure.fields.get("column_name")
         if column != "name":
             return self._failure(
@@ -123,7 +125,7 @@ class ClaimRefused(Exception):
         return self._intercepted(facts, table) if may_lack_lock is False else LockUnavailable()
 
     def _intercepted(self, facts: TableFacts, table: MigrationsTable) -> MigrationFailure:
-        """Explain an error by the table's triggers and rules, if it has any."""
+        """Attribute an error to the table's triggers and rules, if there are any."""
         if not self.error:
             return self._missing(facts, table)
         is_own = (self.failure.sqlstate or "").startswith((*_ABOUT_DATA, "P0"))
@@ -136,17 +138,17 @@ class ClaimRefused(Exception):
         """Explain a row that is missing at the end although the server reported no error."""
         if not facts.interceptors and not facts.has_row_security:
             return self.failure
-        self.failure.fields.pop("sqlstate", None)  # of the row check, which divides by the number of rows
+        self.failure.fields.pop("sqlstate", None)  # from the row check, which divides by the number of rows
         cause = f"the {facts.interceptors}" if facts.interceptors else "row security"
         return self._failure(
-            f"its row is missing from {table.name} at the end; the table has {cause}",
+            f"the migration's row is missing from {table.name}, which has {cause}",
             _remedy_for_interceptors(facts, table)
             if facts.interceptors
             else f"Run ALTER TABLE {table.name.sql} DISABLE ROW LEVEL SECURITY, or add a policy that {_LET_IN}.",
             what="",
         )
 
-    def _failure(self, message: str, advice: str | None, what: str = "its row was refused: ") -> MigrationFailure:
+    def _failure(self, message: str, advice: str | None, what: str = _REJECTED) -> MigrationFailure:
         fields = {key: value for key, value in self.failure.fields.items() if key not in {*_OF_THE_FILE, "advice"}}
         return MigrationFailure(f"{what}{message}", **fields, advice=advice)
 
@@ -160,7 +162,7 @@ def _is_of_table(diag: Diagnostic | None, table: MigrationsTable) -> bool:
 
 
 def _remedy_for_interceptors(facts: TableFacts, table: MigrationsTable) -> str:
-    return f"Fix or drop the {facts.interceptors} on {table.name}, which must keep every row unchanged."
+    return f"Fix or drop the {facts.interceptors} on {table.name}: rows must be stored unchanged."
 
 
 def _refused_privilege(
@@ -173,5 +175,5 @@ def _refused_privilege(
         off = f"ALTER TABLE {table.name.sql} DISABLE ROW LEVEL SECURITY"
         remedy = f" Run {off}, or add a policy that {_LET_IN}."
     elif not remedy and facts.interceptors:
-        remedy = f" Fix the {facts.interceptors} on the table, or give the role what it needs."
+        remedy = f" Fix the {facts.interceptors} on the table, or grant the role the privileges that it needs."
     return PostgresRefused(f"The role cannot write to {table.name}: {sentence_of(error)}.{remedy}", "privilege")

@@ -36,13 +36,14 @@ MAX_LOSSES = 3
 _ROLLED_BACK = "; it was rolled back"
 _COMMITTED = "; it was committed"
 _UNCONFIRMED = (
-    "; the server did not confirm the rollback in time: what was sent may still run. Check {} for what was committed"
+    "; the server did not confirm the rollback in time, so statements already sent may still take effect. "
+    "Check {} to see what was committed"
 )
 _PARTLY_IN_EFFECT = (
     " without a transaction; some of its statements may have taken effect{}. "
     "Check the schema and {} before you run it again"
 )
-_STILL_RUNNING = ", and the last one may still run"
+_STILL_RUNNING = ", and the last one may still be running"
 
 
 class RunState:
@@ -63,7 +64,7 @@ class RunState:
         self._table = table
         self._in_doubt: list[Migration] = []
         self._ends: dict[str, ServerEnd] = {}  # by the name of the running migration, or "" if none was running
-        self._committed: Migration | None = None  # was running when a signal arrived
+        self._committed: Migration | None = None  # was running when a signal arrived, and was committed
         self._applied: list[Migration] = []  # by this run
 
     @property
@@ -101,7 +102,7 @@ class RunState:
         refuse_copies(drift)
         decided = {*self.result.applied, *self.result.not_run, *(e.name for e in self.result.errors)}
         pending = [migration for migration in drift.pending if migration.name not in decided]
-        # After a reconnect, a migration that failed in this run is not late because of those that ran after it.
+        # After a reconnect, a migration that failed in this run does not count as late, although later ones have run.
         new = [finding for finding in drift.findings if finding.name not in decided]
         findings = [finding for finding in new if finding.kind not in strict]
         if refuse(new, strict, self.result):
@@ -148,11 +149,11 @@ class RunState:
         )
 
     def mark_connection_lost(self, end: ServerEnd | None) -> None:
-        """Record and log a lost connection; whether the migrations in flight were committed is not known yet.
+        """Record and log a lost connection. It is not known yet whether the migrations in flight were committed.
 
-        `end` is the message with which the server ended the session, if it sent one. Raise `ConnectionLost` if
-        reconnecting does not help: no migration was running, and the same would happen again or has happened
-        `MAX_LOSSES` times.
+        `end` is the message with which the server ended the session, if it sent one. Raise `ConnectionLost` if no
+        migration was running and reconnecting would not help, because the reason would recur or because this is loss
+        number `MAX_LOSSES`.
         """
         name = self.running.name if self.running else ""
         self.mark_in_doubt()
@@ -177,7 +178,7 @@ class RunState:
             raise ConnectionLost(problem)
 
     def _problem_without_migration(self, end: ServerEnd | None) -> str | None:
-        """Return why the run ends after a loss while no migration was running, or None if it reconnects."""
+        """Return why the run ends if no migration was running, or None if it reconnects."""
         if end and not end.runs_again:
             return f"The server ended the session while no migration was running: {end}. {end.advice}".rstrip()
         if self.losses[""] < MAX_LOSSES:
@@ -193,7 +194,7 @@ class RunState:
     def settle_interrupted(self, recorded: Mapping[str, str | None], *, has_stopped: bool) -> None:
         """After a signal, update the migrations in flight to match the table.
 
-        If `has_stopped`, nothing that was sent runs any more.
+        `has_stopped` is True if the server no longer runs anything that was sent.
         """
         running = self.running
         self.mark_in_doubt()
@@ -209,14 +210,16 @@ class RunState:
         if losses and not migration.transactional:
             what = f"the server ended the session: {end.sentence}" if end else "the connection was lost"
             if end and end.runs_again:
-                fields["advice"] = None  # to run it again, which needs a check of the schema first
+                fields["advice"] = None  # it advises running it again, but the schema must be checked first
             return MigrationFailure(
                 f"{what}; earlier statements of this no-transaction migration may have taken effect. "
                 "Check the schema before you run it again",
                 **fields,
             )
         if losses and end and not end.runs_again:
-            return MigrationFailure(f"the server ended the session: {end.sentence}; it was rolled back", **fields)
+            return MigrationFailure(
+                f"the server ended the session: {end.sentence}; the migration was rolled back", **fields
+            )
         if losses >= MAX_LOSSES:
             last = f". The server's last message: {end.sentence}" if end else ""
             return MigrationFailure(

@@ -1,8 +1,8 @@
-"""What the codes of classes 25, 53, 57 and 58 mean for a migration, and how the server says why it ends a session.
+"""The SQLSTATEs with which the server ends a statement, a transaction or a session on its own, and its last message.
 
-With these codes, the server ends a statement, a transaction or a session by itself. A statement that fails with one of
-them fails its migration. If the server ends the session, the run reconnects; `CODES` decides whether the migration runs
-again. `scripts/docs` writes the table into docs/error-advice.md.
+These are the codes of classes 25, 53, 57 and 58. If a statement fails with one of them, its migration fails. If the
+server ends the session, the run reconnects, and `CODES` determines whether the migration runs again. `scripts/docs`
+writes the table into docs/error-advice.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ServerCode(NamedTuple):
-    """The meaning of a code, and whether a migration runs again after the server ended its session with this code."""
+    """The meaning of a code, and whether a migration runs again after the server has ended its session with it."""
 
     meaning: str
     runs_again: bool = True
@@ -27,7 +27,7 @@ class ServerCode(NamedTuple):
 _WRONG_COMMAND = "the command is not allowed in this kind of transaction"
 CODES = {
     "25000": ServerCode(_WRONG_COMMAND, runs_again=False),
-    "25001": ServerCode("the statement cannot run in a transaction, or not after another statement", runs_again=False),
+    "25001": ServerCode("the statement cannot run in a transaction, or must be its first statement", runs_again=False),
     "25002": ServerCode(_WRONG_COMMAND, runs_again=False),
     "25003": ServerCode(_WRONG_COMMAND, runs_again=False),
     "25004": ServerCode(_WRONG_COMMAND, runs_again=False),
@@ -36,14 +36,14 @@ CODES = {
     "25007": ServerCode(_WRONG_COMMAND, runs_again=False),
     "25008": ServerCode(_WRONG_COMMAND, runs_again=False),
     "25P01": ServerCode("the statement needs a transaction", runs_again=False),
-    "25P02": ServerCode("an earlier statement of the transaction failed", runs_again=False),
+    "25P02": ServerCode("an earlier statement in the transaction failed", runs_again=False),
     "25P03": ServerCode("idle_in_transaction_session_timeout ended the session", runs_again=False),
     "25P04": ServerCode("transaction_timeout ended the session", runs_again=False),
-    "53000": ServerCode("the server lacks a resource"),
-    "53100": ServerCode("a disk of the server is full"),
+    "53000": ServerCode("the server is short of a resource"),
+    "53100": ServerCode("a disk on the server is full"),
     "53200": ServerCode("the server is out of memory, or its lock table is full"),
-    "53300": ServerCode("the server, the database or the role has no connection left"),
-    "53400": ServerCode("a limit such as temp_file_limit is exceeded", runs_again=False),
+    "53300": ServerCode("the server, the database or the role has reached its connection limit"),
+    "53400": ServerCode("a limit such as temp_file_limit was exceeded", runs_again=False),
     "57000": ServerCode("an administrator intervened"),
     "57014": ServerCode("statement_timeout or a user cancelled the statement", runs_again=False),
     "57P01": ServerCode("a restart, a failover or an administrator ended the session"),
@@ -72,7 +72,7 @@ class ServerEnd(NamedTuple):
 
     @property
     def runs_again(self) -> bool:
-        """Whether the migration may run again, because the same need not happen again."""
+        """Whether the migration may run again, because the reason is not expected to recur."""
         code = CODES.get(self.sqlstate)
         return code is None or code.runs_again
 
@@ -83,20 +83,20 @@ class ServerEnd(NamedTuple):
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The fields of `migration.failed` that this message determines."""
+        """The fields of `migration.failed` that come from this message."""
         return {"sqlstate": self.sqlstate, "condition": condition_of(self.sqlstate), "advice": self.advice or None}
 
 
 def last_message(error: psycopg.Error) -> str:
-    """Return a sentence with the message with which the server ended the session, or "", with a leading space."""
+    """Return the message with which the server ended the session, as a sentence with a leading space, or ""."""
     end = read_end(error.diag, "")
     return f" The server's last message: {end}." if end else ""
 
 
 def read_end(diag: Diagnostic, sql: str) -> ServerEnd | None:
-    """Return the message if the server ended the session with it, or None; `sql` is what the message may quote.
+    """Return the message if the server ended the session with it, or None. `sql` is the text that it may quote.
 
-    A migration cannot raise such a message itself: PL/pgSQL raises no FATAL.
+    A migration cannot raise such a message itself: PL/pgSQL cannot raise FATAL errors.
     """
     severity = diag.severity_nonlocalized or diag.severity
     if severity not in _ENDING and diag.source_function != _CRASHING:

@@ -1,6 +1,6 @@
-"""What the catalog says about the migrations table: privileges, triggers, rules, row security, the name column.
+"""Read the migrations table's privileges, triggers, rules, row security and name column from the catalog.
 
-Read only after the server has refused to read, create or write the table, to name the cause.
+They are read only after an attempt to read, create or write the table has failed, to find the cause.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _CAN_CREATE = "SELECT pg_catalog.has_schema_privilege(oid, 'CREATE') FROM pg_cat
 _PATH = "SELECT pg_catalog.current_setting('search_path'), current_user::text"
 _EXISTING = "SELECT nspname::text FROM pg_catalog.pg_namespace WHERE nspname = ANY(%s) ORDER BY 1"
 _SCHEMA_NAME = re.compile(r'"((?:[^"]|"")+)"|([^\s,"]+)')
-_NAME_BYTES = 63  # of the type `name`, which truncates longer values
+_NAME_BYTES = 63  # the limit of the type `name`, which truncates longer values
 _HEADER_CHARS = 4  # atttypmod of varchar(20) is 24
 
 
 class TableFacts(NamedTuple):
-    """The properties of the table.
+    """The properties of the migrations table.
 
-    `index_on` says what the index in question is on: `name`, an `expression`, or None for anything else.
+    `index_on` is what the violated index covers: `name`, an `expression`, or None for anything else.
     """
 
     schema: str
@@ -68,17 +68,17 @@ class TableFacts(NamedTuple):
 
     @property
     def interceptors(self) -> str:
-        """The triggers and rules in words, or ""."""
+        """The triggers and rules as text, such as "trigger audit", or ""."""
         kinds = (("trigger", self.triggers), ("rule", self.rules))
         return " and ".join(f"{kind}{'s' * (len(names) > 1)} {', '.join(names)}" for kind, names in kinds if names)
 
     def limit_for(self, name: str) -> str | None:
-        """Return how much of a name the column can hold, in words, if it cannot hold all of this one."""
+        """Return the column's length limit as text if this name exceeds it, or None."""
         if self.name_type == "name" and len(name.encode()) > _NAME_BYTES:
-            return f"{_NAME_BYTES} bytes, and this name has {len(name.encode())}"
+            return f"{_NAME_BYTES} bytes, but this name has {len(name.encode())}"
         limit = (self.name_modifier or 0) - _HEADER_CHARS
         if self.name_type in {"character varying", "character"} and 0 < limit < len(name):
-            return f"{limit} characters, and this name has {len(name)}"
+            return f"{limit} characters, but this name has {len(name)}"
         return None
 
 
@@ -100,7 +100,7 @@ def refused_read(conn: Connection, table: TableName, error: psycopg.Error) -> Po
 
 
 def refused_creation(conn: Connection, table: TableName, error: psycopg.Error) -> StorageError:
-    """Return the error to raise if the table cannot be created; `table` has its schema."""
+    """Return the error to raise if the table cannot be created; `table` includes its schema."""
     classified = classify_statement_error(error)
     if not isinstance(classified, PostgresRefused):
         return classified
@@ -109,15 +109,15 @@ def refused_creation(conn: Connection, table: TableName, error: psycopg.Error) -
     (can_create,) = conn.execute(_CAN_CREATE, [table.schema]).fetchone() or (True,)
     event_triggers = [name for (name,) in conn.execute(_EVENT_TRIGGERS).fetchall()]
     if not can_create:
-        remedy = f' Run GRANT CREATE ON SCHEMA "{table.schema}" for it, or create the table first.'
+        remedy = f' Run GRANT CREATE ON SCHEMA "{table.schema}" for the role, or create the table first.'
     elif event_triggers:
-        names = ", ".join(event_triggers)
-        remedy = f" The database has the event trigger {names}: allow CREATE TABLE there, or create the table first."
+        names = f"event trigger{'s' * (len(event_triggers) > 1)} {', '.join(event_triggers)}"
+        remedy = f" Change the {names} to allow CREATE TABLE, or create the table first."
     return PostgresRefused(f"The role cannot create {table.name}: {sentence_of(error)}.{remedy}", "privilege")
 
 
 def no_usable_schema(conn: Connection) -> PostgresRefused:
-    """Return the error to raise if the role can use no schema of search_path: which exist, and which are missing."""
+    """Return the error to raise if the role can use none of the schemas in search_path."""
     path, role = conn.execute(_PATH).fetchone() or ("", "")
     names = [(quoted.replace('""', '"') or plain) for quoted, plain in _SCHEMA_NAME.findall(path)]
     names = [role if name == "$user" else name for name in names]
@@ -129,7 +129,7 @@ def no_usable_schema(conn: Connection) -> PostgresRefused:
         )
     return PostgresRefused(
         f"The role lacks USAGE on schema {unusable[0]} in search_path. "
-        f'Run GRANT USAGE, CREATE ON SCHEMA "{unusable[0]}" for it, or change search_path.',
+        f'Run GRANT USAGE, CREATE ON SCHEMA "{unusable[0]}" for the role, or change search_path.',
         "privilege",
     )
 
@@ -142,21 +142,21 @@ def remedy_for_privilege(facts: TableFacts | None, table: TableName, *, updates:
     if not facts:
         return ""
     if not facts.is_usable:
-        return f' Run GRANT USAGE ON SCHEMA "{facts.schema}" for it.'
+        return f' Run GRANT USAGE ON SCHEMA "{facts.schema}" for the role.'
     if not (facts.can_select and facts.can_insert):
-        return f" Run GRANT SELECT, INSERT ON {table.sql} for it (and UPDATE if there are repeatable migrations)."
+        return f" Run GRANT SELECT, INSERT ON {table.sql} for the role (and UPDATE if there are repeatable migrations)."
     if updates and not facts.can_update:
-        return f" Run GRANT UPDATE ON {table.sql} for it: a repeatable migration runs again."
+        return f" Run GRANT UPDATE ON {table.sql} for the role: a repeatable migration that runs again updates its row."
     return ""
 
 
 def sentence_of(error: psycopg.Error) -> str:
-    """Return the server's sentence, redacted, and its SQLSTATE."""
+    """Return the server's message, redacted, with its SQLSTATE."""
     return f"{redact_message(error.diag)} (SQLSTATE {error.sqlstate})"
 
 
 def roll_back_failed(conn: Connection) -> None:
-    """End a failed transaction, in which the server would refuse every query."""
+    """Roll back a failed transaction, in which the server rejects every query."""
     if is_in_transaction(conn):
         run(conn, "ROLLBACK")
 

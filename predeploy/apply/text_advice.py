@@ -31,7 +31,7 @@ _COLON_NAME = re.compile(r"(?<!:):(?:[A-Za-z_]\w*|'\w+'|\"\w+\")")
 _MAX_PLACEHOLDER_CHARS = 200
 _FILLED_IN_ELSEWHERE = "{}, which pg-predeploy does not replace: write the value itself."
 
-# Characters that editors show as nothing, as a space or as a quotation mark.
+# Characters that editors hide, or show like a space or a quotation mark.
 _SPACES = {0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000}
 _CONTROLS = {*range(0x09), 0x0B, *range(0x0E, 0x20), *range(0x7F, 0xA0)}
 _INVISIBLE = {*_CONTROLS, 0xAD, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065), 0xFEFF}
@@ -40,13 +40,13 @@ _ODD = re.compile("[" + "".join(map(re.escape, map(chr, sorted(_SPACES | _INVISI
 
 
 def text_advice(sqlstate: str | None, chunk: Chunk, statement: Statement | None, at: int) -> str | None:
-    """Return advice if the text of the file causes the error at offset `at` of the chunk, or None."""
+    """Return advice if the file's text explains the error at offset `at` of the chunk, or None."""
     sql = chunk.text
     if sqlstate == _SYNTAX_ERROR:
         if sql.startswith(_GIT_LFS):
             return "This is a Git LFS pointer, not the file itself. Run git lfs pull before you build the image."
         if _HTML.match(sql):
-            return "This is an HTML page, not SQL. Download the file itself."
+            return "This is an HTML page, not SQL. Download the raw file."
         if conflict := _CONFLICT.search(sql):
             return f"Line {chunk.place(conflict.start())[0]} is a Git conflict marker. Resolve the conflict."
         if placeholder := _placeholder_at(sql, at):
@@ -74,9 +74,9 @@ def _odd_character(chunk: Chunk, statement: Statement) -> int | None:
 
 def _describe(char: str) -> str:
     code = ord(char)
-    name = f"{unicodedata.name(char, 'an unnamed character').lower()} (U+{code:04X})"
+    name = f"({unicodedata.name(char, 'unnamed').lower()}, U+{code:04X})"
     if code in _QUOTES:
-        return f"a typographic quotation mark, {name}: write {_QUOTES[code]} instead"
+        return f"a typographic quotation mark {name}: write {_QUOTES[code]} instead"
     if code in _SPACES:
-        return f"a character that resembles a space, {name}: write a space instead"
-    return f"an invisible character, {name}: remove it"
+        return f"a character that resembles a space {name}: write a space instead"
+    return f"an invisible character {name}: remove it"

@@ -118,7 +118,7 @@ def write_conninfo(values: Mapping[str, str]) -> bytes:
 
 
 def _is_unusual(dsn: Dsn) -> bool:
-    """Return whether a value could be a mistake, such as a placeholder; `dsn_hints` decides."""
+    """Return whether a value could be a mistake, such as a placeholder, so that `dsn_hints` must check it."""
     used = dsn.used
     return "replication" in used or "@:" in dsn.text or any(_UNUSUAL.search(used.get(key, "")) for key in _IDENTITY)
 

@@ -1,7 +1,7 @@
 """Explain what is wrong with a connection string; imported only if it was rejected or contains something unusual.
 
-The messages are fixed texts. The only names that they contain are libpq's own parameters and names from the tables in
-this file and in `foreign_parameters`: any other part of a malformed connection string could be part of a password.
+The messages are fixed texts. They may contain names of libpq parameters and names from the tables in this file and in
+`foreign_parameters`, but no other part of a malformed connection string, because it could be part of a password.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _COMPONENTS = {
     "port": "The port",
     "dbname": "The database name",
 }
-_EMPTY = ("undefined", "null", "None")  # what programs write for a variable that is not set
+_EMPTY = ("undefined", "null", "None")  # what programs write for an unset variable
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-# Placeholders of templates. The last four need a typical word, because a password could have their form.
+# Template placeholders. The last four must contain a typical word, because a password could have the same form.
 _WORD = r"(?i:pass|pwd|user|host|port|name|database|db|secret|url|your)"
 _PLACEHOLDERS = {
     "${{...}}": r"\$\{\{-?\s*[A-Za-z_.$][^{}]+\}\}",
@@ -42,13 +42,13 @@ _PLACEHOLDERS = {
     "$NAME": rf"\$(?=[A-Z_]*{_WORD})[A-Z_]+\b",
 }
 _ANY_PLACEHOLDER = re.compile("|".join(_PLACEHOLDERS.values()))
-_FILLED = "filledplaceholder"  # replaces placeholders, so that libpq can find the component that each one is in
+_FILLED = "filledplaceholder"  # replaces placeholders, so that libpq can assign each one to a component
 
-_PSQL = f"DATABASE_URL begins with psql: write only the connection string, {_URI}, without psql and quotation marks."
+_PSQL = f"DATABASE_URL begins with psql: write only the connection string, {_URI}, without psql or quotation marks."
 _ASSIGNMENT = "write only the connection string that follows it, without quotation marks."
 _QUOTES = (
     "DATABASE_URL begins with a quotation mark: remove the quotation marks around it. docker --env-file and YAML block "
-    "texts keep them as part of the value."
+    "scalars keep them as part of the value."
 )
 _ADO = f"write {_URI}, or separate host=... port=... dbname=... user=... password=... with spaces."
 _ADO_KEYS = re.compile(
@@ -56,12 +56,12 @@ _ADO_KEYS = re.compile(
     r"|initial catalog|driver)\s*=",
     re.IGNORECASE,
 )
-_UNRESOLVED = "write the connection string, or let the platform read the secret."
+_UNRESOLVED = "write the connection string, or have the platform resolve the reference."
 _BEGINNINGS: dict[str, str] = {
     "psql ": _PSQL,
     "export ": f"DATABASE_URL begins with export: {_ASSIGNMENT}",
     "DATABASE_URL=": f"The value of DATABASE_URL begins with DATABASE_URL=: {_ASSIGNMENT}",
-    "DATABASE_URL:": f"The value of DATABASE_URL begins with DATABASE_URL: and a colon: {_ASSIGNMENT}",
+    "DATABASE_URL:": f"The value of DATABASE_URL begins with the variable's name and a colon: {_ASSIGNMENT}",
     "- DATABASE_URL": f"The value of DATABASE_URL begins with DATABASE_URL=: {_ASSIGNMENT}",
     **dict.fromkeys(('"', "'", "`", "\u201c", "\u201d", "\u2018", "\u2019"), _QUOTES),
     "\ufeff": "DATABASE_URL begins with a byte order mark: save the file as UTF-8 without one.",
@@ -71,9 +71,9 @@ _BEGINNINGS: dict[str, str] = {
     "https://": f"DATABASE_URL is a web address (https://): copy the connection string, {_URI}.",
     "http://": f"DATABASE_URL is a web address (http://): copy the connection string, {_URI}.",
     '{"': f"DATABASE_URL is a JSON object: write {_URI}.",
-    "file:": "DATABASE_URL is the address of a file (file:): set DATABASE_URL_FILE to its path instead.",
+    "file:": "DATABASE_URL is a file URL (file:): set DATABASE_URL_FILE to the file's path instead.",
     **{
-        start: f"DATABASE_URL begins with {start}, a reference to a secret that was not replaced: {_UNRESOLVED}"
+        start: f"DATABASE_URL begins with {start}, an unresolved reference to a secret: {_UNRESOLVED}"
         for start in ("arn:aws:", "op://", "vault:", "ref+", "@Microsoft.KeyVault", "secretref:", "sm://")
     },
     "prisma://": "DATABASE_URL begins with prisma://: use the direct connection string, postgresql://...",
@@ -96,13 +96,13 @@ def why_rejected(text: str, reader: ConninfoReader) -> str | None:
 
 
 def why_unusable(text: str, named: Mapping[str, str], used: Mapping[str, str], reader: ConninfoReader) -> str | None:
-    """Return what to change in a string that libpq can parse but that cannot mean what it says, or None."""
+    """Return what to change in a string that libpq can parse but that must be a mistake, or None."""
     filled = _parse_filled(text, reader) or {}
     return _unfilled_component(text, filled) or _of_values(text, named, used) or _of_lists(used)
 
 
 def _parse_filled(text: str, reader: ConninfoReader) -> dict[str, str] | None:
-    """Parse the string as if its placeholders were filled in; return None if it is malformed even so."""
+    """Parse the string as if its placeholders were filled in; return None if it is still malformed."""
     options = reader.parse(_ANY_PLACEHOLDER.sub(_FILLED, text).encode())
     if options is None:
         return None
@@ -127,7 +127,7 @@ def _of_beginning(text: str) -> str | None:
 
 
 def _of_assignment(text: str) -> str | None:
-    """Recognise NAME=postgresql://, with any NAME except a parameter of libpq, such as dbname."""
+    """Recognise NAME=postgresql://, where NAME is not a libpq parameter such as dbname."""
     if re.match(r"[A-Z][A-Z0-9_]*\s*=\s*[\"']?(?:postgres(?:ql)?|\$\{?)", text):
         return f"DATABASE_URL begins with the name of a variable: {_ASSIGNMENT}"
     return None
@@ -143,12 +143,12 @@ def _of_scheme(text: str) -> str | None:
         if dialect in {"postgresql", "postgres"} and not driver:
             return f"DATABASE_URL must begin with {name}:// in lower case."
         if name in _ALIASES:
-            return f"DATABASE_URL begins with {name}://: begin it with postgresql://."
+            return f"DATABASE_URL begins with {name}://: write postgresql:// instead."
         if name in _OTHERS:
-            return f"DATABASE_URL begins with {name}://, but pg-predeploy works only with Postgres: write {_URI}."
-        return None  # the general message about schemes
+            return f"DATABASE_URL begins with {name}://, but pg-predeploy supports only Postgres: write {_URI}."
+        return None  # the general message about schemes applies
     if re.fullmatch(r"(?:/[\w.-]+)+", text):
-        return "DATABASE_URL is a path: if it names a file with the connection string, set DATABASE_URL_FILE instead."
+        return "DATABASE_URL is a path: if the file contains the connection string, set DATABASE_URL_FILE instead."
     if re.match(r"postgres(?:ql)?:?/?", text) and "=" not in text.partition(":")[0]:
         return "DATABASE_URL must begin with postgresql://, with a colon and two slashes."
     if not re.match(r"[^\s=:@/]+\s*=", text):
@@ -158,7 +158,7 @@ def _of_scheme(text: str) -> str | None:
 
 def _of_semicolons(text: str) -> str | None:
     if _ADO_KEYS.match(text) and (";" in text or not re.match(r"[a-z]+\s*=", text)):
-        return f"DATABASE_URL has the form of ADO.NET (Host=...;Port=...): {_ADO}"
+        return f"DATABASE_URL is an ADO.NET connection string (Host=...;Port=...): {_ADO}"
     return None
 
 
@@ -174,8 +174,8 @@ def _of_encoding(text: str) -> str | None:
         return None
     if decoded.lstrip(b" \"'").lower().startswith((b"postgres", b"jdbc:", b"host", b"user", b"dbname", b"psql ")):
         return (
-            "DATABASE_URL is encoded in base64: write it as plain text. In a Kubernetes Secret, encode the value in "
-            "data once, or use stringData."
+            "DATABASE_URL is base64-encoded: write it as plain text. In a Kubernetes Secret, encode the value in data "
+            "only once, or use stringData."
         )
     return None
 
@@ -196,7 +196,7 @@ def _unfilled(what: str, shape: str) -> str:
 
 
 def _unfilled_component(text: str, filled: Mapping[str, str]) -> str | None:
-    """Find a placeholder that is part of the host, port or database, or the whole user name or password."""
+    """Find a placeholder anywhere in the host, port or database name, or as the whole user name or password."""
     for key, what in _COMPONENTS.items():
         value = filled.get(key, "")
         if value == _FILLED or (_FILLED in value and key not in {"user", "password"}):
@@ -246,7 +246,7 @@ def _of_key_values(text: str, keywords: Iterable[str]) -> str | None:
 
 
 def _of_unknown(names: Iterable[str], keywords: Iterable[str], equals: str, encode: str) -> str | None:
-    """Say how to write or remove each parameter that libpq does not know; name only the well-known ones."""
+    """Return how to change or remove each parameter that libpq does not support; name only the well-known ones."""
     found = [removal_or_change(name, keywords, equals) for name in names]
     if not found:
         return None
@@ -264,7 +264,7 @@ def _of_unknown(names: Iterable[str], keywords: Iterable[str], equals: str, enco
 
 def _of_values(text: str, named: Mapping[str, str], used: Mapping[str, str]) -> str | None:
     if used.get("replication", "0").lower() not in {"", "0", "false", "off", "no"}:
-        return "The connection string has replication, which allows no migrations: remove it."
+        return "The connection string sets replication, but a replication connection cannot run migrations: remove it."
     for key, what in _COMPONENTS.items():
         value = used.get(key, "")
         where = "DATABASE_URL" if key in named else "a PG* variable or a service file"
@@ -278,7 +278,7 @@ def _of_values(text: str, named: Mapping[str, str], used: Mapping[str, str]) -> 
 
 
 def _of_line_break(text: str, what: str, value: str) -> str | None:
-    """Refuse a line break at the end, which files and Secrets add, and raw control characters in a URI."""
+    """Find a line break at the end, which files and Secrets often have, or a raw control character in a URI."""
     if not (control := _CONTROL.search(value)):
         return None
     kind = "a line break" if control[0] in "\r\n" else "a control character"
@@ -290,12 +290,12 @@ def _of_line_break(text: str, what: str, value: str) -> str | None:
 
 
 def _of_separators(text: str, named: Mapping[str, str]) -> str | None:
-    """Find parameters that libpq read as a part of another value."""
+    """Find parameters that libpq has read as part of another value."""
     if text.startswith(_SCHEMES):
         if named.get("host") in {"http", "https"} and named.get("dbname", "").startswith("/"):
             return "DATABASE_URL has http:// or https:// before the host: write only the host."
         if re.search(r"&[a-z_]+=", named.get("dbname", "")):
-            return "DATABASE_URL has an & before its first parameter: write ? there."
+            return "DATABASE_URL has an & before its first parameter: write ? instead."
         return None
     for key in _COMPONENTS.keys() - {"password"}:
         value = named.get(key, "")
@@ -310,8 +310,8 @@ def _of_separators(text: str, named: Mapping[str, str]) -> str | None:
 def _of_sockets(text: str, used: Mapping[str, str]) -> str | None:
     if re.search(r"/\.s\.PGSQL\.\d+(?:,|$)", used.get("host", "")):
         return (
-            "The host is the file of a socket (.s.PGSQL.PORT): write its directory, without the file name, and PORT "
-            "as the port."
+            "The host is a socket file (.s.PGSQL.PORT): write its directory, without the file name, and PORT as the "
+            "port."
         )
     authority = text.partition("://")[2].split("/")[0].split("?")[0]
     if re.search(r"@:\d+$", authority) and not (used.get("host") or used.get("hostaddr")):

@@ -1,4 +1,4 @@
-"""Parameters of other client libraries that people write into connection strings, and what libpq has instead."""
+"""Connection parameters of other client libraries, and their equivalents in libpq."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SETTINGS = """
 _TIMEOUTS = """
     connectTimeout connection_timeout connectionTimeout connect-timeout timeout loginTimeout login_timeout
 """
-# What to write instead ("" means to remove the parameter; {name} and {=} are filled in), and the parameters.
+# Each remedy with its parameters. An empty remedy means to remove the parameter; {name} and {=} are filled in.
 _GROUPS = (
     ("", _WITHOUT_EQUIVALENT),
     ("options=-csearch_path{=}SCHEMA, or remove it", "schema search_path searchPath currentSchema search-path"),
@@ -60,9 +60,10 @@ _PARAMETERS = {name.lower(): (name, remedy) for remedy, names in _GROUPS for nam
 
 
 def removal_or_change(name: str, keywords: Iterable[str], equals: str) -> tuple[str, str] | None:
-    """Return the parameter to remove, or the change to make, as `(name, "")` or `("", change)`; None if unknown.
+    """Return `(name, "")` for a parameter to remove, `("", change)` for one to change, or None for an unknown one.
 
-    `equals` is how to write = inside a value. The names are those in the table, never the text itself.
+    `equals` is how = is written inside a value. Names come from the table or `keywords`, never from the connection
+    string.
     """
     lower = name.lower()
     if lower in keywords:

@@ -67,13 +67,13 @@ NO_DATABASE = LoginFailure(
 DEFAULT_DATABASE = LoginFailure(
     "unknown_database",
     "The database does not exist. The connection string has no database name, so libpq used the user name: "
-    "add the name to the connection string",
+    "add the database name to the connection string",
 )
 INVALID_DATABASE = LoginFailure(
     "invalid_database", "An interrupted DROP DATABASE left the database unusable: drop it again, then create it"
 )
 NO_CONNECT = LoginFailure(
-    "privilege", "The role lacks the CONNECT privilege on the database: run GRANT CONNECT ON DATABASE for it"
+    "privilege", "The role lacks the CONNECT privilege on the database: run GRANT CONNECT ON DATABASE for the role"
 )
 UNTRUSTED = LoginFailure(
     "tls",
@@ -99,11 +99,12 @@ NO_TLS = LoginFailure("tls", "The server does not support TLS: enable it on the 
 TLS_REQUIRED = LoginFailure("tls", "The server requires TLS: set sslmode=require or stricter")
 NO_GSS = LoginFailure(
     "gss",
-    "GSSAPI encryption is impossible without Kerberos credentials here and support on the server: "
-    "supply both, or remove gssencmode=require",
+    "GSSAPI encryption requires Kerberos credentials on the client and support on the server: "
+    "provide both, or remove gssencmode=require",
 )
 OLD_PROTOCOL = LoginFailure(
-    "protocol", "The server does not support min_protocol_version: remove it, or connect to a newer server"
+    "protocol",
+    "The server does not support the version in min_protocol_version: remove it, or connect to a newer server",
 )
 PARAMETER = LoginFailure(
     "startup_parameter",
@@ -277,7 +278,7 @@ _CODES = (
     ("42501", "", PARAMETER),  # a parameter that only a superuser may set
     ("42601", "process_postgres_switches", PARAMETER),
     ("42704", "", PARAMETER),
-    ("55P02", "", PARAMETER),  # a parameter that needs a restart of the server
+    ("55P02", "", PARAMETER),  # a parameter that requires a server restart
     ("22023", "", PARAMETER),
     ("3D000", "", NO_DATABASE),
     ("55000", "InitPostgres", INVALID_DATABASE),

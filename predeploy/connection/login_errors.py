@@ -71,7 +71,7 @@ def _of_attempts(text: str) -> LoginFailure:
 
 
 def _with_details(failure: LoginFailure, text: str, dsn: Dsn) -> LoginFailure:
-    """Name what the connection string lacks, the password file that was ignored, or the option that is the cause.
+    """Add the cause to the message: direct TLS negotiation, a missing database name or an ignored password file.
 
     If the cause is unknown, add the server's own message.
     """

@@ -1,4 +1,4 @@
-"""Explain which option of libpq has an invalid value. The values are never shown, except for common ones in a table."""
+"""Explain which libpq option has an invalid value. Values are never shown, except for common ones in a table."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ _INTEGER = re.compile(r'invalid integer value ".*" for connection option "(\w+)"
 
 
 def describe(text: str) -> str:
-    """Return a message for libpq's or psycopg's complaint about an option, without any part of its value."""
+    """Return a message for an error from libpq or psycopg about an option, without any part of the option's value."""
     for fragment, problem in _COMBINATIONS.items():
         if fragment in text:
             return f"{problem} {_WHERE}."
     option, value = _option_in(text)
     if better := _REPLACEMENTS.get(option, {}).get(value):
-        return f"{option}={value} is not a value of libpq: write {option}={better}."
+        return f"{option}={value} is not supported by libpq: write {option}={better}."
     if accepted := _ACCEPTED.get(option):
         return f"{option} is invalid {_WHERE}: libpq accepts {accepted}."
     return "The connection string, a PG* variable or a service has an invalid option."

@@ -31,7 +31,7 @@ _KEEPALIVES = {
 def login_parameters(dsn: Dsn) -> dict[str, str]:
     """Return the parameters to add: the encoding, and those that neither the URL nor a PG* variable sets.
 
-    A password file about which libpq would write a warning is replaced; this is checked again before each login.
+    If libpq would write a warning about the password file, another path replaces it. This is checked before each login.
     """
     name = application_name(os.uname().nodename)
     defaults = {**_KEEPALIVES, "connect_timeout": str(CONNECT_TIMEOUT_S), "fallback_application_name": name}

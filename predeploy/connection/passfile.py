@@ -1,6 +1,6 @@
-"""Find out whether libpq would ignore the password file, and why.
+"""Determine whether libpq would ignore the password file, and why.
 
-libpq writes a warning to stderr at each login if it ignores a file, so it must not read such a file.
+If libpq ignores a file, it writes a warning to stderr at each login. So libpq must never see the path of such a file.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NOWHERE = "/dev/null/no-passfile"  # cannot exist; libpq ignores a missing file without a warning
+NOWHERE = "/dev/null/no-passfile"  # cannot exist; libpq silently ignores a missing file
 DEFAULT = "~/.pgpass"
 
 
 def find_passfile(named: Mapping[str, str], defaults: Mapping[str, str]) -> str:
-    """Return the path that libpq reads if there is no password: from the string, PGPASSFILE, a service or $HOME."""
+    """Return the path of libpq's password file: from the connection string, PGPASSFILE, a service or $HOME."""
     return named.get("passfile") or defaults.get("passfile") or os.path.expanduser(DEFAULT)
 
 
 def causes_warning(path: str) -> bool:
-    """Return whether libpq would write a warning to stderr instead of using the file; the rules are libpq's."""
+    """Return whether libpq, by its own rules, would write a warning to stderr instead of using the file."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
@@ -40,7 +40,7 @@ def why_ignored(path: str) -> str | None:
         if causes_warning(path):
             return (
                 f"its mode is {stat.S_IMODE(mode):04o}, and libpq requires 0600 or stricter: use DATABASE_URL_FILE, "
-                f"which may have any mode, or set the mode to 0400 and the owner to user {os.geteuid()}"
+                f"which accepts any mode, or set the mode to 0400 and the owner to user {os.geteuid()}"
             )
         with open(path, "rb"):
             return None
@@ -51,15 +51,15 @@ def why_ignored(path: str) -> str | None:
 
 
 def describe_passfile(path: str, named: Mapping[str, str], used: Mapping[str, str]) -> str | None:
-    """Return why the file supplied no password, or None if no file was chosen or created."""
+    """Return why the file supplied no password, or None if no file is configured and the default file is missing."""
     default = path == os.path.expanduser(DEFAULT)
     if not path or (default and not os.path.lexists(path)):
         return None
     other = "the file in PGPASSFILE or in the service's passfile" if used.get("service") else "PGPASSFILE"
     name = "passfile" if named.get("passfile") else DEFAULT if default else other
     if problem := why_ignored(path):
-        return f"The server requires a password, and {name} was ignored: {problem}"
+        return f"The server requires a password, but {name} was ignored: {problem}"
     return (
-        f"The server requires a password, and no line of {name} matches the host, port, database and user: "
+        f"The server requires a password, but no line in {name} matches the host, port, database and user: "
         "add such a line, or use DATABASE_URL_FILE"
     )

@@ -81,8 +81,8 @@ class Message:
         Unless `keep_rows`, drop the rows as they arrive: a migration may return more than fit into memory.
 
         Raise the server's error when a statement fails. If `meanwhile` or the caller's loop raises an exception, cancel
-        the running statement before the exception propagates. After a signal, the message may still be running: see
-        `_stop`.
+        the running statement before the exception propagates. After a signal, the server may still be running the
+        message: see `_stop`.
         """
         pgconn = conn.pgconn
         places = ((part, number) for part in self.parts for number in range(part.statements))
@@ -109,16 +109,16 @@ class Message:
                 raise
 
     def _stop(self, conn: Connection, places: Iterator[tuple[Part, int]], error: BaseException) -> None:
-        """Stop what was sent, because of an error; `places` are the statements after the running one.
+        """Stop the message after an error; `places` are the statements after the running one.
 
-        After a signal, the caller must terminate the session if it is still running. That is always the case if the
-        message has more migrations: a cancel ends only one statement, and if that is a COMMIT that waits for a
+        After a signal, the caller must terminate the session if it is still running. It is always left running if the
+        message has more migrations: a cancel ends only one statement. If that statement were a COMMIT that waits for a
         synchronous standby, the server would continue with the next migration.
         """
         if isinstance(error, psycopg.Error):
             _drain(conn)  # the server skips the rest of the message
         elif conn.pgconn.flush():
-            conn.close()  # the server does not run a message whose end is missing
+            conn.close()  # the server does not run an incomplete message
         elif not isinstance(error, KeyboardInterrupt) and seconds_left() is None:
             cancel(conn, _CANCEL_S)
             _drain(conn)
@@ -166,10 +166,10 @@ def ask(conn: Connection, message: str, timeout: float) -> bytes | None:
 
 
 def cancel(conn: Connection, seconds: float) -> bool:
-    """Cancel until the session is idle, for at most `seconds`; return whether it is idle.
+    """Send cancel requests until the session is idle, for at most `seconds`; return whether it is idle.
 
-    One cancel is not always enough: the server drops a cancel that arrives before the message, a migration may catch
-    it, and it ends only one statement of a message.
+    One request is not always enough: the server drops a request that arrives before the message, a migration may catch
+    the cancel, and a cancel ends only one statement of a message.
     """
     deadline = time.monotonic() + seconds
     while is_running(conn) and (left_s := deadline - time.monotonic()) > 0:
@@ -180,25 +180,25 @@ def cancel(conn: Connection, seconds: float) -> bool:
 
 
 def is_running(conn: Connection) -> bool:
-    """Return whether the connection is open and the server has not answered the last message completely."""
+    """Return whether the connection is open and the server has not finished answering the last message."""
     return not conn.closed and conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
 
 
 def _check(conn: Connection, result: PGresult) -> None:
     if result.status == pq.ExecStatus.FATAL_ERROR:
         raise error_from_result(result)
-    if result.status in _COPYING:  # validation rejects COPY; the protocol cannot continue here
+    if result.status in _COPYING:  # validation should have rejected COPY; the connection is now unusable
         conn.close()
         raise psycopg.OperationalError("COPY to or from the client is not supported in a migration")
 
 
 def _wait(conn: Connection, generator: PQGen[T]) -> T:
-    """Wait like `conn.wait`, but leave the cancelling to `Message`, which knows what was sent."""
+    """Wait like `conn.wait`, but leave cancellation to `Message`, which knows what was sent."""
     return waiting.wait(generator, conn.pgconn.socket, interval=_WAIT_INTERVAL_S)
 
 
 def _read_until(conn: Connection, deadline: float) -> None:
-    """Drop results until the session is idle or the deadline has passed."""
+    """Read and discard results until the session is idle or the deadline has passed."""
     pgconn, poll = conn.pgconn, select.poll()
     poll.register(pgconn.socket, select.POLLIN)
     while is_running(conn):

@@ -136,7 +136,7 @@ def pooled_profile(
     A pooler only tracks settings that Postgres reports to clients; both settings in `setup` are among them. Prepared
     statements are not deallocated, because they may belong to other clients.
     """
-    mark = f"/* {os.urandom(8).hex()} */"  # near the start: pg_stat_activity shows the first 1,024 bytes of a message
+    mark = f"/* {os.urandom(8).hex()} */"  # near the start: pg_stat_activity shows only the first 1,024 bytes
     local = (f"SET LOCAL {setting}" for setting in _timeouts(lock_timeout, statement_timeout))
     begin = (
         "BEGIN ISOLATION LEVEL READ COMMITTED",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
-# Operators are schema-qualified, because they also run in sessions with a search path of the role.
+# Operators are schema-qualified, because they also run in sessions with the role's own search path.
 _STORED = """
     (SELECT pg_catalog.md5(pg_catalog.string_agg(s.setconfig::text, ',' ORDER BY s.setdatabase, s.setrole))
      FROM pg_catalog.pg_db_role_setting s

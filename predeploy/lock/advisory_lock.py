@@ -34,7 +34,8 @@ MAX_DELAY_S = 0.5
 HOLDER_PID = f"SELECT l.pid FROM pg_catalog.pg_locks l WHERE {HELD} LIMIT 1"  # noqa: S608
 
 
-# In microseconds. A pid alone does not identify a session: after a failover or a restart, another session may have it.
+# The session's start time in microseconds. The pid alone does not identify a session: after a failover or a restart,
+# another session may have the same pid.
 SESSION_STARTED = """
     SELECT (pg_catalog.date_part('epoch', backend_start) * 1000000)::bigint
     FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()
@@ -65,7 +66,7 @@ def advisory_lock(conn: Connection, *, timeout: float, pooled: bool = False) -> 
     `conn` must be in autocommit mode: a waiter that blocks in pg_advisory_lock, or polls inside a transaction, keeps
     a snapshot that the holder's CREATE INDEX CONCURRENTLY waits for, and the two deadlock. On a `pooled` session,
     wait until the lock is free but do not hold it, because another client would inherit it. If the connection is lost
-    during the release, raise a psycopg error: the server may have failed over and lost the last commits.
+    while the lock is released, raise a psycopg error: the server may have failed over and lost the last commits.
     """
     if pooled:
         wait_until_free(conn, timeout=timeout)
@@ -123,7 +124,7 @@ def _poll(conn: Connection, attempt: str, timeout: float) -> float:
 
 
 def _unlock(conn: Connection, *, completed: bool) -> None:
-    """Release the lock, unless the connection is lost. Unless `completed`, an error must not mask the original one."""
+    """Release the lock, unless the connection is lost. If not `completed`, an error must not mask the original one."""
     if is_lost(conn):
         return
     try:

@@ -151,8 +151,8 @@ class MigrationFailure(Exception):
     """A migration could not be applied, which is an expected outcome.
 
     `fields` are logged with the failure: SQLSTATE and condition, line and column, statement number and number of
-    statements, command tag, object names, hint, and advice. `is_explained` is True if the advice names the cause, so
-    that the failure of an earlier migration is not the cause.
+    statements, command tag, object names, hint, and advice. `is_explained` is True if the advice names the cause, which
+    rules out the failure of an earlier migration.
     """
 
     def __init__(self, message: str, **fields: Any) -> None:

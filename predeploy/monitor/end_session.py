@@ -1,4 +1,4 @@
-"""After a signal, stop what the session of the run still runs: terminate it, over a second connection."""
+"""After a signal, terminate the run's session over a second connection if it is still running."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_READ_S = 0.2  # the rest of the time, for reading the table and for the summary line
-_CANCEL_S = 0.25  # if there is no second connection
+_READ_S = 0.2  # reserved for reading the table and writing the summary line
+_CANCEL_S = 0.25  # reserved for cancelling, if there is no second connection
 _ANSWER_S = 0.3
 _POLL_S = 0.01
 
 
 class OwnSession(NamedTuple):
-    """How to find the session on the server: by its pid, or behind a pooler by a mark in the text that it runs.
+    """How to find the session on the server: by its pid or, behind a pooler, by a mark in the SQL text that it runs.
 
     `started` is the result of `SESSION_STARTED` in that session, or None if it is not known. `migration` is the name of
     the running migration.
@@ -41,7 +41,7 @@ class OwnSession(NamedTuple):
     migration: str | None
 
     def query(self, column: str) -> str:
-        """Return a query of `column` that finds the session while it exists, or by its mark while it runs the text."""
+        """Return a query that finds the session: by its pid while it exists, or by its mark while it runs the text."""
         if self.backend:
             condition = f"pid = {self.backend} AND usename = session_user"
         else:
@@ -55,8 +55,8 @@ def end_session(
 ) -> tuple[Connection, bool]:
     """Stop the session of `conn`; return a connection on which to read the table, and whether the session has stopped.
 
-    If no second connection is available or the session is not found, cancel what it runs. Raise an error if neither
-    connection can be used.
+    If no second connection is available or the session is not found, cancel its running statement. Raise an error if
+    neither connection can be used.
     """
     left_s = seconds_left()
     deadline = time.monotonic() + (FORCED_EXIT_AFTER_S if left_s is None else left_s) - _READ_S
@@ -72,13 +72,13 @@ def end_session(
         raise TimeoutError
     if not terminated:
         if not session.backend:
-            return other, False  # a message without the mark may still run
+            return other, False  # it may still be running a message without the mark
         end_stale_session(other, session.backend, session.started)
     return other, _wait_until_gone(other, session, deadline)
 
 
 def stop_session(db: ConnectionSource, conn: Connection, session: OwnSession) -> None:
-    """Stop the session of `conn` if it is still running; close it if nothing answers."""
+    """Stop the session of `conn` if it is still running; suppress connection errors."""
     if is_running(conn):
         with ExitStack() as stack, suppress(TimeoutError, psycopg.Error):
             end_session(db, conn, stack, session)
@@ -92,7 +92,7 @@ def _terminate(other: Connection, conn: Connection, session: OwnSession) -> bool
         if ask(other, session.query("pg_catalog.pg_terminate_backend(pid)"), _ANSWER_S) == b"t":
             fields = {"migration": session.migration, "pid": pid, **(activity.fields if activity else {})}
             log.warning(
-                "Terminated the session of this run (pid %s), which was still running %s%s",
+                "Terminated this run's session (pid %s), which was still running %s%s",
                 pid,
                 session.migration or "a statement",
                 f": {activity}" if activity and str(activity) else "",

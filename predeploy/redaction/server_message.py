@@ -149,7 +149,7 @@ def _without_quoted(text: str, sqlstate: str | None, words: SqlLiterals) -> str:
 
 
 def _is_truncated_name(text: str, words: SqlLiterals) -> bool:
-    """Return whether a message quotes a name without quotes from the migration, and then the part that is kept."""
+    """Return whether the message quotes an unquoted name from the migration, followed by its truncated form."""
     quoted = [match[match.lastindex or 0].lower() for match in _QUOTED.finditer(text)]
     is_pair = len(quoted) == 2 and quoted[0].startswith(quoted[1])
     return is_pair and quoted[0] in words.names and quoted[0] not in words.doubtful

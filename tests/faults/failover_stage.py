@@ -1,4 +1,4 @@
-"""The environment of failover trials: for each trial a primary, a standby, and one proxy in front of both."""
+"""The environment of failover trials: each trial has a primary, a standby, and one proxy in front of both."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MIGRATIONS = """
 class FailoverStage(Stage):
     """A stage whose server can fail over to a standby. All servers are copies of one template.
 
-    Everything happens in the proxy's thread, so that no client sees the new server before `promoted` is read.
+    Faults are injected in the proxy's thread, so that no client reaches the new server before `promoted` is read.
     """
 
     def __enter__(self) -> Self:
@@ -55,7 +55,7 @@ class FailoverStage(Stage):
         return self
 
     def renew(self) -> None:
-        """Do nothing: each trial has servers of its own."""
+        """Do nothing, because each trial has its own servers."""
 
     def reset(self, files: list[File], path: str) -> Path:
         """Create the servers and the proxy of a trial, and write the files; return their directory."""
@@ -70,7 +70,7 @@ class FailoverStage(Stage):
             self.database.execute(_MIGRATIONS + earlier)
         return self.write(files)
 
-    def dsn(self, path: str) -> str:  # noqa: ARG002  the proxy is that of the path
+    def dsn(self, path: str) -> str:  # noqa: ARG002  the proxy was created for this path
         """Return a connection string that names one address, or both servers."""
         one, *others = self._proxy.ports
         dsn = self.database.dsn_at(one)
@@ -79,31 +79,31 @@ class FailoverStage(Stage):
         return dsn
 
     def recorded(self) -> set[str]:
-        """Return the names in `_migrations`; a row with an older name counts, and one of an older version does not."""
+        """Return the names in `_migrations`; a row with an old name counts, but a row of an old version does not."""
         if not self.admin("SELECT to_regclass('public._migrations')")[0][0]:
             return set()
         rows = self.admin("SELECT name FROM public._migrations WHERE checksum IS DISTINCT FROM %s", OLD_CHECKSUM)
         return {name[-len("000.sql") :] for (name,) in rows}
 
     def terminate_backends(self) -> None:
-        """Terminate every session of the program, unless no server is up."""
+        """Terminate every session of the program if a server is running."""
         if not self._is_down:
             super().terminate_backends()
 
     def restart_server(self) -> None:
-        """Crash the server and start it again, unless no server is up."""
+        """Crash the server and start it again if a server is running."""
         if not self._is_down:
             super().restart_server()
 
     def leftovers(self, path: str, backends: set[int]) -> list[str]:
-        """Return what a finished run still does; until the standby is promoted, there is no server to ask."""
-        return ["the standby is not promoted"] if self._is_down else super().leftovers(path, backends)
+        """Return what a finished run has left behind; until the standby is promoted, there is no server to query."""
+        return ["the standby has not been promoted"] if self._is_down else super().leftovers(path, backends)
 
     def _detach(self) -> None:
         self._pair.detach()
 
     def _crash_unnoticed(self) -> Action:
-        """Kill the postmaster; its sessions may work on for a moment, but nobody sees their answers."""
+        """Kill the postmaster; its sessions may run for another moment, but no client receives their responses."""
         self._fail_over("kill")
         return Action.CUT_LINE
 

@@ -58,8 +58,9 @@ def logged_in(messages: Sequence[Message]) -> int:
 class FaultProxy:
     """Forwards a port to a server; with `tls`, encrypts the client's side.
 
-    Each of `others` is the port of another server, which gets a port of its own; all ports share the message numbers.
-    `targets` are the servers' ports and `ports` the proxy's, in the same order; a test may change a target.
+    `others` are the ports of further servers. The proxy listens on one port per server, and numbers the messages to all
+    servers together. `targets` are the servers' ports and `ports` are the proxy's, in the same order; a test may change
+    a target.
 
     `begin` starts a run: message numbers start at 1 again, and each of the `faults` is called at its message number.
     `messages` are the run's messages so far, `backends` the process ids of its sessions on the server, and `problems`
@@ -107,7 +108,7 @@ class FaultProxy:
         return self.ports[0]
 
     def refuse(self, index: int) -> None:
-        """Refuse new connections to a server for good; call this in the proxy's thread."""
+        """Refuse all further connections to a server; call this in the proxy's thread."""
         self._listeners[index].close()
 
     def begin(self, faults: Mapping[int, Callable[[Message], Action]] | None = None) -> None:

@@ -84,7 +84,7 @@ def random_plans(stage: Stage, seed: str, numbers: Iterable[int], focus: Focus |
 
 
 def failover_plans(stage: Stage, seed: str, numbers: Iterable[int], focus: Focus | None = None) -> Iterator[Plan]:
-    """Draw the trials with a failover that have these numbers; each depends only on the seed and its number."""
+    """Draw the failover trials with these numbers; each depends only on the seed and its number."""
     length = _failover_length(stage)
     for number in numbers:
         chance = random.Random(f"{seed}:failover:{number}")  # noqa: S311  must be reproducible, not secret
@@ -216,16 +216,18 @@ def again(options: argparse.Namespace) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
-    parser.add_argument("--seeds", default="1", type=lambda text: text.split(","), help="1,2,3: of the random trials")
-    parser.add_argument("--trials", default=200, type=int, help="random ones, over all seeds")
-    parser.add_argument("--points", default=0, type=int, help="enumerated ones: a message and a fault each")
-    parser.add_argument("--failovers", default=0, type=int, help="random ones with a failover, over all seeds")
-    parser.add_argument("--workers", default=2, type=int, help="each with a server of its own")
-    parser.add_argument("--minutes", default=60.0, type=float, help="then it ends with what it has")
-    parser.add_argument("--planted", choices=["all", *BUGS], help="build a bug in and see that it is caught")
-    parser.add_argument("--runs", default=20, type=int, help="of 60 trials, for each planted bug")
-    parser.add_argument("--again", metavar="PLAN", help="one trial, as a violation names it")
-    parser.add_argument("--times", default=100, type=int, help="how often --again tries")
+    parser.add_argument(
+        "--seeds", default="1", type=lambda text: text.split(","), help="seeds of the random trials: 1,2,3"
+    )
+    parser.add_argument("--trials", default=200, type=int, help="number of random trials over all seeds")
+    parser.add_argument("--points", default=0, type=int, help="number of enumerated pairs of message and fault")
+    parser.add_argument("--failovers", default=0, type=int, help="number of random failover trials over all seeds")
+    parser.add_argument("--workers", default=2, type=int, help="number of workers, each with its own server")
+    parser.add_argument("--minutes", default=60.0, type=float, help="time limit; the results so far are printed")
+    parser.add_argument("--planted", choices=["all", *BUGS], help="plant a bug and check that it is caught")
+    parser.add_argument("--runs", default=20, type=int, help="number of runs of 60 trials for each planted bug")
+    parser.add_argument("--again", metavar="PLAN", help="repeat the trial that a violation names")
+    parser.add_argument("--times", default=100, type=int, help="how often --again repeats the trial")
     options = parser.parse_args()
     if options.again:
         return again(options)

@@ -51,7 +51,7 @@ class Ended:
 
     @property
     def applied(self) -> list[str]:
-        """The migrations that were reported as applied, without the reports that were withdrawn."""
+        """The migrations that were reported as applied, except those whose report was withdrawn."""
         applied: list[str] = []
         for line in self.events:
             if line.get("event") == "migration.applied":
@@ -71,7 +71,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The database when nothing runs any more: the count of each effect, and the names in `_migrations`.
+    """The database after all runs have ended: the count of each effect, and the names in `_migrations`.
 
     `order` lists the migrations in the order of their effects.
     """
@@ -101,7 +101,7 @@ class Story:
 
     @property
     def failed_over_unseen(self) -> bool:
-        """Whether the failover happened after the last answer that the run received, so that it cannot know of it."""
+        """Whether the failover happened after the run's last response from the server, so that it went unnoticed."""
         failovers = [(kind, message) for kind, message in self.fired if kind in FAILOVERS]
         if not failovers:
             return False
@@ -109,7 +109,7 @@ class Story:
         sent = {m.kind for m in self.messages[message.number - 1 :] if m.sender == "client"}
         last = max(m.number for m in self.messages if m.sender == "client" and m.kind != "X")
         is_answered = any(m.kind == "Z" for m in self.messages[last:])  # the server may send an error after it
-        is_lost = kind == "crash_unnoticed" and message.kind != "X"  # the message itself
+        is_lost = kind == "crash_unnoticed" and message.kind != "X"  # the message itself was lost
         return sent <= {"X"} and is_answered and not is_lost
 
     @property
@@ -201,9 +201,9 @@ def _withdrawn(story: Story) -> Iterator[str]:
     for ended in (story.run, *story.rivals):
         undone = ended.names("migration.undone")
         if undone and (story.promoted is None or story.promoted & {*undone}):
-            yield f"{ended.who} has withdrawn {undone}, but the promoted server has {story.promoted}"
+            yield f"{ended.who} withdrew {undone}, but the promoted server has {story.promoted}"
         if undone and (story.plan.path == "synchronous" or not story.kinds & {*FAILOVERS}):
-            yield f"{ended.who} has withdrawn {undone}, though nothing was lost"
+            yield f"{ended.who} withdrew {undone}, although nothing was lost"
 
 
 def _logged_in_order(story: Story) -> Iterator[str]:
@@ -260,7 +260,7 @@ def _ended_well(story: Story) -> Iterator[str]:
         return
     expected = {0, 1} | {_SIGNAL_CODES[kind] for kind, _ in signals}
     if story.kinds & {*STALLS} and "57P05" in run.report["message"]:
-        expected.add(6)  # the idle session was ended while no migration was running, which would recur
+        expected.add(6)  # the server ended the idle session while no migration was running, which would recur
     if run.status not in expected:
         yield f"the run ended with {run.status}: {run.report.get('message')}"
     elif run.status in {0, 1} and signals:

@@ -15,19 +15,20 @@ SIGNALS = ("sigterm", "sigint", "freeze_sigterm")
 KILLS = ("kill_before", "kill_after")
 OTHERS = ("rival", "waiter", "foreign")  # another session that applies the same files or tries to
 FAULTS = (*CUTS, *SIGNALS, *KILLS, *OTHERS)
-# Only on the paths below. The primary crashes and the standby is promoted at once or later; or the standby is promoted
-# after a regular shutdown of the primary, which sends everything to the standby first.
+# Only on the paths below. In a crash, the standby is promoted immediately or later. In a switchover, the standby is
+# promoted after a regular shutdown of the primary, which first sends everything to the standby.
 FAILOVERS = ("crash", "crash_unnoticed", "crash_promote_later", "switchover")
+# Only on the path below. A message is delayed, so that the server ends idle sessions and transactions.
+STALLS = ("stall",)
+TIMEOUTS_PATH = "timeouts"
 # A connection string with both hosts; one address that moves to the standby; both hosts, and COMMIT waits for the
 # standby.
-STALLS = ("stall",)  # a message is late, on the path below: the server ends sessions and transactions that are idle
-TIMEOUTS_PATH = "timeouts"
 FAILOVER_PATHS = ("hosts", "moved", "synchronous")
 
 # Without a key, so that repeated effects are counted.
 EFFECTS = "CREATE TABLE effects (migration text, statement int, place bigint GENERATED ALWAYS AS IDENTITY)"
 OLD_CHECKSUM = "old"
-OLD_NAME = "9"  # the start of a renamed file's older name
+OLD_NAME = "9"  # the start of a renamed file's old name
 _EFFECT = "INSERT INTO effects (migration, statement) VALUES ('{name}', {number});\n"
 _FILES = {
     "plain": "{1}",
@@ -41,7 +42,7 @@ _FILES = {
     "big": "{1}SELECT length('" + "x" * 1_100_000 + "');\n{2}SELECT length('" + "y" * 1_100_000 + "');\n{3}",
     "sleeping": "{1}SELECT pg_sleep(0.2);\n{2}",
     "repeatable": "-- migrate:repeatable\n{1}SELECT pg_sleep(0.01);\n{2}",
-    # The server has a row of these from before the run: the file itself, an older version, and the file's older name.
+    # These have a row from before the run: of the file itself, of an old version, and under an old name.
     "known": "{1}",
     "changed": "-- migrate:repeatable\n{1}SELECT pg_sleep(0.01);\n{2}",
     "renamed": "{1}{2}",
@@ -75,7 +76,7 @@ class File:
 
     @property
     def earlier(self) -> str:
-        """SQL that makes the server look as if an earlier run had applied the file, its old version or its old name."""
+        """SQL that simulates an earlier run of the file, of its old version, or of the file under its old name."""
         name, checksum = self.name, sha256(self.sql.encode()).hexdigest()
         row = "INSERT INTO _migrations (name, checksum) VALUES ('{}', '{}');\n"
         effects = "".join(_EFFECT.format(name=name, number=number) for number in self.effects)
@@ -118,17 +119,17 @@ class Plan:
 
     @property
     def files(self) -> list[File]:
-        """The files, by name."""
+        """The files, sorted by name."""
         return [File(f"{number:03}.sql", kind) for number, kind in enumerate(self.kinds, 1)]
 
     @property
     def known(self) -> list[str]:
-        """The names of the files that are applied before the run, possibly under another name."""
+        """The names of the files that were applied before the run, possibly under another name."""
         return [file.name for file in self.files if file.kind in {"known", "renamed"}]
 
     @property
     def order(self) -> list[str]:
-        """The names in the order in which they are applied: the repeatable files last."""
+        """The names in the order in which the files are applied: repeatable files come last."""
         return [file.name for file in sorted(self.files, key=lambda file: (file.repeatable, file.name))]
 
 
@@ -188,9 +189,9 @@ def draw(rng: random.Random, lengths: Mapping[str, Length], focus: Focus = _WIDE
 
 
 def draw_failover(rng: random.Random, length: Length, focus: Focus = _WIDE) -> Plan:
-    """Draw a trial with one failover; mostly, the replication stops some messages before it, so that commits are lost.
+    """Draw a trial with one failover; in most trials, replication stops earlier, so that commits are lost.
 
-    `length` holds the number of messages of a run; it is the same on every path.
+    `length` is the number of messages in a run, which is the same on every path.
     """
     paths = focus.paths or FAILOVER_PATHS
     path = rng.choices(paths, [_FAILOVER_PATHS[path] for path in paths])[0]

@@ -35,7 +35,7 @@ RESET = """
     DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT ALL ON SCHEMA public TO {owner};
     SET ROLE {owner}; {effects}; RESET ROLE; ALTER ROLE {owner} RESET ALL
 """
-# Of the role, on one path. Old servers lack some of them.
+# Set for the role on one path. Old servers lack some of these.
 _TIMEOUTS = (
     "idle_in_transaction_session_timeout",
     "idle_session_timeout",
@@ -57,7 +57,7 @@ _BACKENDS = """
 class Stage:
     """Everything that trials need and may break. `planted` is a bug planted in the program.
 
-    `faults` are those that only this stage can carry out. `promoted` are the names in `_migrations` when the standby
+    `faults` are the faults that only this stage can inject. `promoted` are the names in `_migrations` when the standby
     was promoted; None if there was no failover.
     """
 
@@ -115,7 +115,7 @@ class Stage:
         return self.write(files)
 
     def write(self, files: list[File]) -> Path:
-        """Write the files and no others; return their directory."""
+        """Write exactly these files, and return their directory."""
         directory = self.directory / "migrations"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()

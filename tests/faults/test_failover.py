@@ -1,6 +1,6 @@
-"""The primary crashes during a run, its standby is promoted, and no invariant may be violated on the new server.
+"""If the primary crashes during a run and its standby is promoted, no invariant is violated on the new server.
 
-`scripts/fuzz --failovers` does the same many times, and prints how to repeat a trial.
+`scripts/fuzz --failovers` runs many more such trials, and prints how to repeat one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def test_a_run_survives_a_failover_at_any_message(failover_stage: FailoverStage,
     print(tally)
     assert not tally.violations, "again: scripts/fuzz --again PLAN\n" + "\n".join(tally.violations)
     assert tally.trials == BATCH
-    assert sum(tally.faults[fault] for fault in FAILOVERS) >= BATCH - 1, "a run may end before its failover"
+    assert sum(tally.faults[fault] for fault in FAILOVERS) >= BATCH - 1, (
+        "more than one run has ended before its failover"
+    )
 
 
 @pytest.mark.parametrize("fault", FAILOVERS)
@@ -58,4 +60,4 @@ def test_commits_that_a_failover_loses_are_withdrawn(
     assert not outcome.violations, f"again: scripts/fuzz --again PLAN\n{outcome}"
     assert [kind for kind, _ in outcome.fired] == ["detach", fault]
     assert outcome.withdrawn > 1
-    assert outcome.exit_code == 1, "the no-transaction file is withdrawn, but not reported as failed"
+    assert outcome.exit_code == 1, "the withdrawn no-transaction file was not reported as failed"

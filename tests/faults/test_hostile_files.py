@@ -168,7 +168,7 @@ def test_no_file_takes_effect_if_the_table_discards_rows(
     migrations_dir.write("001.sql", "INSERT INTO effects VALUES (1)")
     ended = run()
     assert (ended.exit_code, ended.named("migration.failed")[0]["migration"]) == (1, "001.sql")
-    assert f"the table has the {act.removeprefix('a ')} " in ended.named("migration.failed")[0]["error"]
+    assert f"which has the {act.removeprefix('a ')} " in ended.named("migration.failed")[0]["error"]
     assert database.query("SELECT count(*) FROM effects WHERE n = 1") == [(0,)]
 
 

@@ -1,4 +1,4 @@
-"""A synchronous standby is missing, so COMMIT waits: a signal ends the run in time, and its report is true.
+"""While COMMIT waits for a missing synchronous standby, a signal ends the run in time, and its report is accurate.
 
 A cancelled COMMIT takes effect, and the server then continues with the rest of the message.
 """
@@ -48,7 +48,7 @@ def own_database(own_server: PostgresServer) -> Iterator[Database]:
 
 @pytest.fixture
 def set_standby(own_database: Database) -> Iterator[Callable[[str], None]]:
-    """Wait at each COMMIT for the standby with this name; with an empty name, do not wait."""
+    """A function that sets the name of the standby that each COMMIT waits for; an empty name disables the wait."""
 
     def set_name(name: str) -> None:
         own_database.admin_execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")

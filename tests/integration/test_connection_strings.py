@@ -1,4 +1,4 @@
-"""A mistyped connection string, or one that the server can never accept, ends the run at once with the remedy."""
+"""If a connection string is mistyped or can never be accepted by the server, the run ends at once with a remedy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.support.migrations_dir import MigrationsDir
     from tests.support.program import Run
 
-AT_ONCE_S = 20  # of a wait of 60 s
+AT_ONCE_S = 20  # well below the wait of 60 s
 ME = "postgresql://me:Zq7xKv9w@127.0.0.1"
 MISTYPED = [
     (f"{ME}/app?schema=public", "replace schema with options=-csearch_path%3DSCHEMA, or remove it."),
@@ -36,11 +36,11 @@ MISTYPED = [
     ("postgresql://me:Zq7xKv9w@/app?host=/nowhere/.s.PGSQL.5432", "write its directory"),
     (f"{ME}:1/app?sslmode=no-verify", "write sslmode=require."),
     (f"{ME}:1,127.0.0.1:2,127.0.0.1/app?port=1,2", "host and port have different numbers of entries"),
-    (f"{ME}:1/app?replication=database", "has replication, which allows no migrations"),
-    ("cG9zdGdyZXNxbDovL21lOlpxN3hLdjl3QDEyNy4wLjAuMS9hcHA=", "is encoded in base64"),
+    (f"{ME}:1/app?replication=database", "sets replication, but a replication connection cannot run migrations"),
+    ("cG9zdGdyZXNxbDovL21lOlpxN3hLdjl3QDEyNy4wLjAuMS9hcHA=", "is base64-encoded"),
 ]
 REFUSED = [
-    ("min_protocol_version=3.2", "does not support min_protocol_version: remove it"),
+    ("min_protocol_version=3.2", "does not support the version in min_protocol_version: remove it"),
     ("gssencmode=require", "remove gssencmode=require"),
     ("options=--bogus", "rejected a parameter in the connection string: fix or remove"),
     ("options=-csearch_path", "rejected a parameter in the connection string: fix or remove"),
@@ -83,19 +83,19 @@ def test_an_option_that_the_server_never_accepts_ends_the_run_at_once(
     assert text in ended.report["message"]
 
 
-@pytest.mark.direct("a pooler takes any database name")
-def test_a_connection_string_without_a_database_name_says_what_libpq_used(
+@pytest.mark.direct("a pooler accepts any database name")
+def test_the_error_for_a_missing_database_name_explains_what_libpq_used(
     run: Callable[..., Run], database: Database
 ) -> None:
     nameless = database.dsn.removesuffix(f"/{database.name}")
     ended = ended_at_once(run, nameless)
     assert ended.exit_code == 5
-    assert "has no database name, so libpq used the user name: add the name" in ended.report["message"]
+    assert "has no database name, so libpq used the user name: add the database name" in ended.report["message"]
     ended = ended_at_once(run, f"{nameless}/nowhere")
     assert "The database does not exist: create it" in ended.report["message"]
 
 
-@pytest.mark.direct("the server before Postgres 17 closes the connection")
+@pytest.mark.direct("a server before Postgres 17 closes the connection")
 def test_a_server_that_closes_a_direct_tls_handshake_may_be_too_old(database: Database) -> None:
     dsn = parse_dsn(f"{database.dsn}?sslmode=require&sslnegotiation=direct")
     with pytest.raises(PostgresUnavailable) as caught:

@@ -1,4 +1,4 @@
-"""The server ends a statement, a transaction or a session by itself; its own message reaches the log."""
+"""If the server ends a statement, a transaction or a session on its own, the server's message is logged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def lost(run: Run) -> list[tuple[str | None, str | None, str | None]]:
 
 
 @pytest.mark.parametrize("origin", ["role", "variable", "file"])
-def test_a_statement_timeout_has_other_advice_than_a_cancelled_statement(
+def test_a_statement_timeout_has_advice_about_the_timeout(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, origin: str
 ) -> None:
     if origin == "role":
@@ -53,7 +53,7 @@ def test_a_statement_timeout_has_other_advice_than_a_cancelled_statement(
 def test_the_variable_overrides_the_statement_timeout_of_the_role(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
-    """As the advice says."""
+    """The advice for a statement timeout relies on this."""
     database.admin_execute(f"ALTER ROLE {database.owner} SET statement_timeout = '200ms'")
     migrations_dir.write("001.sql", "SELECT pg_sleep(0.5)")
     assert run(MIGRATE_STATEMENT_TIMEOUT="1m").report["applied"] == 1
@@ -122,10 +122,10 @@ def require_transaction_timeout(database: Database) -> None:
 
 
 @ONE_SESSION
-def test_a_transaction_that_is_idle_between_two_chunks_is_reported_and_does_not_run_again(
+def test_an_idle_timeout_between_two_chunks_is_reported_and_the_migration_does_not_run_again(
     start: Callable[..., Process], run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
-    """The program is stopped until the server has ended the session, as if it sent the file very slowly."""
+    """The program is stopped until the server has ended the session, which simulates a slow program."""
     database.admin_execute(f"ALTER ROLE {database.owner} SET idle_in_transaction_session_timeout = '500ms'")
     body = "SELECT pg_sleep(2 * (to_regclass('go') IS NULL)::int);\n" + "SELECT 'a row of the file';\n" * 50_000
     migrations_dir.write("001.sql", body)
@@ -145,7 +145,7 @@ def test_a_transaction_that_is_idle_between_two_chunks_is_reported_and_does_not_
 
 
 @ONE_SESSION
-def test_a_session_that_is_idle_while_it_waits_for_the_lock_ends_the_run(
+def test_the_run_ends_if_its_session_exceeds_the_idle_timeout_while_it_waits_for_the_lock(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     require_idle_session_timeout(database)
@@ -170,7 +170,7 @@ def require_idle_session_timeout(database: Database) -> None:
 
 
 def stop(process: Process) -> None:
-    """Stop the program, because the server's message is lost if the program sends something while it arrives."""
+    """Stop the program: the server's message would be lost if the program sent something before reading it."""
     process.signal(signal.SIGSTOP)
 
 
@@ -208,7 +208,7 @@ def test_a_migration_that_always_loses_its_session_fails_with_the_servers_last_m
 
 
 @ONE_SESSION
-def test_a_session_that_is_always_terminated_while_no_migration_runs_ends_the_run_with_the_servers_message(
+def test_the_run_ends_with_the_servers_message_if_its_session_is_always_terminated_while_no_migration_runs(
     start: Callable[..., Process], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write("001.sql", "SELECT 1")
@@ -228,7 +228,7 @@ def test_a_session_that_is_always_terminated_while_no_migration_runs_ends_the_ru
 
 @pytest.mark.direct("the limit counts the pooler's own connections")
 @pytest.mark.parametrize(("what", "reason"), [("ROLE {owner}", "role_limit"), ("DATABASE {name}", "database_limit")])
-def test_the_limit_of_the_role_or_the_database_is_the_reason_to_wait_for_a_connection(
+def test_the_wait_for_a_connection_names_the_limit_of_the_role_or_the_database(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, what: str, reason: str
 ) -> None:
     limited = what.format(owner=database.owner, name=database.name)
@@ -240,7 +240,7 @@ def test_the_limit_of_the_role_or_the_database_is_the_reason_to_wait_for_a_conne
 
 
 @ONE_SESSION
-def test_a_server_that_stays_away_ends_the_run_with_its_last_message(
+def test_the_run_ends_with_the_servers_last_message_if_the_server_stays_down(
     private_server: PostgresServer, start: Callable[..., Process], migrations_dir: MigrationsDir
 ) -> None:
     with fresh_database(private_server) as database:
@@ -313,7 +313,7 @@ def test_a_rehearsal_and_a_baseline_that_lose_their_session_report_the_servers_m
     migrations_dir.write("001.sql", "SELECT pg_terminate_backend(pg_backend_pid())")
     rehearsed = run("plan", "--rehearse")
     assert (rehearsed.exit_code, f"last message: {TERMINATED} (SQLSTATE" in rehearsed.report["message"]) == (6, True)
-    assert run().exit_code == 1, "the table is not created"
+    assert run().exit_code == 1, "the migration did not fail"
     with database.connect(autocommit=False) as holder:
         holder.execute("LOCK TABLE _migrations IN EXCLUSIVE MODE")
         process = start("baseline", "--through", "001.sql")
@@ -323,10 +323,10 @@ def test_a_rehearsal_and_a_baseline_that_lose_their_session_report_the_servers_m
     assert (recorded.exit_code, f"last message: {TERMINATED} (SQLSTATE" in recorded.report["message"]) == (6, True)
 
 
-def test_a_sentence_of_the_server_does_not_reveal_what_the_migration_contains(
+def test_the_servers_message_reveals_nothing_from_the_migration(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
-    """A warning of the migration with the code of a shutdown is a notice, and is not used as the server's message."""
+    """If the migration raises a warning with a shutdown's SQLSTATE, it is only logged as a notice."""
     migrations_dir.write(
         "001.sql",
         "DO $$BEGIN RAISE WARNING 'sesame' USING ERRCODE = '57P01'; "

@@ -447,20 +447,20 @@ def test_a_placeholder_of_another_tool_is_named(
 
 
 TEXTS = {
-    "CREATE TABLE\u00a0users ();": "Line 1, column 13 has a character that resembles a space, no-break space (U+00A0)",
-    "SELECT 1;\n\u200b\n": "Line 2, column 1 has an invisible character, zero width space (U+200B): remove it",
-    "SELECT 1;\nSELECT \u2018a\u2019;": "Line 2, column 8 has a typographic quotation mark, left single quotation mark",
+    "CREATE TABLE\u00a0users ();": "Line 1, column 13 has a character that resembles a space (no-break space, U+00A0)",
+    "SELECT 1;\n\u200b\n": "Line 2, column 1 has an invisible character (zero width space, U+200B): remove it",
+    "SELECT 1;\nSELECT \u2018a\u2019;": "Line 2, column 8 has a typographic quotation mark (left single quotation mark",
     "SELECT * FROM user\u200bs": "Line 1, column 19 has an invisible character",
-    "SELECT f\ufeff(1)": "Line 1, column 9 has an invisible character, zero width no-break space (U+FEFF)",
-    "SELECT 1 \x07FROM x": "Line 1, column 10 has an invisible character, an unnamed character (U+0007): remove it",
+    "SELECT f\ufeff(1)": "Line 1, column 9 has an invisible character (zero width no-break space, U+FEFF)",
+    "SELECT 1 \x07FROM x": "Line 1, column 10 has an invisible character (unnamed, U+0007): remove it",
     "SELECT 1;\n<<<<<<< HEAD\nSELECT 2;\n=======\nSELECT 3;\n>>>>>>> x\n": "Line 2 is a Git conflict marker.",
     "version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 12345\n": "This is a Git LFS pointer",
     "\n<!DOCTYPE html>\n<html></html>": "This is an HTML page, not SQL.",
     "SELECT '\u00a0', 'a\u200b' FRM x -- \u00a0": "Fix the statement",
     "SELECT \u00a0FROM; SELECT 1": "Line 1, column 8",
     "SELECT '<<<<<<< HEAD'; SELEC": "Fix the statement",
-    "SET transaction_timeout_of_tomorrow = 0": "Remove the line if a newer Postgres wrote it",
-    "SELECT set_config('transaction_timeout_of_tomorrow', '0', false)": "Remove the line if a newer Postgres wrote it",
+    "SET transaction_timeout_of_tomorrow = 0": "Remove the line if it was written for a newer Postgres",
+    "SELECT set_config('transaction_timeout_of_tomorrow', '0', false)": "Remove the line if it was written for",
 }
 
 

@@ -131,7 +131,7 @@ def test_leaving_the_block_on_a_dead_connection_logs_only_the_lost_connection(da
         conn.execute("SELECT 1")
 
 
-def test_only_the_session_of_this_run_is_terminated_not_another_one_with_its_pid(database: Database) -> None:
+def test_another_session_with_the_same_pid_is_not_terminated(database: Database) -> None:
     """After a failover, a session on the new server may have the same pid."""
     with database.connect() as holder, database.connect() as conn:
         holder.execute(HOLD)

@@ -59,7 +59,7 @@ def test_an_interrupted_file_is_run_again_and_applied_once(
 
 
 @pytest.mark.parametrize("strict", ["late", None])
-def test_a_file_that_has_failed_is_not_late_after_a_lost_connection(
+def test_a_failed_file_is_not_reported_as_late_after_a_lost_connection(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, strict: str | None
 ) -> None:
     database.execute("CREATE SEQUENCE attempts")
@@ -73,7 +73,7 @@ def test_a_file_that_has_failed_is_not_late_after_a_lost_connection(
     assert (ended.exit_code, ended.report["applied"], ended.report["failed"]) == (1, 2, 1)
 
 
-@pytest.mark.direct("the session that a pooler keeps has the old search_path")
+@pytest.mark.direct("a session kept by a pooler has the old search_path")
 def test_the_same_table_is_read_after_a_reconnect_if_a_file_has_changed_the_search_path(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:

@@ -1,6 +1,6 @@
-"""A password file that libpq ignores is named in the error, and libpq writes nothing to stderr.
+"""If libpq would ignore a password file, the error gives the reason, and libpq writes nothing to stderr.
 
-The fixture `run` checks in every test that stderr is empty.
+In every test, the fixture `run` checks that stderr is empty.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from tests.support.program import Run
 
 COMMANDS = ("migrate", "status", "check", "health", "plan")
-WANTED = "The server requires a password, and "
+WANTED = "The server requires a password, but "
 
 
 @pytest.fixture
 def file(tmp_path: Path, database: Database) -> Path:
-    """A password file with the database's password, which libpq reads."""
+    """A password file that libpq accepts, with the database's password."""
     escaped = database.password.replace("\\", "\\\\").replace(":", "\\:")
     path = tmp_path / "passfile"
     path.write_text(f"127.0.0.1:*:*:{database.owner}:{escaped}\n")
@@ -44,7 +44,7 @@ def without_password(database: Database) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
-def test_a_file_that_others_may_read_is_named_with_its_mode(
+def test_the_error_shows_the_mode_of_a_file_that_others_may_read(
     run: Callable[..., Run], file: Path, without_password: str, mode: int, command: str
 ) -> None:
     file.chmod(mode)
@@ -52,12 +52,12 @@ def test_a_file_that_others_may_read_is_named_with_its_mode(
     shown = ended.report["message"]
     assert ended.exit_code == (3 if command == "health" else 5)
     assert f"{WANTED}PGPASSFILE was ignored: its mode is {mode:04o}, and libpq requires 0600 or stricter: " in shown
-    assert "use DATABASE_URL_FILE, which may have any mode, or set the mode to 0400 and the owner to " in shown
+    assert "use DATABASE_URL_FILE, which accepts any mode, or set the mode to 0400 and the owner to " in shown
     assert str(file) not in ended.stdout
 
 
 @pytest.mark.parametrize("wait", ["0", "30"])  # without and with the fast path
-def test_the_file_may_be_named_by_the_connection_string_a_service_or_its_place(
+def test_the_error_names_the_source_of_the_file(
     run: Callable[..., Run], file: Path, without_password: str, wait: str
 ) -> None:
     file.chmod(0o644)
@@ -80,7 +80,9 @@ def test_the_file_may_be_named_by_the_connection_string_a_service_or_its_place(
     assert f"{WANTED}~/.pgpass was ignored: its mode is 0644" in message("", HOME=str(home))
 
 
-def test_a_file_of_another_kind_is_named(run: Callable[..., Run], tmp_path: Path, without_password: str) -> None:
+def test_a_file_that_is_missing_or_not_regular_is_reported(
+    run: Callable[..., Run], tmp_path: Path, without_password: str
+) -> None:
     (tmp_path / "directory").mkdir(mode=0o700)
     os.mkfifo(tmp_path / "fifo", 0o600)
     for path, problem in [
@@ -92,13 +94,11 @@ def test_a_file_of_another_kind_is_named(run: Callable[..., Run], tmp_path: Path
         assert (ended.exit_code, ended.report["message"]) == (5, f"{WANTED}PGPASSFILE was ignored: {problem}")
 
 
-def test_a_file_without_a_line_for_the_server_is_named(
-    run: Callable[..., Run], file: Path, without_password: str
-) -> None:
+def test_a_file_without_a_matching_line_is_reported(run: Callable[..., Run], file: Path, without_password: str) -> None:
     file.write_text("other:*:*:*:Zq7xKv9w\n")
     ended = run(DATABASE_URL=without_password, PGPASSFILE=str(file))
     assert ended.exit_code == 5
-    assert f"{WANTED}no line of PGPASSFILE matches the host, port, database and user: " in ended.report["message"]
+    assert f"{WANTED}no line in PGPASSFILE matches the host, port, database and user: " in ended.report["message"]
 
 
 def test_without_any_file_the_password_is_missing(run: Callable[..., Run], without_password: str) -> None:
@@ -146,7 +146,7 @@ def test_the_file_is_checked_again_before_each_login(file: Path, without_passwor
     assert login_parameters(dsn)["passfile"] == passfile.NOWHERE
 
 
-def test_a_file_that_the_user_cannot_read_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_the_user_cannot_read_is_reported(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 

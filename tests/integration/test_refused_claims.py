@@ -1,4 +1,4 @@
-"""A refused claim is explained by its cause: another runner was first only if a row of exactly this name exists."""
+"""The error for a refused claim names the cause; a migration is skipped only if a row of exactly its name exists."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def text_table(database: Database) -> Database:
     return database
 
 
-# What a superuser runs first, the column or an index, and what the advice says.
+# What a superuser runs first, the statements that create the table, and a part of the advice.
 ANY_CASE = "CREATE COLLATION any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
 CASE_INSENSITIVE = {
     "citext": ("CREATE EXTENSION citext", TABLE.format("citext"), "ALTER COLUMN name TYPE text"),
@@ -53,7 +53,7 @@ CASE_INSENSITIVE = {
 @pytest.mark.parametrize("case", CASE_INSENSITIVE)
 @EITHER
 @NEEDS_A_SESSION
-def test_a_name_that_differs_only_in_its_case_is_not_counted_as_applied(
+def test_a_name_that_differs_only_in_case_is_not_counted_as_applied(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, case: str, mark: str
 ) -> None:
     prepare, setup, advice = CASE_INSENSITIVE[case]
@@ -68,7 +68,7 @@ def test_a_name_that_differs_only_in_its_case_is_not_counted_as_applied(
     failed = failure(ended)
     assert (ended.exit_code, ended.report["applied"], ended.named("migration.skipped")) == (1, 1, [])
     assert failed["migration"] == "a.sql"
-    assert "is case-insensitive, and A.sql is recorded" in failed["error"]
+    assert "is case-insensitive, and A.sql is already recorded" in failed["error"]
     assert advice in failed["advice"]
     assert ("have taken effect" in failed.get("hint", "")) == bool(mark)
     assert database.query("SELECT name::text FROM _migrations") == [("A.sql",)]
@@ -106,10 +106,10 @@ def test_another_unique_constraint_is_named(
     failed = failure(ended)
     assert (ended.report["applied"], ended.named("migration.skipped")) == (1, [])
     assert 'violates unique constraint "one_content"' in failed["error"]
-    assert failed["advice"] == "Drop the constraint or index one_content: only the name may be unique."
+    assert failed["advice"] == "Drop the constraint or index one_content: only the name column may be unique."
 
 
-def test_another_column_that_must_not_be_null_is_named(
+def test_another_not_null_column_is_named(
     run: Callable[..., Run], text_table: Database, migrations_dir: MigrationsDir
 ) -> None:
     text_table.execute("ALTER TABLE _migrations ADD version int NOT NULL")
@@ -121,12 +121,12 @@ def test_another_column_that_must_not_be_null_is_named(
 
 # What the trigger does, and what the error contains.
 TRIGGERS = {
-    "returns NULL": ("RETURN NULL;", "its row is missing from public._migrations at the end"),
-    "raises": ("RAISE 'not today';", "its row was refused: not today"),
-    "divides by zero": ("PERFORM 1/0; RETURN NEW;", "its row was refused: division by zero"),
-    "violates uniqueness": ("INSERT INTO once VALUES (1); RETURN NEW;", "its row was refused: duplicate key value"),
-    "removes the name": ("NEW.name = NULL; RETURN NEW;", 'its row was refused: null value in column "name"'),
-    "changes the name": ("NEW.name = lower(NEW.name); RETURN NEW;", "its row is missing"),
+    "returns NULL": ("RETURN NULL;", "row is missing from public._migrations, which has the trigger audit"),
+    "raises": ("RAISE 'not today';", "the migration's row was rejected: not today"),
+    "divides by zero": ("PERFORM 1/0; RETURN NEW;", "the migration's row was rejected: division by zero"),
+    "violates uniqueness": ("INSERT INTO once VALUES (1); RETURN NEW;", "row was rejected: duplicate key value"),
+    "removes the name": ("NEW.name = NULL; RETURN NEW;", 'row was rejected: null value in column "name"'),
+    "changes the name": ("NEW.name = lower(NEW.name); RETURN NEW;", "row is missing"),
 }
 
 
@@ -157,11 +157,11 @@ def test_a_trigger_that_discards_an_update_is_named(
     migrations_dir.write("view.sql", f"{REPEATABLE}CREATE OR REPLACE VIEW v AS SELECT 2 AS a")
     ended = run()
     assert (ended.exit_code, ended.named("migration.skipped")) == (1, [])
-    assert "does not let this run update it" in failure(ended)["error"]
+    assert "the UPDATE of public._migrations changed no row" in failure(ended)["error"]
     assert "trigger audit" in failure(ended)["advice"]
 
 
-# Policies, and what the message of the run contains.
+# The policy, and a part of the run's message or of the migration's error.
 POLICIES = {
     "no policy": ("", "new row violates row-level security policy"),
     "may not read": ("CREATE POLICY w ON _migrations FOR INSERT WITH CHECK (true)", "row security"),
@@ -197,12 +197,12 @@ def test_a_row_that_row_security_hides_is_not_counted_as_applied_by_another_runn
     assert run().report["skipped"] == 1
 
 
-# What the role lacks; the server's sentence and the remedy.
+# By what the role lacks: the setup, the server's message and the remedy.
 PRIVILEGES = {
     "insert": (
         "GRANT SELECT ON _migrations TO {owner}",
         "permission denied for table _migrations (SQLSTATE 42501)",
-        'Run GRANT SELECT, INSERT ON "public"."_migrations" for it',
+        'Run GRANT SELECT, INSERT ON "public"."_migrations" for the role',
     ),
     "read": ("", "permission denied for table _migrations (SQLSTATE 42501)", "Run GRANT SELECT, INSERT ON _migrations"),
     "of a trigger": (
@@ -215,7 +215,7 @@ PRIVILEGES = {
 
 
 @pytest.mark.parametrize("case", PRIVILEGES)
-def test_a_missing_privilege_is_reported_in_the_servers_words_and_a_grant_is_advised_if_it_helps(
+def test_a_missing_privilege_is_reported_with_the_servers_message_and_a_grant_if_it_helps(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, case: str
 ) -> None:
     setup, sentence, remedy = PRIVILEGES[case]
@@ -228,7 +228,7 @@ def test_a_missing_privilege_is_reported_in_the_servers_words_and_a_grant_is_adv
     assert ("GRANT" in ended.report["message"]) == ("GRANT" in remedy)
 
 
-def test_the_privilege_to_update_is_asked_for_only_if_a_repeatable_migration_runs_again(
+def test_the_update_privilege_is_required_only_if_a_repeatable_migration_runs_again(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.admin_execute(f"{TABLE.format('text')}; GRANT SELECT, INSERT ON _migrations TO {database.owner}")
@@ -239,7 +239,7 @@ def test_the_privilege_to_update_is_asked_for_only_if_a_repeatable_migration_run
     assert 'Run GRANT UPDATE ON "public"."_migrations"' in ended.report["message"]
 
 
-# What the event trigger does, the server's sentence, and the setup of the role.
+# What the event trigger does, and the server's message.
 EVENT_TRIGGERS = {
     "lacks a privilege": ("INSERT INTO audited VALUES (tg_tag);", "permission denied for table audited"),
     "raises": ("RAISE 'no tables in this database';", "no tables in this database"),
@@ -255,7 +255,7 @@ EVENT_TRIGGER = (
 
 
 @pytest.mark.parametrize("case", EVENT_TRIGGERS)
-def test_an_event_trigger_that_refuses_the_table_is_named(
+def test_an_event_trigger_that_rejects_the_table_is_named(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, case: str
 ) -> None:
     body, sentence = EVENT_TRIGGERS[case]
@@ -272,7 +272,7 @@ def test_an_event_trigger_that_refuses_the_table_is_named(
 
 
 @pytest.mark.parametrize("body", ["RAISE 'no changes';", "INSERT INTO audited VALUES (tg_tag);"])
-def test_an_event_trigger_that_refuses_the_checksum_column_does_not_stop_the_run(
+def test_an_event_trigger_that_rejects_the_checksum_column_does_not_stop_the_run(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir, body: str
 ) -> None:
     database.execute(TABLE.format("text").replace(", checksum text", ""))
@@ -305,7 +305,7 @@ def test_a_search_path_without_an_existing_schema_is_shown(
     assert "No schema in search_path exists (it is set to nowhere, elsewhere)" in run().report["message"]
 
 
-def test_a_role_without_the_privilege_to_create_the_table_is_advised_to_grant_it(
+def test_a_grant_is_suggested_if_the_role_cannot_create_the_table(
     run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
 ) -> None:
     database.admin_execute("ALTER SCHEMA public OWNER TO CURRENT_USER; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
@@ -316,7 +316,7 @@ def test_a_role_without_the_privilege_to_create_the_table_is_advised_to_grant_it
 
 
 @pytest.mark.parametrize("case", ["returns NULL", "raises", "removes the name"])
-def test_a_rehearsal_explains_a_refused_row_as_well(
+def test_a_rehearsal_also_explains_a_rejected_row(
     run: Callable[..., Run], text_table: Database, migrations_dir: MigrationsDir, case: str
 ) -> None:
     text_table.execute(TRIGGER.format(TRIGGERS[case][0]))

@@ -1,4 +1,4 @@
-"""The pair of servers for failovers: what the standby has when it is promoted."""
+"""The pair of servers for failover tests: which commits the standby has when it is promoted."""
 
 from __future__ import annotations
 

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 WITHIN_S = 2.0 + 3.0  # the documented limit, and a margin for a busy machine
 NEEDS_SESSION = pytest.mark.session("a no-transaction migration")
 UNCONFIRMED = "did not confirm"
-MAY_RUN = "what was sent may still run"
+MAY_RUN = "statements already sent may still take effect"
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP]
 
-# Each catches a cancel and starts again.
+# The first catches one cancel, the second catches every cancel.
 CATCHES_ONE = "DO $$BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN PERFORM pg_sleep(60); END$$"
 CATCHES_ALL = "DO $$BEGIN LOOP BEGIN {}; EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END$$"
 
@@ -109,7 +109,7 @@ def test_while_a_migration_waits_for_a_lock(
 
 @contextmanager
 def ignored(signum: signal.Signals) -> Iterator[None]:
-    """Let processes that are started here ignore the signal, as under nohup or after `trap '' INT`."""
+    """Start processes with the signal ignored, as under nohup or after `trap '' INT`."""
     before = signal.signal(signum, signal.SIG_IGN)
     try:
         yield
@@ -139,7 +139,7 @@ def test_a_signal_that_is_ignored_at_the_start_stays_ignored(
 def test_as_the_first_process_of_a_container(
     database: Database, migrations_dir: MigrationsDir, tmp_path: Path, signum: signal.Signals
 ) -> None:
-    """The kernel drops a signal to PID 1 that has no handler."""
+    """The kernel drops a signal to PID 1 if PID 1 has no handler for it."""
     unshare = ["unshare", *(["--user"] if os.geteuid() else []), "--pid", "--fork", "--kill-child"]
     if not shutil.which("unshare") or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
         pytest.skip("a PID namespace needs unshare and the permission to use it")
@@ -186,7 +186,7 @@ def test_a_migration_that_catches_every_cancel_is_terminated(
     (terminated,) = run.named("session.terminated")
     assert (terminated["migration"], terminated["wait_event"]) == ("001.sql", "PgSleep")
     assert MAY_RUN not in run.report["message"]
-    assert "may still run" not in run.report["message"]
+    assert "may still" not in run.report["message"]
     assert database.query("SELECT name FROM _migrations") == []
 
 
@@ -211,9 +211,7 @@ query_message._wait = wait
 """
 
 
-def test_a_message_that_is_not_sent_completely_does_not_run(
-    database: Database, migrations_dir: MigrationsDir, tmp_path: Path
-) -> None:
+def test_an_incomplete_message_does_not_run(database: Database, migrations_dir: MigrationsDir, tmp_path: Path) -> None:
     migrations_dir.write("001.sql", f"CREATE TABLE never AS SELECT length('{'x' * 40_000_000}')")
     events = signalled(UNSENT, tmp_path, DATABASE_URL=database.dsn, MIGRATIONS_DIR=str(migrations_dir))
     assert_clean(database)
@@ -485,7 +483,7 @@ def test_a_frozen_session_does_not_delay_the_exit(
 
 @pytest.mark.parametrize(
     ("prefix", "fate"),
-    [("", MAY_RUN), pytest.param(NO_TRANSACTION, "and the last one may still run", marks=NEEDS_SESSION)],
+    [("", MAY_RUN), pytest.param(NO_TRANSACTION, "and the last one may still be running", marks=NEEDS_SESSION)],
     ids=["transaction", "no transaction"],
 )
 def test_a_frozen_server_does_not_delay_the_exit(
@@ -510,10 +508,10 @@ def test_a_frozen_server_does_not_delay_the_exit(
                 os.kill(pid, signal.SIGCONT)
 
 
-def test_a_silent_connection_is_ended_over_another_one(
+def test_the_session_of_a_silent_connection_is_terminated_over_another_one(
     program: Program, database: Database, migrations_dir: MigrationsDir
 ) -> None:
-    """The cancel takes effect, but its answer does not arrive."""
+    """The cancel takes effect, but the server's response does not arrive."""
     migrations_dir.write("001.sql", "SELECT pg_sleep(60), 'silence'")
     with Proxy(database.port) as proxy:
         proxy.silent_after = b"canceling"
@@ -606,7 +604,7 @@ def test_a_stdout_that_is_not_read_does_not_delay_the_exit(
 
 @contextmanager
 def no_standby(server: PostgresServer) -> Iterator[Database]:
-    """A database on a server whose commits wait for a synchronous standby that does not exist."""
+    """Yield a database on a server whose commits wait for a synchronous standby that does not exist."""
     with fresh_database(server) as database:
         database.execute("CREATE TABLE _migrations (name text PRIMARY KEY, applied_at timestamptz, checksum text)")
         database.admin_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
@@ -629,7 +627,7 @@ def test_a_commit_that_takes_effect_despite_the_signal_is_reported_as_applied(
     names: tuple[str, ...],
     through: str,
 ) -> None:
-    """Ending a COMMIT that waits for a standby does not undo it, and the migrations after it do not begin."""
+    """Ending the wait of a COMMIT for a standby does not undo the COMMIT, and the later migrations do not begin."""
     for name in names:
         migrations_dir.write(f"{name}.sql", f"CREATE TABLE t{name} ()")
     with no_standby(private_server) as database:

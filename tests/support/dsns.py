@@ -176,7 +176,7 @@ Server=127.0.0.1;User Id=me;Password={};
 service=no-such password={}
 """
 
-# Forms that dsn_hints recognises, with passwords where a message could pick them up.
+# Forms that dsn_hints recognises, with passwords in places that a message could quote.
 HINTED = """\
 {}postgresql://me:x@127.0.0.1/app
 {}://me:x@127.0.0.1/app
@@ -341,7 +341,7 @@ def _from_lines(lines: str) -> dict[str, Case]:
 
 
 def _in_base64() -> dict[str, Case]:
-    """Return connection strings as in `data` of a Secret, encoded once and twice."""
+    """Return base64-encoded connection strings, as in the `data` of a Secret: encoded once, and twice."""
     found = {}
     for line, case in _from_lines(ENCODED).items():
         once = b64encode(case.dsn.encode())

@@ -139,8 +139,8 @@ class PostgresServer:
 
     It listens on 127.0.0.1, on a free port that it keeps across restarts, and on a unix socket in `directory`,
     and requires a password on both. It uses fsync only if `durable`. It ends with the process that created it.
-    `copy_of` is a stopped server whose data and password it starts with, instead of an empty data directory. `place`
-    is where it creates its directory.
+    If `copy_of` is set, the server starts with a copy of that stopped server's data and password instead of an empty
+    data directory. `place` is where it creates its directory.
     """
 
     def __init__(
@@ -245,7 +245,7 @@ class PostgresServer:
             subprocess.run(["cp", "-a", self._copy_of.directory / "data", self.directory / "data"], check=True)
         else:
             self._initdb()
-        with (self.directory / "data/postgresql.conf").open("a") as conf:  # the last value of a setting counts
+        with (self.directory / "data/postgresql.conf").open("a") as conf:  # the last value of a setting takes effect
             conf.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
 
     def _initdb(self) -> None:

@@ -46,7 +46,7 @@ class Proxy:
         self.close()
 
     def close(self) -> None:
-        """Hang up every connection and refuse new ones."""
+        """Close every connection and refuse new ones."""
         self._silence.set()
         for end in self._open:
             _hang_up(end)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from typing import Literal
 
 PROMOTION_S = 30
-MEMORY = "/dev/shm"  # noqa: S108  a file system in memory, where copying a server takes a tenth of the time
+MEMORY = "/dev/shm"  # noqa: S108  an in-memory file system, where copying a server takes a tenth of the time
 MEMORY_BYTES = 1 << 30
-# A standby that is disconnected tries to stream again at once, so that a pair is ready soon. Shared memory in the data
-# directory is removed with it, even if the server is killed.
+# A disconnected standby soon tries to stream again, so that a pair is ready quickly. Shared memory in the data
+# directory is removed together with the directory, even if the server is killed.
 _SETTINGS = {
     "autovacuum": "off",
     "dynamic_shared_memory_type": "mmap",
@@ -46,7 +46,7 @@ class Template(PostgresServer):
         super().__init__(settings=_SETTINGS, place=self.place)
 
     def finish(self) -> None:
-        """Make it small and stop it; its databases must exist already."""
+        """Make the server smaller and stop it; call this after creating the databases."""
         with psycopg.connect(self.dsn(), autocommit=True) as conn:
             for statement in _DROP_TEMPLATES.split(";"):
                 conn.execute(statement.encode())
@@ -57,8 +57,8 @@ class ReplicatedServers:
     """A primary and a standby on loopback, both copies of the stopped server `template`.
 
     A copy of a stopped server is a base backup, so nothing has to be copied while the primary runs. The standby
-    receives everything through a proxy, which `detach` closes: the standby then lacks what is committed later. If
-    `synchronous`, a COMMIT on the primary waits for the standby.
+    streams through a proxy and receives no further commits once `detach` closes the proxy. If `synchronous`, a COMMIT
+    on the primary waits for the standby.
     """
 
     def __init__(self, template: Template, *, synchronous: bool = False) -> None:
@@ -86,7 +86,7 @@ class ReplicatedServers:
         self._stack.close()
 
     def detach(self) -> None:
-        """Cut the replication for good: the standby receives nothing that is committed from now on."""
+        """Cut the replication: the standby receives no further commits."""
         self._replication.close()
 
     def stop_primary(self, how: Literal["fast", "immediate", "kill"]) -> None:
@@ -106,7 +106,7 @@ class ReplicatedServers:
 
 
 class StandbyServer(PostgresServer):
-    """A server that follows another one from its first start on."""
+    """A server that starts as the standby of another server."""
 
     def _create_data(self) -> None:
         super()._create_data()

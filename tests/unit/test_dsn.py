@@ -55,7 +55,7 @@ TEXTS = {
 
 
 def words_in(module: ModuleType) -> set[str]:
-    """Return the words of a module's string constants, which are all that a message may consist of."""
+    """Return the words in a module's string constants; a message may contain no other words."""
     tree = ast.parse(Path(str(module.__file__)).read_text())
     constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     return words(" ".join(text for text in constants if isinstance(text, str)))

@@ -1,4 +1,4 @@
-"""What the error says about connection strings as people have them; no test connects."""
+"""The error messages for common mistakes in connection strings; no test connects."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ FORMS = [
     (f"psql {URI}", "begins with psql: write only the connection string"),
     ("psql -h db -U me app", "begins with psql: write only the connection string"),
     (f"DATABASE_URL={URI}", "begins with DATABASE_URL=: write only the connection string that follows"),
-    (f"DATABASE_URL: {URI}", "begins with DATABASE_URL: and a colon: write only"),
+    (f"DATABASE_URL: {URI}", "begins with the variable's name and a colon: write only"),
     (f"- DATABASE_URL={URI}", "begins with DATABASE_URL=: write only the connection string that follows"),
     (f"export DATABASE_URL={URI}", "begins with export: write only the connection string that follows"),
     (f"ZQ7X_URL='{URI}'", "begins with the name of a variable: write only the connection string that follows"),
@@ -80,33 +80,42 @@ FORMS = [
     ("postgresql+asyncpg://me:Zq7x@db/app", "begins with postgresql+asyncpg://: remove +asyncpg, which names a"),
     ("postgresql+zq7x://me:Zq7x@db/app", "must start with postgresql:// or postgres://, without a driver name."),
     ("POSTGRES://me:Zq7x@db/app", "must begin with postgres:// in lower case."),
-    ("pgsql://me:Zq7x@db/app", "begins with pgsql://: begin it with postgresql://."),
-    ("mysql://me:Zq7x@db/app", "begins with mysql://, but pg-predeploy works only with Postgres: write"),
+    ("pgsql://me:Zq7x@db/app", "begins with pgsql://: write postgresql:// instead."),
+    ("mysql://me:Zq7x@db/app", "begins with mysql://, but pg-predeploy supports only Postgres: write"),
     ("https://Zq7x.supabase.co", "is a web address (https://): copy the connection string"),
     ("prisma+postgres://db/?api_key=Zq7x", "begins with prisma+postgres://: use the direct connection string"),
     ("postgresql:me:Zq7x@db/app", "must begin with postgresql://, with a colon and two slashes."),
     ("postgres//me:Zq7x@db/app", "must begin with postgresql://, with a colon and two slashes."),
     ("//me:Zq7x@db/app", "is neither a URI nor key=value pairs: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE."),
     ("me:Zq7x@db/app", "is neither a URI nor key=value pairs: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE."),
-    ("Host=db;Port=5432;Password=Zq7x", "has the form of ADO.NET (Host=...;Port=...): write postgresql://USER:"),
-    ("Server=db;User Id=me;Password=Zq7x;", "has the form of ADO.NET (Host=...;Port=...): write postgresql://USER:"),
-    ("host=db;port=5432;password=Zq7x", "has the form of ADO.NET (Host=...;Port=...): write postgresql://USER:"),
+    (
+        "Host=db;Port=5432;Password=Zq7x",
+        "is an ADO.NET connection string (Host=...;Port=...): write postgresql://USER:",
+    ),
+    (
+        "Server=db;User Id=me;Password=Zq7x;",
+        "is an ADO.NET connection string (Host=...;Port=...): write postgresql://USER:",
+    ),
+    (
+        "host=db;port=5432;password=Zq7x",
+        "is an ADO.NET connection string (Host=...;Port=...): write postgresql://USER:",
+    ),
     ("user=me;password=Zq7x", "has semicolons between parameters: write postgresql://USER:"),
     ("pgsql:host=db;dbname=app;password=Zq7x", "is a PDO connection string (pgsql:host=...;port=...): write"),
     ('{"username": "me", "password": "Zq7x", "host": "db"}', "is a JSON object: write postgresql://USER:PASSWORD@"),
-    ("/run/secrets/database_url", "is a path: if it names a file with the connection string, set DATABASE_URL_FILE"),
-    ("file:///run/secrets/Zq7x", "is the address of a file (file:): set DATABASE_URL_FILE to its path instead."),
-    ("arn:aws:secretsmanager:eu-1:1:secret:Zq7x", "begins with arn:aws:, a reference to a secret that was not"),
-    ("op://Zq7x/app/url", "begins with op://, a reference to a secret that was not replaced"),
+    ("/run/secrets/database_url", "is a path: if the file contains the connection string, set DATABASE_URL_FILE"),
+    ("file:///run/secrets/Zq7x", "is a file URL (file:): set DATABASE_URL_FILE to the file's path instead."),
+    ("arn:aws:secretsmanager:eu-1:1:secret:Zq7x", "begins with arn:aws:, an unresolved reference to a secret:"),
+    ("op://Zq7x/app/url", "begins with op://, an unresolved reference to a secret:"),
     ("$(DATABASE_URL)?sslmode=require", f"The beginning of DATABASE_URL{PLACEHOLDER}($(...))"),
     ("${SCHEME}://me:Zq7x@db/app", f"The beginning of DATABASE_URL{PLACEHOLDER}(${{...}})"),
     ("postgresql://me:Zq7x@undefined:5432/app", "The host in DATABASE_URL is undefined: define the variable that"),
     ("postgresql://me:Zq7x@db:undefined/app", "The port in DATABASE_URL is undefined: define the variable that"),
     ("host=None password=Zq7x", "The host in DATABASE_URL is None: define the variable that supplies it."),
     ("postgresql://me:Zq7x@https://db.example/app", "has http:// or https:// before the host: write only the host."),
-    (b64encode(URI.encode()).decode(), "is encoded in base64: write it as plain text."),
-    (b64encode(f"{URI}\n".encode()).decode(), "is encoded in base64: write it as plain text."),
-    (b64encode(f"{URI}?sslmode=x".encode()).decode(), "is encoded in base64: write it as plain text."),
+    (b64encode(URI.encode()).decode(), "is base64-encoded: write it as plain text."),
+    (b64encode(f"{URI}\n".encode()).decode(), "is base64-encoded: write it as plain text."),
+    (b64encode(f"{URI}?sslmode=x".encode()).decode(), "is base64-encoded: write it as plain text."),
     (f"{URI}\n?sslmode=require", "The database name in DATABASE_URL ends with a line break: remove it"),
     ("postgresql://me:Zq7x\n@db/app", "The password in DATABASE_URL ends with a line break: remove it"),
     ("postgresql://me:Zq7x%0A@db/app", "The password in DATABASE_URL ends with a line break: remove it"),
@@ -124,21 +133,24 @@ FORMS = [
     ("postgresql://me:Zq7x@2001:db8::1:5432/app", "an IPv6 address without brackets: write [ADDRESS]:PORT."),
     ("postgresql://me:Zq7x@2001:db8::1/app", "an IPv6 address without brackets: write [ADDRESS]:PORT."),
     ("postgresql://me:Zq7x@::1/app", "an IPv6 address without brackets: write [ADDRESS]:PORT."),
-    ("postgresql:///app?host=/cloudsql/p:r:i/.s.PGSQL.5432", "the file of a socket (.s.PGSQL.PORT): write its"),
-    ("host=/run/.s.PGSQL.5432,/run password=Zq7x", "the file of a socket (.s.PGSQL.PORT): write its"),
-    ("postgresql://db/app&sslmode=require", "an & before its first parameter: write ? there."),
+    ("postgresql:///app?host=/cloudsql/p:r:i/.s.PGSQL.5432", "is a socket file (.s.PGSQL.PORT): write its"),
+    ("host=/run/.s.PGSQL.5432,/run password=Zq7x", "is a socket file (.s.PGSQL.PORT): write its"),
+    ("postgresql://db/app&sslmode=require", "an & before its first parameter: write ? instead."),
     ("host= port=5432 user=me", "no value after host=: write the value, or remove host=."),
     ("host=db user= password=Zq7x", "no value after user=: write the value, or remove user=."),
     ("host=db password= dbname=app", "no value after password=: write the value, or remove password=."),
     ("host=db schema=app", "libpq does not support: replace schema with options=-csearch_path=SCHEMA, or remove it."),
-    ("HOST=db", "has the form of ADO.NET"),
+    ("HOST=db", "is an ADO.NET connection string"),
     ("host=db SSLMODE=require", "write sslmode in lower case."),
     ("host=db Zq7x=1", "remove the unknown parameter, or put values with spaces in single quotes."),
     ("host=a,b,c port=1,2", "host and port have different numbers of entries: write one port per host"),
     ("host=a,b hostaddr=127.0.0.1", "host and hostaddr have different numbers of entries: write one address per host."),
     ("hostaddr=127.0.0.1,127.0.0.1 port=1,2,3", "host and port have different numbers of entries"),
-    ("postgresql://db/app?replication=database", "has replication, which allows no migrations: remove it."),
-    ("host=db replication=true", "has replication, which allows no migrations: remove it."),
+    (
+        "postgresql://db/app?replication=database",
+        "sets replication, but a replication connection cannot run migrations: remove it.",
+    ),
+    ("host=db replication=true", "sets replication, but a replication connection cannot run migrations: remove it."),
 ]
 COMPONENTS = [
     ("postgresql://{}:Zq7x@db/app", "The user name"),
@@ -153,7 +165,7 @@ COMPONENTS = [
     ("host=db port='{}'", "The port"),
     ("host=db dbname='{}'", "The database name"),
 ]
-ACCEPTED = [  # what libpq understands, although it resembles a mistake
+ACCEPTED = [  # valid strings that resemble a mistake
     "postgresql://me:${Zq7x}Kv9w@db/app",
     "postgresql://me:a${DB_PASSWORD}@db/app",
     "postgresql://me:$Zq7x@db/app",
@@ -208,41 +220,41 @@ def error_of(dsn: str) -> str:
 
 
 @pytest.mark.parametrize(("parameters", "text"), PARAMETERS)
-def test_a_parameter_of_another_client_is_named_with_what_libpq_has_instead(parameters: str, text: str) -> None:
+def test_the_error_names_another_clients_parameter_and_the_replacement(parameters: str, text: str) -> None:
     assert text in error_of(f"postgresql://me:Zq7x@db/app?{parameters}")
     assert text in error_of(f"postgresql://db?{parameters}")
 
 
 @pytest.mark.parametrize(("dsn", "text"), FORMS, ids=ascii)
-def test_the_error_says_what_to_write_instead(dsn: str, text: str) -> None:
+def test_the_error_explains_what_to_write_instead(dsn: str, text: str) -> None:
     assert text in error_of(dsn)
 
 
 @pytest.mark.parametrize(("placeholder", "shape"), NOT_FILLED)
-def test_a_string_that_is_only_a_placeholder_was_not_filled_in(placeholder: str, shape: str) -> None:
+def test_a_string_that_is_only_a_placeholder_is_rejected(placeholder: str, shape: str) -> None:
     assert error_of(placeholder).startswith(f"DATABASE_URL{PLACEHOLDER}({shape}): ")
 
 
 @pytest.mark.parametrize(("template", "what"), COMPONENTS)
 @pytest.mark.parametrize("placeholder", ["$(DB_X)", "${DB_X}", "${DB_X:-y}", "{{ .Values.x }}", "${{Postgres.X}}"])
-def test_a_placeholder_in_any_component_was_not_filled_in(template: str, what: str, placeholder: str) -> None:
+def test_a_placeholder_in_any_component_is_rejected(template: str, what: str, placeholder: str) -> None:
     assert f"{what} in DATABASE_URL{PLACEHOLDER}" in error_of(template.replace("{}", placeholder))
 
 
 @pytest.mark.parametrize(("template", "what"), COMPONENTS)
 @pytest.mark.parametrize("placeholder", ["<db-password>", "$DB_HOST"])
-def test_a_placeholder_with_a_typical_word_was_not_filled_in(template: str, what: str, placeholder: str) -> None:
+def test_a_placeholder_with_a_typical_word_is_rejected(template: str, what: str, placeholder: str) -> None:
     assert f"{what} in DATABASE_URL{PLACEHOLDER}" in error_of(template.replace("{}", placeholder))
 
 
-def test_several_placeholders_are_reported_in_order() -> None:
+def test_the_first_of_several_placeholders_is_reported() -> None:
     dsn = "postgresql://${DB_USER}:${DB_PASSWORD}@${DB_HOST:-Zq7x}:${DB_PORT:-1}/${DB_NAME}"
     assert error_of(dsn).startswith(f"The user name in DATABASE_URL{PLACEHOLDER}(such as ${{...}}): ")
     assert error_of("postgresql://db/app_$(ENV)").startswith(f"The database name in DATABASE_URL{PLACEHOLDER}($(")
     assert error_of("postgresql://me:x@db-$(ENV).internal/app").startswith(f"The host in DATABASE_URL{PLACEHOLDER}($(")
 
 
-def test_a_placeholder_in_a_variable_was_not_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_placeholder_in_an_environment_variable_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSWORD", "$(DB_PASSWORD)")
     assert error_of("host=db").startswith(f"The password in a PG* variable or a service file{PLACEHOLDER}($(...)): ")
     assert parse_dsn("host=db password=Zq7x").host == "db"
@@ -264,5 +276,5 @@ def test_a_string_that_only_resembles_a_mistake_is_accepted(dsn: str) -> None:
         "postgresql://me:Zq@7x@db/app?schema=public",
     ],
 )
-def test_a_part_of_a_password_is_never_taken_for_a_parameter(dsn: str) -> None:
+def test_part_of_a_password_is_never_reported_as_a_parameter(dsn: str) -> None:
     assert error_of(dsn).startswith("DATABASE_URL has an unencoded @: ")

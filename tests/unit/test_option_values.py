@@ -1,4 +1,4 @@
-"""An option of libpq with an invalid value is named, without any part of the value; libpq itself complains here."""
+"""If a libpq option has an invalid value, the error names the option without any part of its value."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ THREE = "libpq accepts disable, prefer or require."
 TLS_VERSIONS = "libpq accepts TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3."
 WHERE = "is invalid in DATABASE_URL, a PG* variable or a service file: libpq accepts"
 VALUES = [
-    ("sslmode=no-verify", "sslmode=no-verify is not a value of libpq: write sslmode=require."),
-    ("sslmode=required", "sslmode=required is not a value of libpq: write sslmode=require."),
-    ("sslmode=verify_full", "sslmode=verify_full is not a value of libpq: write sslmode=verify-full."),
-    ("target_session_attrs=master", "master is not a value of libpq: write target_session_attrs=primary."),
+    ("sslmode=no-verify", "sslmode=no-verify is not supported by libpq: write sslmode=require."),
+    ("sslmode=required", "sslmode=required is not supported by libpq: write sslmode=require."),
+    ("sslmode=verify_full", "sslmode=verify_full is not supported by libpq: write sslmode=verify-full."),
+    ("target_session_attrs=master", "master is not supported by libpq: write target_session_attrs=primary."),
     ("sslmode=Zq7x", f"sslmode {WHERE} disable, allow, prefer, require, verify-ca or verify-full."),
     ("sslmode='require Zq7x\"'", f"sslmode {WHERE} disable, allow"),
     ("target_session_attrs=Zq7x", f"target_session_attrs {WHERE} any, read-write, read-only, primary, standby or"),

@@ -1,4 +1,4 @@
-"""The table of the codes with which the server ends statements and sessions, and the messages that end a session."""
+"""The SQLSTATEs with which the server ends statements and sessions, and the messages that end a session."""
 
 from __future__ import annotations
 

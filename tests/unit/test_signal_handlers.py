@@ -31,7 +31,7 @@ raise_on_signals(report_forced_exit)
 
 
 def run(source: str, first: str = "") -> tuple[int, list[str]]:
-    """Return the exit code of a process and the lines that it printed; it runs `first` before it handles signals."""
+    """Return the exit code of a process and the lines that it printed; `first` runs before it handles signals."""
     command = [sys.executable, "-c", first + BEGIN + source]
     done = subprocess.run(command, cwd=ROOT, env={}, capture_output=True, text=True, check=False, timeout=60)
     assert done.stderr == ""
