@@ -1,4 +1,4 @@
-"""Run `python -m predeploy` in a checkout; the wheel replaces this file with entrypoint.py (see pyproject.toml)."""
+"""The entry point for `python -m predeploy` in a checkout; the wheel has entrypoint.py instead (see pyproject.toml)."""
 
 from entrypoint import run
 

@@ -39,7 +39,8 @@ ADVICE = {
     "with -- migrate:no-transaction.",
     "3F000": "Create the schema in an earlier statement, or fix its name or search_path.",
     "40001": "Run the migration again: another transaction has changed the same rows.",
-    "40P01": "Run the migration again during less traffic, or lock the tables in the same order as the application.",
+    "40P01": "Run the migration again when there is less traffic, or lock the tables in the same order as the "
+    "application.",
     "42501": "GRANT the role the missing privilege, or connect as the owner of the object.",
     "42601": "Fix the statement at the given line and column, or just before.",
     "42701": "Check the existing column: if it is the same, add IF NOT EXISTS or remove the statement; "

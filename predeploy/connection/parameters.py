@@ -40,7 +40,7 @@ def login_parameters(dsn: Dsn) -> dict[str, str]:
 
 
 def application_name(what: str) -> str:
-    """Return the session's name in pg_stat_activity with what it works on: printable ASCII, at most 63 bytes."""
+    """Return an application_name that includes what the session is working on, in at most 63 bytes of ASCII."""
     printable = "".join(char if " " <= char <= "~" else "?" for char in what)
     return f"{APPLICATION} {printable}"[:_MAX_NAME_BYTES]
 

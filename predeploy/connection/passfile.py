@@ -31,7 +31,7 @@ def causes_warning(path: str) -> bool:
 
 
 def why_ignored(path: str) -> str | None:
-    """Return the problem and its remedy, or None if libpq reads the file."""
+    """Return the problem and its remedy, or None if libpq can use the file."""
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):

@@ -114,7 +114,7 @@ def _name(holder: Holder | None) -> str:
         if holder["transaction_age_s"]:
             facts.append(f"in a transaction for {holder['transaction_age_s']:.0f} s")
         facts.append(f"connected for {holder['age_s'] or 0:.0f} s")
-    return f"held by {holder['application_name'] or 'a session without application_name'} ({', '.join(facts)})"
+    return f"held by {holder['application_name'] or 'a session with no application_name'} ({', '.join(facts)})"
 
 
 def _advice(holder: Holder) -> str:

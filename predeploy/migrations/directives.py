@@ -1,4 +1,4 @@
-"""Parse the directives in a file's leading comments, and find comments that are nearly directives."""
+"""Parse the directives in a file's leading comments, and find comments that resemble directives."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Catalog:
         self._related.setdefault((relationship, oid), []).append((other, frozenset(names)))
 
     def related(self, relation: Relation, relationship: str, name: str = "") -> Iterator[Relation]:
-        """Yield the related relations; if `name` is set, follow only foreign keys with that name or column."""
+        """Yield the related relations; if `name` is set, only those of foreign keys or columns with that name."""
         for oid, names in self._related.get((relationship, relation.oid), ()):
             if (not name or name in names) and oid in self.relations:
                 yield self.relations[oid]

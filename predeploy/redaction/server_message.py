@@ -48,7 +48,7 @@ _OBJECTS = ("schema_name", "table_name", "column_name", "datatype_name", "constr
 _RAISED = ("exec_stmt_raise", "exec_stmt_assert")  # written by the author of the migration
 _RAISE = re.compile(r"\b(?:raise|assert)\b(?:[^;']|'[^']*')*", re.IGNORECASE)
 
-# Matches text in the quotation marks of any server language.
+# Matches quoted text in a server message, whatever its language.
 _QUOTED = re.compile(
     r'"([^"]*)"|»([^«»]*)«|«([^«»]*)»|„([^„“”]*)[“”]|“([^“”]*)”|「([^「」]*)」|\u2018([^\u2018\u2019]*)\u2019'
 )

@@ -52,7 +52,7 @@ def test_the_up_section_of_each_tool_runs_and_the_down_section_never_does(
     assert (again.exit_code, again.report["skipped"], again.named("migration.changed")) == (0, len(FILES), [])
 
 
-def test_an_error_after_a_down_section_has_its_line_in_the_file(
+def test_an_error_after_a_down_section_is_reported_at_its_line_in_the_file(
     run: Callable[..., Run], migrations_dir: MigrationsDir
 ) -> None:
     migrations_dir.write(

@@ -147,7 +147,7 @@ def test_the_wait_lasts_as_long_as_the_timeout(database: Database) -> None:
     with database.connect() as holder, database.connect() as conn:
         holder.execute(HOLD)
         started = time.monotonic()
-        with pytest.raises(LockTimeout, match=r"Timed out after 0\.5 s .* held by a session without application_name"):
+        with pytest.raises(LockTimeout, match=r"Timed out after 0\.5 s .* held by a session with no application_name"):
             advisory_lock(conn, timeout=0.5).__enter__()
         assert 0.5 <= time.monotonic() - started < 3
 

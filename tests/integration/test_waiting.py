@@ -108,7 +108,7 @@ def test_no_pause_exceeds_the_wait(server: PostgresServer, database: Database) -
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_a_port_that_never_answers_ends_the_wait_in_time(
+def test_the_wait_for_a_port_that_never_answers_ends_on_time(
     run: Callable[..., Run], database: Database, full: bool
 ) -> None:
     with silent_port(full=full) as port:

@@ -1,4 +1,4 @@
-"""Comments that are nearly directives are found, each with the reason why it is not a directive."""
+"""Comments that resemble directives are found, each with the reason why it is not read as one."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_an_option_with_an_invalid_value_is_named_with_the_values_that_libpq_acc
     assert "Zq" not in repr(error)
 
 
-def test_a_timeout_that_is_not_a_number_is_named() -> None:
+def test_the_error_names_a_timeout_that_is_not_a_number() -> None:
     error = by_psycopg(BASE + "connect_timeout=Zq7x")
     assert str(error) == f"connect_timeout {WHERE} a whole number."
 

@@ -119,7 +119,7 @@ def test_a_file_is_read_once_for_all_its_notices() -> None:
         ("division by zero", "22012"),
     ],
 )
-def test_names_are_shown_in_every_language(text: str, sqlstate: str) -> None:
+def test_names_are_shown_whatever_the_language(text: str, sqlstate: str) -> None:
     assert shown(text, sqlstate) == text
 
 
