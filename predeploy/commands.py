@@ -222,7 +222,7 @@ def _read_files(settings: Settings, dsn: Dsn) -> MigrationFiles:
 def _log_ignored(files: MigrationFiles) -> None:
     """Log the files that never run, one line per kind."""
     kinds = {
-        ROLLBACK: (logging.INFO, "rollback files never run"),
+        ROLLBACK: (logging.INFO, "rollback files are never run"),
         CALLBACK: (logging.WARNING, "Flyway callbacks never run"),
         NOT_READ: (
             logging.WARNING,

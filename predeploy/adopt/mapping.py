@@ -241,7 +241,7 @@ def _flyway_version(name: str) -> tuple[int, ...]:
 
 
 def _version_in(name: str) -> tuple[int, ...]:
-    """Return the version in any tool's file name, as numbers."""
+    """Parse the version in a file name of any supported tool into numbers."""
     return _flyway_version(name) or _numbers("".join(_digits(name)))
 
 

@@ -113,7 +113,7 @@ def warn(findings: Iterable[Finding], kinds: Collection[str]) -> None:
 
 
 def refuse(findings: Iterable[Finding], strict: Collection[str], result: MigrationResult) -> bool:
-    """Record and log an error for each finding of the `strict` kinds, and return whether there is any."""
+    """Record and log an error for each finding of a `strict` kind, and return whether there were any."""
     errors = [finding for finding in findings if finding.kind in strict]
     for kind, name, message in errors:
         result.errors.append(MigrationError(name, message))

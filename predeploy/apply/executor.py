@@ -99,7 +99,7 @@ class Kind(Enum):
 class Execution:
     """Runs one migration on a connection in autocommit mode, under the lock.
 
-    `direct_url` is the name of a variable that may contain a connection string that bypasses the pooler.
+    `direct_url` names a variable that may contain a connection string bypassing the pooler.
     """
 
     def __init__(

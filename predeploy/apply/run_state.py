@@ -194,7 +194,7 @@ class RunState:
     def settle_interrupted(self, recorded: Mapping[str, str | None], *, has_stopped: bool) -> None:
         """After a signal, update the migrations in flight to match the table.
 
-        `has_stopped` is True if the server no longer runs anything that was sent.
+        `has_stopped` is True if the server is no longer running anything that was sent.
         """
         running = self.running
         self.mark_in_doubt()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ServerCode(NamedTuple):
-    """The meaning of a code, and whether a migration runs again after the server has ended its session with it."""
+    """What a code means, and whether the migration runs again after the server has ended the session with this code."""
 
     meaning: str
     runs_again: bool = True

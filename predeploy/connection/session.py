@@ -70,9 +70,9 @@ SYNCHRONOUS = join(_SYNCHRONOUS.format(local="true"))
 
 
 def show_migration(name: str, *, local: bool) -> Sql:
-    """Return the statement that puts a migration's name into application_name, if `local` until its transaction ends.
+    """Return the statement that adds a migration's name to application_name, for one transaction only if `local`.
 
-    Another session sees the name in pg_stat_activity, which shows only the start of a long message.
+    Other sessions can then identify the migration in pg_stat_activity, whose query column is cut off in a long message.
     """
     quoted = application_name(name).replace("'", "''")  # a backslash is an ordinary character: see _STRINGS
     return join(f"SET {'LOCAL ' if local else ''}application_name='{quoted}'")
@@ -116,7 +116,7 @@ def direct_profile(
     options: str = "",
     migration_settings: Sequence[tuple[str, str]] = (),
 ) -> SessionProfile:
-    """Return the profile of a dedicated session; a timeout of 0 s keeps the role's or the database's setting.
+    """Return the profile of a dedicated session. A timeout of 0 s keeps the role's or the database's setting.
 
     Keepalive settings in the connection string's `options` are not overridden.
     """

@@ -63,7 +63,7 @@ class LockWait:
         self._look_at = 0.0
 
     def report(self, waited: float) -> None:
-        """Look up the holder, at most once a second, and log it if a line is due; `waited` is in seconds."""
+        """Look up the holder, at most once a second, and log it if a log line is due; `waited` is in seconds."""
         if time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + _LOOK_EVERY_S

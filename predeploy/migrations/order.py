@@ -1,6 +1,6 @@
-"""The order of migrations: by code points, which the protocol defines, or by number.
+"""The order of migrations: by code point, as the protocol specifies, or by number.
 
-A migration in a folder of its own is sorted by the name of the folder.
+A migration in its own folder is sorted by the name of the folder.
 """
 
 from __future__ import annotations

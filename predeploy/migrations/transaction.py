@@ -83,7 +83,7 @@ def control_of(words: Sequence[str]) -> _Control | None:
 
 
 class TransactionReader:
-    """Follows the transaction control through the chunks of one migration.
+    """Tracks transaction control across a migration's chunks.
 
     `problem` is the first reason found so far to reject the migration, or None.
     """

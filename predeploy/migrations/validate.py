@@ -78,7 +78,7 @@ class ChunkReader:
 
 
 def _valid_chunks(migration: Migration, table: str) -> Iterator[Chunk]:
-    """Yield validated chunks; an in-memory text is validated completely before its first chunk is yielded."""
+    """Yield validated chunks; SQL that is in memory is validated in full before the first chunk is yielded."""
     if migration.problem:
         raise MigrationFailure(migration.problem, line=migration.problem_line)
     valid = _validated(migration, table)

@@ -95,7 +95,7 @@ class Catalog:
             self._by_name.setdefault(relation.name, []).append(relation)
 
     def find(self, name: QualifiedName) -> Relation | None:
-        """Return the relation with this name, or None; resolve unqualified names by search_path."""
+        """Return the relation with this name, or None; resolve unqualified names through search_path."""
         found = self._by_name.get(name[-1], [])
         if len(name) > 1:
             return next((relation for relation in found if relation.schema == name[0]), None)

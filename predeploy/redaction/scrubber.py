@@ -16,7 +16,7 @@ _CONSTANTS = ("timestamp", "level", "event", "outcome", "reason", "state", "seve
 
 
 class Scrubber:
-    """Replaces every known secret in a text, longest first."""
+    """Replaces every known secret in a string, longest first."""
 
     def __init__(self) -> None:
         self._secrets: list[str] = []

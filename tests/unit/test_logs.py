@@ -441,7 +441,7 @@ def test_the_first_subject_is_logged_even_if_it_is_none() -> None:
     assert not throttle.should_log(None)
 
 
-def test_the_interval_can_double_until_the_subject_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_doubling_interval_starts_again_when_the_subject_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("predeploy.log.throttle.time.monotonic", lambda: now)
     throttle = LogThrottle(10.0, 60.0)

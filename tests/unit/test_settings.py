@@ -143,7 +143,7 @@ def test_a_bad_count_is_an_error_that_names_the_variable_and_not_its_value(text:
         ("MIGRATE_LOG_FORMAT", ("auto", "json", "text")),
     ],
 )
-def test_a_choice_must_be_one_of_its_words(variable: str, words: tuple[str, ...]) -> None:
+def test_a_choice_accepts_only_the_listed_values(variable: str, words: tuple[str, ...]) -> None:
     for word in words:
         for written in (word, word.upper(), f" {word.title()}\n"):
             assert getattr(load(**{variable: written}), attribute(variable)) == word
@@ -280,7 +280,7 @@ def test_url_and_file_together_are_an_error(tmp_path: Path, dsn: str) -> None:
     ],
     ids=["nothing", "blank", "only a byte order mark", "UTF-16", "Latin-1"],
 )
-def test_a_file_without_a_connection_string_is_an_error_that_does_not_quote_it(
+def test_a_file_without_a_connection_string_is_an_error_and_its_contents_are_not_quoted(
     tmp_path: Path, content: bytes, why: str
 ) -> None:
     (tmp_path / "url").write_bytes(content)
