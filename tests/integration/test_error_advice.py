@@ -471,6 +471,16 @@ def test_text_that_causes_the_error_is_named(run: Callable[..., Run], migrations
         assert event["advice"].startswith(says), (sql, event)
 
 
+def test_the_hint_for_copy_does_not_suggest_psql(
+    run: Callable[..., Run], database: Database, migrations_dir: MigrationsDir
+) -> None:
+    database.admin_execute(f"ALTER ROLE {database.owner} SUPERUSER")
+    migrations_dir.write("001.sql", "CREATE TABLE t (n int); COPY t FROM '/nowhere/t.csv'")
+    failed = explained(run)
+    assert (failed["sqlstate"], failed.get("hint")) == ("58P01", None)
+    assert "where the database server can open it" in failed["advice"]
+
+
 # Conditions
 
 
