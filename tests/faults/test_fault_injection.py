@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 SEED = "1"
 BATCH = 20
-RANDOM_TRIALS = 200
-POINTS = 300
+RANDOM_TRIALS = 100
+POINTS = 160
 
 
 @pytest.fixture(scope="session")
