@@ -112,7 +112,7 @@ REJECTED = [
     ("SELECT 1;\n\nCOMMIT;", 3, "COMMIT"),
     ("INSERT INTO a VALUES (1); COMMIT; BEGIN;", 1, "COMMIT"),
     ("BEGIN;\nINSERT INTO a VALUES (1);\nCOMMIT;\nBEGIN;\nCOMMIT;", 3, "split the file"),
-    ("BEGIN; INSERT INTO a VALUES (1);", 1, "there is no COMMIT"),
+    ("BEGIN; INSERT INTO a VALUES (1);", 1, "there is no matching COMMIT"),
     ("-- migrate:no-transaction\nINSERT INTO a VALUES (1);\nBEGIN;", 3, "must commit each block"),
     ("COPY a FROM stdin;\n1\n2\n\\.\n", 1, "--inserts"),
     ("\\restrict abc\nSELECT 1;\n", 1, "pg_dump"),

@@ -102,7 +102,7 @@ def test_a_rejected_migration_is_reported_and_the_others_are_planned(
     failed = finished.named("migration.failed")
     assert [(line["migration"], line.get("line"), line["after_failure"]) for line in failed] == [
         ("001.sql", 2, False),
-        ("002.sql", None, True),
+        ("002.sql", 1, True),
         ("003.sql", 1, True),
         ("004.sql", 2, True),
     ]

@@ -219,4 +219,4 @@ def test_through_a_pooler_there_is_a_warning(
     assert (finished.exit_code, finished.report["applied"]) == (0, 2)
     assert finished.named("session.renewed") == []
     (warning,) = finished.named("session.outdated")
-    assert "until it reconnects" in warning["message"]
+    assert "until the pooler reconnects" in warning["message"]

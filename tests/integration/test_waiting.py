@@ -207,7 +207,7 @@ PASSING = [
     ("57P03", "the database system is starting up", "starting_up"),
     ("53300", "sorry, too many clients already", "too_many_clients"),
     ("08P01", "no more connections allowed (max_client_conn)", "too_many_clients"),
-    ("XX000", "Tenant or user not found", "unknown"),
+    ("XX000", "the cluster is being moved", "unknown"),
 ]
 IN_GERMAN = [
     ("57P03", "das Datenbanksystem startet", PostgresUnavailable, "not_accepting"),
