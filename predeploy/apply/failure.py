@@ -98,7 +98,7 @@ def failure_from(
             error.sqlstate, command, diag.source_function, diag.message_primary or "", transactional=transactional
         ),
     )
-    failure.is_explained = cause is not None or diag.source_function == UNKNOWN_SETTING
+    failure.is_explained = cause is not None or diag.source_function in UNKNOWN_SETTING
     return failure
 
 
