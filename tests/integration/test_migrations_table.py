@@ -176,6 +176,7 @@ def test_a_schema_owner_can_wait_and_reconnect_after_a_lost_connection(
     assert process.finish().report["applied"] == 1
 
 
+@pytest.mark.direct("a backend that a pooler has kept does not know new settings")
 @pytest.mark.parametrize("style", ["German", "SQL, DMY", "Postgres"])
 @pytest.mark.parametrize("time", ["'2026-11-22 12:34:56+01'", "'infinity'", "'0044-03-15 12:00:00+00 BC'"])
 def test_the_table_is_read_whatever_the_style_of_dates(
