@@ -191,6 +191,8 @@ def _logged(story: Story) -> Iterator[str]:
 def _in_order(story: Story) -> Iterator[str]:
     """The effects are in the order of the files, except those of a foreign session or from before the run."""
     others = {*story.stranger, *story.plan.known}
+    for ended in (story.run, *story.rivals):  # another run may apply a file that failed in this one
+        others |= {*ended.failed}
     order = [name for name in story.first.order if name not in others]
     if order != sorted(order, key=story.plan.order.index):
         yield f"effects out of order: {story.first.order}"
