@@ -84,7 +84,8 @@ _TRANSACTION_HAS_BEGUN = (
 _UNKNOWN_SETTING = (
     "Remove the line if it was written for a newer Postgres version, for example by a newer pg_dump, or fix the name."
 )
-UNKNOWN_SETTING = ("find_option", "set_config_option")  # the functions that report an unknown setting
+# The functions that report an unknown setting, in several versions of the server.
+UNKNOWN_SETTING = ("find_option", "set_config_option", "assignable_custom_variable_name")
 _INSTALL_EXTENSION = "Install the extension's package on the database server, or ask its administrator."
 SPECIAL: dict[tuple[str | None, ...], str] = {
     ("0A000", "CREATE EXTENSION"): _INSTALL_EXTENSION,
@@ -94,8 +95,7 @@ SPECIAL: dict[tuple[str | None, ...], str] = {
     ("25001", "call_enum_check_hook"): _TRANSACTION_HAS_BEGUN,
     ("25001", _NO_TRANSACTION): "Write the statement itself into the file, not a function or block that runs it.",
     ("2D000", _NO_TRANSACTION): "Remove COMMIT and ROLLBACK: functions and blocks with EXCEPTION cannot use them.",
-    ("42704", "find_option"): _UNKNOWN_SETTING,
-    ("42704", "set_config_option"): _UNKNOWN_SETTING,  # before Postgres 15
+    **{("42704", function): _UNKNOWN_SETTING for function in UNKNOWN_SETTING},
     ("42P10", "infer_arbiter_indexes"): "Create the unique constraint for ON CONFLICT in an earlier statement.",
     ("42P16", "checkViewTupleDesc"): _OTHER_COLUMNS,
     ("42P16", "checkViewColumns"): _OTHER_COLUMNS,  # since Postgres 18
