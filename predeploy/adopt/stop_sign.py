@@ -28,7 +28,7 @@ def check_surroundings(
 ) -> None:
     """Raise `ConfigurationError` if a history has rows; otherwise warn if the schema is not empty.
 
-    A history is that of another tool, or a table named like `table` in another schema that records one of the files.
+    A history belongs to another tool, or is a table with the same name in another schema that records one of the files.
     Call this function if nothing is recorded and a migration is pending. If `foreign_history` is "ignore", other
     tools' histories are not read. Raise `PostgresRefused` if a history cannot be read.
     """
@@ -58,8 +58,8 @@ def refuse_second_table(conn: Connection, found: Surroundings, table: TableName,
         if any(recorded[name] in {None, checksums[name]} for name in recorded.keys() & checksums.keys()):
             here = f", or MIGRATE_TABLE={TableName(table.name, found.schema).setting} to begin a new history"
             raise ConfigurationError(
-                f"{other} records these migrations, but search_path, as the role or the database sets it, does not "
-                f"contain schema {other.schema}. Set MIGRATE_TABLE={other.setting} to continue that history"
+                f"{other} records these migrations, but schema {other.schema} is not in the search_path that the role "
+                f"or the database sets. Set MIGRATE_TABLE={other.setting} to continue that history"
                 f"{here if found.schema else ''}."
             )
 

@@ -10,7 +10,6 @@ import psycopg
 from predeploy.apply.executor import Kind
 from predeploy.connection.query_message import Message, Part
 from predeploy.connection.session import is_lost, join, reset_again
-from predeploy.connection.stored_settings import may_change
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +79,7 @@ class Batch:
         conditional = True  # only after a migration that may change the condition, because it takes the server 0.1 ms
         for index, execution in enumerate(executions):
             parts += execution.parts(execution.load(), index, conditional=conditional)
-            conditional = may_change(execution.migration.sql)
+            conditional = execution.may_store_settings
             parts.append(self._end if execution is executions[-1] else self._between)
         return BatchMessage(executions, Message(parts))
 

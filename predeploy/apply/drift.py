@@ -50,6 +50,11 @@ class Drift(NamedTuple):
     copies: dict[str, str]
     findings: list[Finding]
 
+    @property
+    def needs_writes(self) -> bool:
+        """Whether a run has something to apply or to record."""
+        return bool(self.pending or self.renamed)
+
 
 def find_drift(files: MigrationFiles, recorded: Mapping[str, str | None]) -> Drift:
     """Compare the files with the names and checksums in `_migrations`."""

@@ -45,7 +45,7 @@ from predeploy.connection.session import (
     reset_again,
     show_migration,
 )
-from predeploy.lock.advisory_lock import TRY_IN_TRANSACTION
+from predeploy.connection.stored_settings import may_change
 from predeploy.migrations.migration import MigrationFailure
 from predeploy.migrations.transaction import control_of
 from predeploy.migrations.validate import ChunkReader
@@ -190,6 +190,11 @@ class Execution:
         self._end()
         return True
 
+    @property
+    def may_store_settings(self) -> bool:
+        """Whether the migration may store settings for new sessions, judged by its text if that is in memory."""
+        return self.migration.is_large or may_change(self.migration.sql)
+
     def is_session_current(self) -> bool:
         """Return whether no migration has stored settings for new sessions since this session began."""
         return run(self._conn, f"SELECT {self._table.condition}")[0].get_value(0, 0) == b"t"
@@ -260,14 +265,14 @@ class Execution:
 
     def _require_lock(self) -> None:
         """Raise `LockUnavailable` if a claim would fail before the statements, which cannot be rolled back, run."""
-        required = [TRY_IN_TRANSACTION, self._table.condition][: 1 + self._profile.renewable]
-        *_, result = run(self._conn, f"{self._show_name(local=False).sql}SELECT {' AND '.join(required)}")
+        required = self._table.requirement(conditional=self._profile.renewable)
+        *_, result = run(self._conn, f"{self._show_name(local=False).sql}SELECT {required}")
         if result.get_value(0, 0) != b"t":
             raise LockUnavailable
 
     def _run_statements(self) -> None:
         """Send each statement separately, in autocommit mode except within BEGIN ... COMMIT, then the claim."""
-        name, concurrently = self.migration.name, "concurrently" in self.migration.sql.lower()
+        concurrently = "concurrently" in self.migration.sql.lower()
         invalid_before = self._invalid_indexes() if concurrently else None
         block: int | None = None  # the number of the BEGIN of the open transaction block
         for chunk in self._chunks():
@@ -285,7 +290,7 @@ class Execution:
                 raise
             raise ClaimRefused(failure_from(error, chunk, None, 0, transactional=False), error) from None
         may_be_missing = self._table.may_lose_row or result.command_status == b"INSERT 0 0"
-        if may_be_missing and not self._table.is_claimed_by_another(self._conn, name):
+        if may_be_missing and not self._table.is_claimed_by_another(self._conn, self.migration.name):
             raise ClaimRefused(self._row_removed(), None)
 
     def _run_statement(

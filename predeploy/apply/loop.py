@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from predeploy.apply.batch import MAX_MESSAGE_CHARS, BatchInterrupted, BatchNotParsed
 from predeploy.apply.refused_claim import AlreadyApplied, ClaimRefused, LockUnavailable
 from predeploy.connection.session import recover
-from predeploy.connection.stored_settings import may_change
 from predeploy.lock.advisory_lock import wait_until_free
 from predeploy.migrations.migration import MigrationFailure
 from predeploy.signals import deferred
@@ -221,7 +220,7 @@ class ApplyLoop:
         with deferred():  # a signal between these two steps would corrupt the queue or the log
             self._rest.popleft()
             self._state.mark_applied(execution.migration, duration_ms=execution.duration_ms)
-        if execution.migration.is_large or may_change(execution.migration.sql):
+        if execution.may_store_settings:
             self._may_have_changed = execution
 
     def _start(self, execution: Execution) -> None:

@@ -151,6 +151,10 @@ class MigrationsTable:
         self._recorded = rows
         return rows
 
+    def requirement(self, *, conditional: bool) -> str:
+        """Return the SQL condition of a claim: the lock is free and, if `conditional`, `condition` is true."""
+        return f"{TRY_IN_TRANSACTION} AND {self.condition}" if conditional else TRY_IN_TRANSACTION
+
     def claim(
         self, conn: Connection, name: str, checksum: str | None, *, fenced: bool = True, conditional: bool = False
     ) -> str:
@@ -163,9 +167,8 @@ class MigrationsTable:
         """
         quote = pq.Escaping(conn.pgconn).escape_literal  # ten times as fast as psycopg.sql; matters with 1,000 files
         literal = quote(name.encode()).decode()
-        condition = f"{TRY_IN_TRANSACTION} AND {self.condition}" if conditional else TRY_IN_TRANSACTION
         values = {
-            "name": f"CASE WHEN {condition} THEN {literal} END" if fenced else literal,
+            "name": f"CASE WHEN {self.requirement(conditional=conditional)} THEN {literal} END" if fenced else literal,
             "applied_at": "pg_catalog.clock_timestamp()",  # now() would be the time when the message arrived
         }
         if self.has_checksum:

@@ -71,8 +71,7 @@ def run_migrations(db: ConnectionSource, migrations_dir: Path, *, foreign_histor
 
 def is_up_to_date(conn: Connection, files: MigrationFiles, table: TableName) -> bool:
     """Return whether a run has nothing to write, so that a read-only server is enough."""
-    drift = find_drift(files, read_rows(conn, table) or {})
-    return not drift.pending and not drift.renamed
+    return not find_drift(files, read_rows(conn, table) or {}).needs_writes
 
 
 def _is_server_log(notice: Diagnostic) -> bool:
@@ -136,7 +135,7 @@ class Migrator:
             warn_if_hidden(conn, self._options.table, self._table)
         rows = read_rows(conn, self._table) or {}  # replaced by tests/faults/planted.py
         drift = self._compare(rows)
-        if not drift.pending and not drift.renamed:  # without the lock, so that replicas start in parallel
+        if not drift.needs_writes:  # without the lock, so that replicas start in parallel
             self.state.finish(drift)
             return
         profile = self._choose_profile(conn, watcher)
